@@ -1,0 +1,248 @@
+"""Every typed setting and every default, once.
+
+The same classes are filled from Python, from YAML (``load_config``) and from the command line
+(``apply_overrides`` for ``--set key=value``); :class:`FinetuneConfig` is what a run folder stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ValidationError, model_validator
+
+from moltune.errors import ConfigError
+
+DuplicatePolicy = Literal["mean", "median", "first", "drop-conflicting", "error"]
+SplitMethod = Literal["random", "stratified", "scaffold", "cluster", "column", "index"]
+HeadName = Literal["mean", "cls", "molformer"]
+
+
+def parse_ratios(value: Any) -> Any:
+    """Turn ``"70/10/20"`` (or any three non-negative numbers) into fractions that sum to one."""
+    if isinstance(value, str):
+        value = value.replace(",", "/").split("/")
+    try:
+        parts = [float(part) for part in value]
+    except (TypeError, ValueError):
+        raise ValueError("ratios are three numbers, such as 70/10/20") from None
+    if len(parts) != 3 or any(not 0 <= part < float("inf") for part in parts) or parts[0] <= 0 or sum(parts) <= 0:
+        raise ValueError("ratios are three non-negative numbers, training first and above zero, such as 70/10/20")
+    return tuple(round(part / sum(parts), 12) for part in parts)
+
+
+Ratios = Annotated[tuple[float, float, float], BeforeValidator(parse_ratios)]
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown names are refused, assignments are checked."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class CleanSettings(Settings):
+    """What is done to each molecule before anything else."""
+
+    largest_fragment: bool = Field(False, description="keep only the largest fragment (strip salts and solvents)")
+    neutralize: bool = Field(False, description="neutralise charges where protonation allows it")
+    canonical: bool = Field(True, description="rewrite each SMILES as RDKit's canonical isomeric SMILES")
+    duplicates: DuplicatePolicy = Field("mean", description="what one molecule measured several times becomes")
+    conflict_tolerance: NonNegativeFloat | None = Field(
+        None,
+        description="labels of one molecule further apart than this are a conflict; "
+        "unset: half the standard deviation of the target",
+    )
+
+
+class DataSettings(Settings):
+    """Where molecules and measurements come from."""
+
+    source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
+    smiles: str | None = Field(None, description="SMILES column; unset: found by name")
+    target: str | None = Field(None, description="target column; unset: found when obvious")
+    clean: CleanSettings = CleanSettings()
+
+
+class SplitSettings(Settings):
+    """How molecules are divided into training, validation and test parts."""
+
+    method: SplitMethod = "stratified"
+    ratios: Ratios = Field((0.7, 0.1, 0.2), description="training/validation/test")
+    seed: NonNegativeInt | None = Field(None, description="unset: the run's seed")
+    bins: PositiveInt = Field(10, description="target quantiles of a stratified split")
+    cutoff: float = Field(0.35, ge=0, le=1, description="Tanimoto distance within a cluster of a cluster split")
+    algorithm: Literal["butina", "sphere"] = Field("sphere", description="clustering of a cluster split")
+    column: str | None = Field(None, description="column of the file that names the part of each row")
+    index_file: str | None = Field(None, description="JSON or CSV file with the rows of each part")
+
+    @model_validator(mode="after")
+    def _needs_its_source(self) -> Self:
+        if self.method == "column" and not self.column:
+            raise ValueError("split method 'column' needs split.column")
+        if self.method == "index" and not self.index_file:
+            raise ValueError("split method 'index' needs split.index_file")
+        return self
+
+
+class ModelSettings(Settings):
+    """The encoder and the regression head on it."""
+
+    name: str = Field("moltune/mini", description="bundled name, folder, or Hugging Face id of a SMILES encoder")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    head: HeadName = Field("mean", description="mean pooling + linear; cls: first token; molformer: two-layer skip")
+    head_dropout: float = Field(0.1, ge=0, lt=1)
+    redraw: bool | None = Field(
+        None, description="MoLFormer: fresh random attention features at each training step; unset: as the checkpoint"
+    )
+    unknown_tokens: Literal["warn", "reject", "error"] = Field(
+        "warn", description="a molecule with a token that the vocabulary lacks"
+    )
+    too_long: Literal["reject", "truncate", "error"] = Field(
+        "reject", description="a molecule with more tokens than the model takes"
+    )
+
+
+class MethodSettings(Settings):
+    """Which parameters are trained."""
+
+    name: str = Field("full", description="tuning method; `moltune params` lists what is available")
+
+
+class TrainingSettings(Settings):
+    """The optimisation."""
+
+    epochs: PositiveInt = 12
+    batch_size: PositiveInt = 32
+    eval_batch_size: PositiveInt = 128
+    learning_rate: float = Field(5e-4, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0, description="unset: learning_rate")
+    weight_decay: NonNegativeFloat = 0.01
+    optimizer: str = Field("adamw_torch", description="any optimiser that transformers' Trainer knows")
+    schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    max_grad_norm: float = Field(1.0, gt=0)
+    patience: PositiveInt | None = Field(5, description="epochs without a better validation loss before stopping")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster, else fp32")
+    bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
+    threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
+    report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
+
+
+class EvaluationSettings(Settings):
+    """How a run is judged."""
+
+    bootstrap: NonNegativeInt = Field(1000, description="resamples behind each interval; 0: no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    baselines: list[str] = Field(default_factory=lambda: ["mean", "xgboost"])
+    figures: bool = True
+
+
+class FinetuneConfig(Settings):
+    """Everything that one fine-tuning run needs, and all that it takes to repeat it."""
+
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = ModelSettings()
+    method: MethodSettings = MethodSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    seed: NonNegativeInt = 0
+    output: Path | None = Field(None, description="run folder; unset: runs/<data>-<model>-<method>-seed<seed>")
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the split: its own, or else the run's."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong setting, in the words of a user."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "there is no such setting"
+        lines.append(f"{where}: {message}")
+    return "; ".join(lines)
+
+
+def make_config(values: dict[str, Any]) -> FinetuneConfig:
+    """Validate a nested dictionary of settings.
+
+    Raises:
+        ConfigError: names each wrong setting.
+    """
+    try:
+        return FinetuneConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds something other than a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not a {type(values).__name__}")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of ``values`` with ``key.sub=value`` texts applied; values are read as YAML scalars or lists.
+
+    Raises:
+        ConfigError: a text has no ``=``, or goes below a setting that is no group.
+    """
+    result = _copy(values)
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set takes key=value, such as training.epochs=5; got {text!r}")
+        try:
+            value = yaml.safe_load(raw) if raw.strip() else None
+        except yaml.YAMLError:
+            value = raw
+        set_nested(result, key.strip(), _number(value))
+    return result
+
+
+def set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``values["a"]["b"] = value`` for ``dotted == "a.b"``, making the groups on the way.
+
+    Raises:
+        ConfigError: a name on the way holds a plain value.
+    """
+    *groups, last = dotted.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{dotted}: {group} is a value, not a group of settings")
+    values[last] = value
+
+
+def _copy(values: Any) -> Any:
+    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-4 (no dot) as text; a user who types it means the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,72 @@
+"""The value that travels: molecules that were kept, rows that were not, and where both came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+KEPT_COLUMNS = ["row", "input", "smiles", "inchikey", "target"]
+REJECT_COLUMNS = ["row", "input", "value", "reason"]
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """A cleaned table of molecules.
+
+    Attributes:
+        table: one line per molecule, with the columns of ``KEPT_COLUMNS``: ``row`` (the 1-based data row in the
+            source, the first one where duplicates were merged), ``input`` (SMILES as given), ``smiles`` (as used),
+            ``inchikey``, ``target`` (float; NaN throughout when the source has no target) and any further columns
+            of the source. The index is 0..n-1.
+        rejected: one line per row that was left out, with the columns of ``REJECT_COLUMNS``; rows merged into
+            another one as duplicates are listed here too, with the row that they went into.
+        conflicts: one line per molecule whose duplicate labels disagree: inchikey, smiles, rows, values, spread.
+        rows_in: number of data rows read; always ``len(table) + len(rejected)``.
+        provenance: source, format, columns used, checksum, cleaning steps and their counts.
+    """
+
+    table: pd.DataFrame
+    rejected: pd.DataFrame
+    conflicts: pd.DataFrame
+    rows_in: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def smiles(self) -> list[str]:
+        """SMILES as used, in table order."""
+        return self.table["smiles"].tolist()
+
+    @property
+    def target(self) -> np.ndarray:
+        """Targets, float64, shape (n,)."""
+        return self.table["target"].to_numpy(dtype=np.float64)
+
+    def reject(self, reasons: dict[int, str]) -> Molecules:
+        """Move table positions to ``rejected``, each with its reason; return the new value."""
+        if not reasons:
+            return self
+        positions = sorted(reasons)
+        out = self.table.iloc[positions]
+        moved = pd.DataFrame(
+            {
+                "row": out["row"].to_numpy(),
+                "input": out["input"].to_numpy(),
+                "value": [f"{value:g}" if np.isfinite(value) else "" for value in out["target"]],
+                "reason": [reasons[position] for position in positions],
+            },
+            columns=REJECT_COLUMNS,
+        )
+        rejected = pd.concat([self.rejected, moved], ignore_index=True) if len(self.rejected) else moved
+        return Molecules(
+            table=self.table.drop(index=self.table.index[positions]).reset_index(drop=True),
+            rejected=rejected.sort_values("row", kind="stable").reset_index(drop=True),
+            conflicts=self.conflicts,
+            rows_in=self.rows_in,
+            provenance=self.provenance,
+        )

@@ -1,0 +1,1 @@
+"""Encoders, heads, tokenizers and checkpoints."""

@@ -1,0 +1,206 @@
+"""Names of checkpoints and how they are loaded: bundled, folder, run folder, or Hugging Face id."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from moltune.errors import CheckpointError
+from moltune.models.register import register
+from moltune.models.regression import RegressionConfig, RegressionModel, encoder_arguments
+from moltune.models.strict import KNOWN_HEADS
+
+logger = logging.getLogger(__name__)
+
+BUNDLED_PREFIX = "moltune/"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def bundled_models() -> dict[str, Path]:
+    """Checkpoints inside the package, by name."""
+    root = Path(str(resources.files("moltune.models"))) / "bundled"
+    folders = sorted(folder for folder in root.iterdir() if (folder / "config.json").is_file()) if root.is_dir() else []
+    return {BUNDLED_PREFIX + folder.name: folder for folder in folders}
+
+
+def resolve(name: str | Path) -> str:
+    """Turn a model's name into what ``from_pretrained`` takes: a folder, or a Hugging Face id.
+
+    A run folder stands for the ``model`` folder in it.
+
+    Raises:
+        CheckpointError: nothing of this name exists.
+    """
+    bundled = bundled_models()
+    if str(name) in bundled:
+        return str(bundled[str(name)])
+    folder = Path(name)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+    if folder.exists():
+        raise CheckpointError(f"{name} holds no checkpoint: there is no config.json in it or in its model folder")
+    if not str(name).startswith(BUNDLED_PREFIX) and _HUB_ID.fullmatch(str(name)):
+        return str(name)
+    raise CheckpointError(
+        f"there is no model {str(name)!r}: it is no folder, no Hugging Face id such as "
+        f"ibm-research/MoLFormer-XL-both-10pct, and not bundled ({', '.join(bundled) or 'none is'})"
+    )
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' loading bars and reports: our own checks say what matters."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """Load a checkpoint's configuration.
+
+    Raises:
+        CheckpointError: it is not there, or of an architecture that transformers does not know.
+    """
+    with _explained(name):
+        return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **_revision(revision))
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's fast tokenizer.
+
+    Raises:
+        CheckpointError: there is none, or it is no fast tokenizer.
+    """
+    with _explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False, **_revision(revision))
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"the tokenizer of {name} has no tokenizer.json, which moltune needs to check coverage")
+    if tokenizer.pad_token_id is None:
+        raise CheckpointError(f"the tokenizer of {name} has no padding token")
+    return tokenizer
+
+
+def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load the encoder of any checkpoint, without its head.
+
+    Returns:
+        The encoder in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: a tensor of the encoder is missing, misshapen or surplus, or the file is no safetensors.
+    """
+    config = load_config(name, revision)
+    with _explained(name):
+        if isinstance(config, RegressionConfig):
+            return load_regression(name).encoder.eval()
+        encoder, info = AutoModel.from_pretrained(
+            resolve(name),
+            config=config,
+            dtype="float32",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **encoder_arguments(config),
+            **_revision(revision),
+        )
+    _check_encoder(encoder, info, str(name))
+    return encoder.eval()
+
+
+def load_regression(name: str | Path) -> RegressionModel:
+    """Load a tuned regression model in evaluation mode.
+
+    Raises:
+        CheckpointError: it is no such model, or incomplete.
+    """
+    config = load_config(name)
+    if not isinstance(config, RegressionConfig):
+        raise CheckpointError(f"{name} is a {config.model_type} checkpoint, not a tuned regression model")
+    with _explained(name):
+        return RegressionModel.from_pretrained(resolve(name), dtype="float32").eval()
+
+
+def make_regression(
+    name: str | Path, *, head: str = "mean", head_dropout: float = 0.1, revision: str | None = None, **settings: Any
+) -> RegressionModel:
+    """Put a fresh head on the encoder of a checkpoint.
+
+    Args:
+        name: bundled name, folder, or hub id.
+        head: name of the head.
+        head_dropout: dropout in the head.
+        revision: branch, tag or commit of a hub id.
+        settings: further fields of :class:`RegressionConfig` (target statistics and name).
+    """
+    encoder = load_encoder(name, revision)
+    # transformers resets the attention implementation of a configuration that becomes part of another one.
+    config = RegressionConfig(
+        encoder=copy.deepcopy(encoder.config), head=head, head_dropout=head_dropout, base_model=str(name), **settings
+    )
+    return RegressionModel(config, encoder=encoder)
+
+
+def max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Longest input in tokens, special tokens included; ``None`` when nothing bounds it."""
+    limits = [tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None)]
+    positions = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    if getattr(positions, "padding_idx", None) is not None:
+        # RoBERTa counts positions from behind the padding index.
+        limits.append(positions.num_embeddings - positions.padding_idx - 1)
+    bounds = [int(limit) for limit in limits if limit is not None and 0 < limit < 10**9]
+    return min(bounds, default=None)
+
+
+def _check_encoder(encoder: PreTrainedModel, info: dict[str, Any], name: str) -> None:
+    missing = sorted(info["missing_keys"])
+    prefix = f"{encoder.base_model_prefix}."
+    parts = {part for part, _ in encoder.named_children()}
+    # Heads of other tasks, and a pooling layer that is not built here, may be left over; parts of the encoder not.
+    heads = {tensor for tensors in KNOWN_HEADS.values() for tensor in tensors}
+    surplus = sorted(
+        key for key in info["unexpected_keys"] if key not in heads and key.removeprefix(prefix).split(".")[0] in parts
+    )
+    for kind, names in (("is missing", missing), ("has no place for", surplus)):
+        if names:
+            shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            raise CheckpointError(f"{name} does not fit its own architecture: the encoder {kind} {shown}")
+
+
+def _revision(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
+
+
+@contextlib.contextmanager
+def _explained(name: str | Path) -> Iterator[None]:
+    """Load quietly, and turn the many ways in which loading fails into one error that says what to do."""
+    register()
+    try:
+        with quiet_transformers():
+            yield
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        cure = ""
+        if "safetensors" in reason:
+            cure = " Only safetensors are loaded, never pickled weights: save the model again with save_pretrained."
+        elif not Path(name).exists():
+            cure = " It is not a folder here; a Hugging Face id needs a network, or a download in the local cache."
+        raise CheckpointError(f"cannot load {name}: {reason[:400]}.{cure}") from error

@@ -1,0 +1,61 @@
+"""Find molecules that a tokenizer cannot represent, before they are encoded as something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Why a molecule cannot be encoded faithfully.
+
+    Attributes:
+        kind: ``characters`` (some would vanish), ``unknown`` (a token outside the vocabulary) or ``too long``.
+        message: the reason in words.
+    """
+
+    kind: Literal["characters", "unknown", "too long"]
+    message: str
+
+
+def check_smiles(
+    tokenizer: PreTrainedTokenizerBase, smiles: Sequence[str], max_length: int | None = None
+) -> dict[int, Issue]:
+    """Check each SMILES against a tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        smiles: n SMILES strings.
+        max_length: longest input of the model in tokens, special tokens included.
+
+    Returns:
+        The position of each molecule with an issue, and the gravest one: vanishing characters, then length, then
+        unknown tokens.
+    """
+    if not smiles:
+        return {}
+    encoded = tokenizer(list(smiles), return_offsets_mapping=True, return_special_tokens_mask=True)
+    issues: dict[int, Issue] = {}
+    for position, text in enumerate(smiles):
+        ids, offsets = encoded["input_ids"][position], encoded["offset_mapping"][position]
+        special = encoded["special_tokens_mask"][position]
+        covered = [False] * len(text)
+        unknown: list[str] = []
+        for token, (start, end) in zip(ids, offsets, strict=True):
+            covered[start:end] = [True] * (end - start)
+            if token == tokenizer.unk_token_id and end > start:
+                unknown.append(text[start:end])
+        lost = sorted({char for char, seen in zip(text, covered, strict=True) if not seen})
+        if lost or not len(ids) > sum(special) - len(unknown):
+            shown = " ".join(repr(char) for char in lost) or "everything"
+            issues[position] = Issue("characters", f"the tokenizer would silently leave out {shown}")
+        elif max_length is not None and len(ids) > max_length:
+            issues[position] = Issue("too long", f"{len(ids)} tokens, but the model takes {max_length}")
+        elif unknown:
+            named = ", ".join(dict.fromkeys(unknown))
+            issues[position] = Issue("unknown", f"the model's vocabulary lacks {named}")
+    return issues

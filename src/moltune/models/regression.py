@@ -1,0 +1,157 @@
+"""The regression model: any SMILES encoder, a head, and the statistics that give predictions their unit back."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from moltune.models.heads import make_head
+from moltune.models.strict import check_loaded
+
+
+class RegressionConfig(PreTrainedConfig):
+    """What a tuned checkpoint stores beside its tensors.
+
+    Args:
+        encoder: configuration of the encoder, with its ``model_type``.
+        head: name of the head.
+        head_dropout: dropout in the head.
+        target_mean: mean of the training targets, in the target's unit.
+        target_std: standard deviation of the training targets, in the target's unit.
+        target_name: name of the target.
+        base_model: the checkpoint that the encoder came from, as named by the user.
+    """
+
+    model_type = "moltune-regression"
+    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012 - transformers reads a plain dict
+
+    def __init__(
+        self,
+        encoder: PreTrainedConfig | dict[str, Any] | None = None,
+        head: str = "mean",
+        head_dropout: float = 0.1,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
+        target_name: str = "target",
+        base_model: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(encoder, dict):
+            values = dict(encoder)
+            encoder = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.encoder = encoder if encoder is not None else AutoConfig.for_model("molformer")
+        self.head = head
+        self.head_dropout = head_dropout
+        self.target_mean = target_mean
+        self.target_std = target_std
+        self.target_name = target_name
+        self.base_model = base_model
+        kwargs.setdefault("problem_type", "regression")
+        kwargs["num_labels"] = 1
+        super().__init__(**kwargs)
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an encoder with fresh weights, without a pooling layer that nothing would train."""
+    return AutoModel.from_config(config, **encoder_arguments(config))
+
+
+def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
+    """Arguments that the encoder class of ``config`` needs besides the configuration."""
+    known = type(config) in AutoModel._model_mapping
+    encoder_class = AutoModel._model_mapping[type(config)] if known else None
+    takes_pooling = encoder_class is not None and "add_pooling_layer" in inspect.signature(encoder_class).parameters
+    return {"add_pooling_layer": False} if takes_pooling else {}
+
+
+class RegressionModel(PreTrainedModel):
+    """Encoder → head → prediction in the target's own unit.
+
+    The loss is the mean squared error of standardised targets, so that learning rates carry over between
+    properties.
+    """
+
+    config_class = RegressionConfig
+    config: RegressionConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: RegressionConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.encoder = encoder if encoder is not None else build_encoder(config.encoder)
+        self.head = make_head(config.head, config.encoder.hidden_size, config.head_dropout)
+        if encoder is None:
+            self.post_init()
+        else:
+            # post_init would draw the tuned encoder's weights anew; only the head is fresh.
+            self.head.apply(self._init_weights)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=getattr(self.config.encoder, "initializer_range", 0.02))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load strictly, from safetensors; see :func:`moltune.models.strict.check_loaded`."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_loaded(model, info, str(pretrained_model_name_or_path))
+        return (model, info) if wants_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's token embedding."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's token embedding."""
+        self.encoder.set_input_embeddings(value)
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return pooled embeddings (batch, hidden_size), float32."""
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return self.head.pool(encoded.last_hidden_state, attention_mask)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Predict.
+
+        Args:
+            input_ids: token ids (batch, length).
+            attention_mask: one for real tokens, (batch, length).
+            inputs_embeds: token embeddings in place of ``input_ids``.
+            labels: targets in their own unit, (batch,) or (batch, 1).
+            return_dict: ``False`` returns a tuple.
+
+        Returns:
+            ``logits`` (batch, 1) in the target's unit; with labels, ``loss``: mean squared error in units of the
+            training targets' variance.
+        """
+        encoded = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, return_dict=True
+        )
+        standardised = self.head(encoded.last_hidden_state, attention_mask).float()
+        loss = None
+        if labels is not None:
+            expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std
+            loss = nn.functional.mse_loss(standardised, expected)
+        logits = (standardised * self.config.target_std + self.config.target_mean).unsqueeze(-1)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output

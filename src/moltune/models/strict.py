@@ -1,0 +1,71 @@
+"""Strict loading: a checkpoint matches the model that it is loaded into, or the error names the tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from moltune.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# Head tensors of the published MoLFormer checkpoints: whole heads may be left behind or started afresh when a
+# checkpoint made for one task is loaded for another.
+KNOWN_HEADS: dict[str, frozenset[str]] = {
+    "lm_head": frozenset(
+        [f"lm_head.transform.{layer}.{kind}" for layer in ("dense", "LayerNorm") for kind in ("weight", "bias")]
+        + ["lm_head.decoder.weight"]
+    ),
+    "classifier": frozenset(
+        f"classifier.{layer}.{kind}" for layer in ("dense", "dense2", "out_proj") for kind in ("weight", "bias")
+    ),
+}
+
+
+def check_loaded(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
+    """Compare what a checkpoint held with what the model needs.
+
+    Every encoder tensor must be there with the right shape, and nothing unknown may be left over. Two exceptions,
+    both logged: the complete head of another task is left behind, and a head that is missing as a whole starts
+    from fresh weights, provided that the checkpoint says that it was made for another architecture.
+
+    Args:
+        model: the model just loaded.
+        info: the loading information of ``from_pretrained(..., output_loading_info=True)``.
+        source: name of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: names each missing, surplus or misshapen tensor.
+    """
+    missing, surplus = set(info.get("missing_keys", ())), set(info.get("unexpected_keys", ()))
+    mismatched = [
+        str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in info.get("mismatched_keys", ())
+    ]
+    made_for = set(model.config.architectures or ())
+    for head, tensors in KNOWN_HEADS.items():
+        if tensors <= surplus:
+            surplus -= tensors
+            logger.info("%s: the checkpoint's %s is not used here", source, head)
+        own = {name for name in model.state_dict() if name.startswith(f"{head}.")}
+        if own and own <= missing and made_for and type(model).__name__ not in made_for:
+            missing -= own
+            logger.warning("%s holds no %s (it was made for %s): it starts from fresh weights", source, head, made_for)
+    problems = [
+        f"{kind}: {_listed(names)}"
+        for kind, names in (("missing", missing), ("surplus", surplus), ("of another shape", mismatched))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit {type(model).__name__}: tensors {'; '.join(problems)}. "
+            "Load it with the class that it was saved from, or save it again whole."
+        )
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    ordered = sorted(names)
+    rest = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
