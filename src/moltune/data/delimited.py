@@ -1,0 +1,139 @@
+"""Delimited text (CSV, TSV, semicolons), read so that no row can vanish."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from moltune.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SEPARATORS = (",", ";", "\t", "|")
+_FIELD_LIMIT = 10_000_000
+
+
+@dataclass
+class Parsed:
+    """What a parser found: good rows, their 1-based data row numbers, and bad rows as (row, input, value, reason)."""
+
+    frame: pd.DataFrame
+    rows: list[int]
+    bad: list[tuple[int, str, str, str]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read_delimited(text: str, label: str, separator: str | None = None) -> Parsed:
+    """Parse delimited text with a header line; every cell stays text, an empty cell becomes None.
+
+    Blank lines are no data rows. A row with too few or too many fields, or with quotes that do not match, is a bad
+    row. ``separator`` unset: the candidate that splits the header line most often, or a single column.
+
+    Raises:
+        DataError: no header, no data row, or a quote that is never closed.
+    """
+    separator = separator or _find_separator(text)
+    limit = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        return _parse(text, label, separator)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _find_separator(text: str) -> str:
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    outside = "".join(header.split('"')[::2])
+    counts = {separator: outside.count(separator) for separator in SEPARATORS}
+    best = max(counts, key=lambda separator: counts[separator])
+    return best if counts[best] else ","
+
+
+def _parse(text: str, label: str, separator: str) -> Parsed:
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    header: list[str] | None = None
+    cells: list[list[str | None]] = []
+    rows: list[int] = []
+    bad: list[tuple[int, str, str, str]] = []
+    blank = row = 0
+    while True:
+        first_line = reader.line_num + 1
+        reason = ""
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            _refuse_open_quote(str(error), label, first_line, reader.line_num, header is None)
+            fields, reason = [], f"the row is not valid {_kind(separator)}: {error}"
+        if not reason and not any(cell.strip() for cell in fields) and len(fields) <= 1:
+            blank += header is not None
+            continue
+        if header is None:
+            header = unique_names(fields, label)
+            continue
+        row += 1
+        if not reason and len(fields) != len(header):
+            _refuse_swallowed_lines(label, first_line, reader.line_num)
+            reason = f"the row has {len(fields)} fields, the header has {len(header)}"
+        if reason:
+            bad.append((row, _joined(lines[first_line - 1 : reader.line_num]), "", reason))
+        else:
+            rows.append(row)
+            cells.append([cell if cell.strip() else None for cell in fields])
+    if header is None:
+        raise DataError(f"{label} is empty: it has no header line and no rows.")
+    if row == 0:
+        raise DataError(f"{label} has a header ({', '.join(header)[:200]}) but no data rows.")
+    if blank:
+        logger.info("%s: %d blank lines skipped", label, blank)
+    frame = pd.DataFrame(cells, columns=header, dtype=object)
+    return Parsed(frame, rows, bad, {"separator": separator, "blank_lines": blank})
+
+
+def unique_names(names: list[str], label: str) -> list[str]:
+    """Column names with surrounding blanks removed, unnamed ones numbered, repeated ones suffixed (``y``, ``y.1``)."""
+    result: list[str] = []
+    taken: set[str] = set()
+    for position, raw in enumerate(names, start=1):
+        base = str(raw).strip() or f"column {position}"
+        name, copy = base, 0
+        while name in taken:
+            copy += 1
+            name = f"{base}.{copy}"
+        if copy:
+            logger.warning("%s has more than one column %r; number %d is now called %r", label, base, copy + 1, name)
+        taken.add(name)
+        result.append(name)
+    return result
+
+
+def _refuse_open_quote(message: str, label: str, first_line: int, last_line: int, in_header: bool) -> None:
+    spans = last_line > first_line
+    if "unexpected end of data" in message or spans or in_header:
+        raise DataError(
+            f"{label}: the quote opened in line {first_line} does not end properly"
+            f"{f' (read up to line {last_line})' if spans else ''}; close it, or double it inside a quoted field."
+        )
+
+
+def _refuse_swallowed_lines(label: str, first_line: int, last_line: int) -> None:
+    # A stray quote makes the lines up to the next quote one field: rejecting that one "row" would hide the others.
+    if last_line > first_line:
+        raise DataError(
+            f"{label}: a quoted field joins lines {first_line} to {last_line} and the result does not fit the header; "
+            f"look for a stray quote in line {first_line}."
+        )
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(line.strip("\r\n") for line in lines)[:500]
+
+
+def _kind(separator: str) -> str:
+    return "TSV" if separator == "\t" else "CSV"

@@ -1,0 +1,100 @@
+"""From a source to clean molecules in one call."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moltune.config import CleanSettings, DataSettings
+from moltune.data.clean import clean
+from moltune.data.molecules import REJECT_COLUMNS, Molecules
+from moltune.data.read import RawTable, read_table
+from moltune.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def load_molecules(
+    source: str | Path | pd.DataFrame | None = None,
+    settings: DataSettings | None = None,
+    *,
+    need_target: bool = True,
+) -> Molecules:
+    """Read a source, find its columns, clean it, and log one line with the counts.
+
+    Args:
+        source: anything that :func:`moltune.data.read.read_table` takes; None: ``settings.source``.
+        settings: columns and cleaning steps; None: the defaults.
+        need_target: False for predictions; see :func:`moltune.data.clean.clean`.
+
+    Raises:
+        DataError: see ``read_table`` and ``clean``.
+    """
+    settings = settings or DataSettings()
+    source = settings.source if source is None else source
+    if source is None:
+        raise DataError("No source of molecules is given; name a file, a bundled dataset or a Hugging Face dataset.")
+    molecules = clean(
+        read_table(source), settings.clean, smiles=settings.smiles, target=settings.target, need_target=need_target
+    )
+    logger.info("%s: %s", molecules.provenance.get("source"), summary(molecules))
+    return molecules
+
+
+def summary(molecules: Molecules) -> str:
+    """One line: rows in, kept, and rejected by reason."""
+    text = f"{molecules.rows_in} rows, {len(molecules)} kept, {len(molecules.rejected)} left out"
+    if len(molecules.rejected):
+        text += " (" + "; ".join(f"{count} {reason}" for reason, count in reason_counts(molecules).items()) + ")"
+    if len(molecules.conflicts):
+        text += f"; {len(molecules.conflicts)} molecules have labels that conflict"
+    return text
+
+
+def reason_counts(molecules: Molecules) -> dict[str, int]:
+    """Number of rejected rows by kind of reason, most frequent first; details such as row numbers are left out."""
+    kinds = [re.sub(r" of row \d+", "", str(reason)).partition(":")[0] for reason in molecules.rejected["reason"]]
+    return dict(Counter(kinds).most_common())
+
+
+def molecules_from_lists(
+    smiles: Sequence[str], target: Sequence[float] | None, settings: CleanSettings | None = None
+) -> Molecules:
+    """Clean molecules that are in memory; row ``i`` of the result's ``row`` column is position ``i - 1`` here.
+
+    Without ``settings`` nothing is merged and the order stays: only molecules (and, if there is a target, labels) that
+    cannot be used are missing. With ``settings`` and a target, duplicates are treated as they say.
+
+    Raises:
+        DataError: lengths differ, there are no molecules, or see :func:`moltune.data.clean.clean`.
+    """
+    given: list[object] = list(smiles)
+    if not given:
+        raise DataError("There are no molecules: the list of SMILES is empty.")
+    columns: dict[str, list[object]] = {"smiles": given}
+    if target is not None:
+        labels: list[object] = list(target)
+        if len(labels) != len(given):
+            raise DataError(f"There are {len(given)} SMILES but {len(labels)} targets.")
+        columns["y"] = labels
+    frame = pd.DataFrame(columns, dtype=object)
+    raw = RawTable(
+        frame=frame,
+        rows=np.arange(1, len(frame) + 1, dtype=np.int64),
+        bad_rows=pd.DataFrame(columns=REJECT_COLUMNS),
+        provenance={"source": "lists", "format": "lists", "sha256": None, "columns": list(columns)},
+    )
+    return clean(
+        raw,
+        settings or CleanSettings(),
+        smiles="smiles",
+        target=None if target is None else "y",
+        need_target=target is not None,
+        merge=settings is not None and target is not None,
+    )
