@@ -116,10 +116,10 @@ def _find_smiles(frame: pd.DataFrame) -> str:
         if found:
             raise DataError(f"Several columns may hold the SMILES: {_listed(found)}; name one.")
     candidates = [name for name in names if _looks_like_smiles(frame[name])]
-    if candidates:
-        hint = f"{_listed(candidates)} {'looks' if len(candidates) == 1 else 'look'} like SMILES; name the column."
-    elif any(not math.isnan(to_number(name)) for name in names):
+    if any(not math.isnan(to_number(name)) for name in names):
         hint = "The first line looks like data; add a header line such as smiles,target."
+    elif candidates:
+        hint = f"{_listed(candidates)} {'looks' if len(candidates) == 1 else 'look'} like SMILES; name the column."
     else:
         hint = "No column looks like SMILES."
     raise DataError(f"No SMILES column was found by name; the columns are {_listed(names)}. {hint}")

@@ -60,11 +60,21 @@ def _json_values(text: str) -> Iterator[tuple[str, Any, str]]:
 
 def _load_json(text: str) -> tuple[Any, str]:
     try:
-        return json.loads(text), ""
+        value = json.loads(text)
+        # An escaped half of a surrogate pair is legal JSON, but no text that could be written anywhere again.
+        return (_writable(value) if "\\ud" in text.lower() else value), ""
     except json.JSONDecodeError as error:
         return None, f"not valid JSON: {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:
         return None, f"not readable JSON: {' '.join(str(error).split())[:120]}"
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
 def _json_kind(value: Any) -> str:

@@ -112,7 +112,8 @@ def part_sizes(n: int, ratios: tuple[float, float, float]) -> np.ndarray:
         raise DataError(f"{n} molecules are too few for {used.sum()} parts ({names}); each needs at least one.")
     exact = wanted / wanted.sum() * n
     sizes = np.floor(exact + 1e-9).astype(np.int64)
-    order = np.argsort(-(exact - sizes), kind="stable")
+    # Rounded, so that equal remainders are a tie (which the earlier part wins) whatever the last bits say.
+    order = np.argsort(-np.round(exact - sizes, 9), kind="stable")
     sizes[order[: n - sizes.sum()]] += 1
     for part in np.flatnonzero(used & (sizes == 0)):
         sizes[int(np.argmax(sizes))] -= 1
