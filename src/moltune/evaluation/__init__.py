@@ -1,0 +1,1 @@
+"""Judging a model: metrics with intervals, baselines, figures, statistics and the report of a run."""

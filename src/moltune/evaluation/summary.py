@@ -1,0 +1,171 @@
+"""A run's metrics in words and rows, shared by the HTML report and the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+METRIC_LABELS = {
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "median_absolute_error": "Median abs. error",
+    "r2": "R²",
+    "spearman": "Spearman ρ",
+    "mse": "MSE",
+}
+BASELINE_LABELS = {"mean": "Training mean", "ridge": "Ridge", "random-forest": "Random forest", "xgboost": "XGBoost"}
+PARTS = ("test", "validation", "train")
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One line of the metrics table.
+
+    Attributes:
+        part: "test", "validation" or "train".
+        source: "model", or the name of a baseline.
+        label: the source in words, such as "This model" or "XGBoost".
+        n: number of molecules in the part.
+        metrics: metric name -> {"value", "lower", "upper"}, in the order of ``METRIC_LABELS``.
+    """
+
+    part: str
+    source: str
+    label: str
+    n: int
+    metrics: dict[str, dict[str, float | None]]
+
+    def text(self, metric: str) -> str:
+        """The metric as "0.629 (0.591 to 0.668)"; "–" where it is not defined or was not computed."""
+        return format_estimate(self.metrics.get(metric))
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
+    """Rows of a metrics table: test first, then validation and train; in each part the model, then its baselines.
+
+    Args:
+        metrics: the content of ``metrics.json``; parts and baselines that were not evaluated get no row.
+    """
+    sources: dict[str, Mapping[str, Any]] = {MODEL: metrics, **(metrics.get("baselines") or {})}
+    rows = []
+    for part in PARTS:
+        for source, results in sources.items():
+            values = results.get(part)
+            if values:
+                label = "This model" if source == MODEL else baseline_label(source)
+                kept = {name: values[name] for name in METRIC_LABELS if name in values}
+                rows.append(MetricsRow(part, source, label, int(values["n"]), kept))
+    return rows
+
+
+def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
+    """Say in one sentence whether the language model was worth it, judged on the test part alone.
+
+    The model is compared by RMSE with the training mean, and with the best of the other baselines; a difference
+    counts where the paired interval in ``metrics["comparison"]`` leaves out zero.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        unit: unit of the target; empty when it has none.
+    """
+    test = metrics.get("test")
+    if not test:
+        return "There is no test part, so nothing can be said about how well the model predicts new molecules."
+    model = f"the language model's test RMSE is {_with_unit(format_estimate(test['rmse']), unit)}"
+    tested = {name: result["test"] for name, result in (metrics.get("baselines") or {}).items() if result.get("test")}
+    if not tested:
+        return f"Not compared: {model}, but no baseline was run, so it is open whether a simpler model does as well."
+    outcomes = {name: _outcome(metrics, name) for name in tested}
+    if outcomes.get("mean", "better") != "better":
+        return _no_better_than_mean(model, tested, metrics, outcomes["mean"], unit)
+    beaten = " and beats the training mean" if "mean" in tested else ""
+    rivals = {name: result for name, result in tested.items() if name != "mean"}
+    if not rivals:
+        return f"Better than guessing: {model}{beaten}; no classical model was run to compare it with."
+    best = min(rivals, key=lambda name: rivals[name]["rmse"]["value"])
+    label = baseline_label(best)
+    gap = _gap(metrics, best, rivals[best]["rmse"]["value"], unit)
+    if outcomes[best] == "better":
+        return f"The language model is worth it: {model}{beaten}, and it beats {label} too ({gap})."
+    if outcomes[best] == "worse":
+        return f"The language model is not worth it here: {model}{beaten}, but {label} is better ({gap})."
+    close = f"no difference from {label} can be told ({gap})"
+    return f"No clear winner: {model}{beaten}, but {close}, so the simpler {label} is enough on this evidence."
+
+
+def baseline_label(name: str) -> str:
+    """Name of a baseline as a reader knows it."""
+    return BASELINE_LABELS.get(name, name)
+
+
+def format_number(value: float | None, decimals: int | None = None) -> str:
+    """Three significant digits (at most four decimals) or that many decimals, a true minus sign; "–" for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if (value and decimals is None and abs(value) < 1e-4) or abs(value) >= 1e6:
+        return f"{value:.2e}".replace("-", "−")
+    text = f"{value:.{_decimals(value) if decimals is None else decimals}f}"
+    # -0.00 reads as if the sign meant something.
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def format_estimate(estimate: Mapping[str, float | None] | None) -> str:
+    """A value with its interval, "0.629 (0.591 to 0.668)"; the interval is left out where there is none."""
+    if not estimate or estimate.get("value") is None:
+        return "–"
+    value, lower, upper = (estimate.get(key) for key in ("value", "lower", "upper"))
+    if lower is None or upper is None:
+        return format_number(value)
+    decimals = _decimals(value or 0.0)
+    return f"{format_number(value, decimals)} ({format_number(lower, decimals)} to {format_number(upper, decimals)})"
+
+
+def _decimals(value: float) -> int:
+    if value == 0:
+        return 2
+    return min(4, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _outcome(metrics: Mapping[str, Any], name: str) -> str:
+    """The paired verdict; without one, what two RMSE intervals that do not overlap show (a stricter test)."""
+    comparison = (metrics.get("comparison") or {}).get(name)
+    if comparison:
+        return str(comparison["verdict"])
+    model, baseline = metrics["test"]["rmse"], metrics["baselines"][name]["test"]["rmse"]
+    if model["upper"] is None or baseline["upper"] is None:
+        return "cannot tell"
+    if model["upper"] < baseline["lower"]:
+        return "better"
+    return "worse" if model["lower"] > baseline["upper"] else "cannot tell"
+
+
+def _no_better_than_mean(
+    model: str, tested: Mapping[str, Any], metrics: Mapping[str, Any], outcome: str, unit: str
+) -> str:
+    gap = _gap(metrics, "mean", tested["mean"]["rmse"]["value"], unit)
+    if outcome == "worse":
+        return f"Do not use this model: {model}, worse than predicting the training mean for every molecule ({gap})."
+    return f"The model shows nothing yet: {model}, and no difference from the training mean can be told ({gap})."
+
+
+def _gap(metrics: Mapping[str, Any], name: str, baseline_rmse: float, unit: str) -> str:
+    """The baseline's RMSE, and how far the model's lies from it."""
+    against = f"RMSE {_with_unit(format_number(baseline_rmse), unit)}"
+    comparison = (metrics.get("comparison") or {}).get(name)
+    if not comparison:
+        return f"{against}; the two were not compared molecule by molecule"
+    difference = comparison["difference"]
+    if difference.get("lower") is None:
+        return f"{against}; difference {format_number(difference['value'])}, without an interval"
+    share = f"{100 * comparison.get('confidence', 0.95):g} %"
+    decimals = _decimals(difference["value"])
+    value, lower, upper = (format_number(difference[key], decimals) for key in ("value", "lower", "upper"))
+    sign = "+" if difference["value"] > 0 else ""
+    return f"{against}; difference {sign}{value}, {share} interval {lower} to {upper}"
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text} {unit}" if unit else text
