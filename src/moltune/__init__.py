@@ -1,5 +1,54 @@
-"""moltune: adapt a chemical language model to one property; learn which data and which method really helped."""
+"""moltune: adapt a chemical language model to one property; learn which data and which method really helped.
+
+``import moltune`` makes MoLFormer known to transformers' Auto classes. The command line leaves that to the commands
+that load a model, so that the others start at once.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from moltune import datasets
+    from moltune.config import FinetuneConfig
+    from moltune.predict import Predictor
+    from moltune.regressor import MolRegressor
+    from moltune.run import Run
+    from moltune.training.finetune import finetune
+
+__all__ = ["FinetuneConfig", "MolRegressor", "Predictor", "Run", "__version__", "datasets", "finetune"]
+
+_HOMES = {
+    "FinetuneConfig": "moltune.config",
+    "MolRegressor": "moltune.regressor",
+    "Predictor": "moltune.predict",
+    "Run": "moltune.run",
+    "finetune": "moltune.training.finetune",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "datasets":
+        return importlib.import_module("moltune.datasets")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'moltune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_command_line() -> bool:
+    return Path(sys.argv[0] if sys.argv else "").stem == "moltune"
+
+
+if not _is_command_line():
+    from moltune.models.register import register as _register
+
+    _register()

@@ -8,8 +8,13 @@ from functools import cache
 @cache
 def register() -> None:
     """Register MoLFormer and the regression model, once; ``import moltune`` calls this."""
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
-    from transformers import AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     from moltune.models import molformer, regression
 

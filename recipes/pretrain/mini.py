@@ -1,0 +1,125 @@
+"""Pretrain `moltune/mini` from a corpus folder: tokenise, project the teacher, train.
+
+    python recipes/pretrain/mini.py runs/pretrain runs/mini --steps 12000 --threads 1
+
+Only molecules with a teacher fingerprint are used. The corpus folder is what `moltune.data.corpus`,
+`moltune.data.corpus_store` and `moltune.training.teacher` write.
+Run it again to go on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from rdkit import Chem, rdBase
+
+from moltune.data.corpus_store import read_corpus
+from moltune.data.physchem import DescriptorScaler, physchem
+from moltune.data.tokens import TokenCorpus, write_tokens
+from moltune.models.molformer import MolformerConfig, MolformerTokenizer
+from moltune.models.molformer.tokenization import make_vocabulary, published_vocabulary, split_smiles
+from moltune.training.pretrain import Corpus, PretrainModel, PretrainSettings, pretrain
+from moltune.training.teacher import TeacherCache
+
+ARCHITECTURE = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "intermediate_size": 768,
+    "embedding_dropout_prob": 0.0,
+    "hidden_dropout_prob": 0.05,
+}
+
+
+def vocabulary(smiles: list[str]) -> list[str]:
+    """Published plain tokens, published bracket atoms that RDKit parses, and every token of the corpus."""
+    with rdBase.BlockLogs():
+        parsed = [t for t in published_vocabulary() if not t.startswith("[") or Chem.MolFromSmiles(t) is not None]
+    counts = Counter(token for one in smiles for token in split_smiles(one))
+    known = set(parsed)
+    extra = sorted((t for t in counts if t not in known), key=lambda t: (-counts[t], t))
+    return make_vocabulary([t for t in parsed if not re.fullmatch(r"<.*>", t)] + extra)
+
+
+def teacher_targets(cache: TeacherCache, smiles: list[str], components: int, folder: Path) -> None:
+    """First principal components of the teacher, half-whitened: each divided by the fourth root of its variance.
+
+    Scaled to unit mean variance, NaN rows where the teacher failed; written as (n, components), float16.
+    """
+    positions, values = cache.lookup(smiles)
+    sample = values[:30_000].astype(np.float32)
+    mean, spread = sample.mean(0), sample.std(0) + 1e-6
+    _, singular, axes = np.linalg.svd((sample - mean) / spread, full_matrices=False)
+    variance = singular[:components] ** 2 / len(sample)
+    scale = variance**-0.25
+    scale /= np.sqrt((variance * scale**2).mean())
+    result = np.full((len(smiles), components), np.nan, dtype=np.float16)
+    for start in range(0, len(values), 50_000):
+        part = (values[start : start + 50_000].astype(np.float32) - mean) / spread
+        result[positions[start : start + 50_000]] = np.clip(part @ axes[:components].T * scale, -20, 20)
+    explained = float(singular[:components].__pow__(2).sum() / (singular**2).sum())
+    logging.info("teacher: %d molecules, %d components, %.3f of the variance", len(positions), components, explained)
+    np.save(folder / "teacher.npy", result)
+
+
+def descriptor_targets(smiles: list[str], jobs: int, folder: Path) -> None:
+    """Standardised descriptors, written as (n, kept), float16, and their scaler."""
+    values = physchem(smiles, n_jobs=jobs)
+    scaler = DescriptorScaler.fit(values)
+    (folder / "physchem.json").write_text(json.dumps(scaler.to_dict()), encoding="utf-8")
+    logging.info("%d descriptors", len(scaler.names))
+    np.save(folder / "physchem.npy", scaler.transform(values).astype(np.float16))
+
+
+def main() -> None:
+    """Parse arguments and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=PretrainSettings().steps)
+    parser.add_argument("--decay-share", type=float, default=PretrainSettings().decay_share)
+    parser.add_argument("--warmup", type=int, default=PretrainSettings().warmup_steps)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compute descriptors")
+    parser.add_argument("--components", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    out: Path = arguments.output
+    out.mkdir(parents=True, exist_ok=True)
+
+    cache = TeacherCache(arguments.corpus / "teacher")
+    smiles = [one for one in read_corpus(arguments.corpus).smiles if one in cache]
+    if not (out / "vocabulary.json").is_file():
+        (out / "vocabulary.json").write_text(json.dumps(vocabulary(smiles)), encoding="utf-8")
+    tokenizer = MolformerTokenizer.from_vocabulary(json.loads((out / "vocabulary.json").read_text(encoding="utf-8")))
+    tokenizer.save_pretrained(out / "model")
+    tokens = TokenCorpus(out) if (out / "offsets.npy").is_file() else write_tokens(smiles, tokenizer, out)
+    if not (out / "teacher.npy").is_file():
+        teacher_targets(cache, smiles, arguments.components, out)
+    if not (out / "physchem.npy").is_file():
+        descriptor_targets(smiles, arguments.jobs, out)
+    targets = {"mtr": "physchem.npy", "teacher": "teacher.npy"}
+    corpus = Corpus(tokens, {name: np.load(out / file, mmap_mode="r") for name, file in targets.items()})
+
+    settings = PretrainSettings(
+        steps=arguments.steps, decay_share=arguments.decay_share, warmup_steps=arguments.warmup
+    )
+    config = MolformerConfig(vocab_size=len(tokenizer), **ARCHITECTURE)
+    torch.manual_seed(settings.seed)
+    model = PretrainModel(config, {name: v.shape[1] for name, v in corpus.targets.items()}, settings.weights)
+    count = sum(parameter.numel() for parameter in model.encoder.parameters())
+    logging.info("%d molecules, vocabulary %d, encoder %.2f M parameters", len(tokens), len(tokenizer), count / 1e6)
+    print(pretrain(model, corpus, settings, out, device=arguments.device))
+
+
+if __name__ == "__main__":
+    main()

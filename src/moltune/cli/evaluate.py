@@ -1,0 +1,34 @@
+"""``moltune evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moltune.cli.console import facts, out, print_json, set_up_logging
+from moltune.cli.options import Json, Quiet, Smiles, Target
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its model folder.")],
+    data: Annotated[str, typer.Argument(help="Labelled molecules: a file, bundled set or hub id.")],
+    target: Target = None,
+    smiles: Smiles = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval; 0: none.")] = 1000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a tuned model's predictions with the measurements of other molecules."""
+    set_up_logging(quiet)
+    from moltune.evaluation.summary import METRIC_LABELS, format_estimate
+    from moltune.predict import Predictor
+
+    metrics = Predictor.load(run).evaluate_source(data, smiles=smiles, target=target, bootstrap=bootstrap)
+    if as_json:
+        print_json(metrics)
+        return
+    rows = metrics["rows"]
+    out.print(f"{rows['evaluated']} of {rows['in']} rows evaluated, {rows['left_out']} left out or merged")
+    out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))

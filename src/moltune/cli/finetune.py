@@ -1,0 +1,69 @@
+"""``moltune finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moltune.cli.console import epoch_progress, set_up_logging
+from moltune.cli.options import ConfigFile, Json, Quiet, Ratios, Seed, Set, Smiles, SplitName, Target, settings_from
+
+
+def finetune(
+    data: Annotated[
+        str | None, typer.Argument(help="File, bundled set (lipophilicity, esol, freesolv) or hub id.")
+    ] = None,
+    target: Target = None,
+    smiles: Smiles = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Bundled name, folder or hub id. [default: moltune/mini]")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Which parameters are trained. [default: full]")
+    ] = None,
+    head: Annotated[str | None, typer.Option("--head", help="mean, cls or molformer. [default: mean]")] = None,
+    split: SplitName = None,
+    ratios: Ratios = None,
+    seed: Seed = None,
+    split_seed: Annotated[int | None, typer.Option("--split-seed", min=0, help="Unset: --seed.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="At most this many.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, made if missing.")] = None,
+    config: ConfigFile = None,
+    overrides: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model on one property, compare it with simple baselines, and write a run folder."""
+    set_up_logging(quiet)
+    settings = settings_from(
+        config,
+        {
+            "data.source": data,
+            "data.target": target,
+            "data.smiles": smiles,
+            "model.name": model,
+            "model.head": head,
+            "method.name": method,
+            "split.method": split,
+            "split.ratios": ratios,
+            "split.seed": split_seed,
+            "seed": seed,
+            "training.epochs": epochs,
+            "training.batch_size": batch_size,
+            "training.learning_rate": learning_rate,
+            "output": output,
+        },
+        overrides,
+    )
+    from moltune.cli.show import show_run
+    from moltune.training.finetune import finetune as run_finetune
+
+    with epoch_progress(quiet) as report:
+        run = run_finetune(settings, resume=resume, overwrite=overwrite, report=report)
+    show_run(run, as_json)

@@ -1,0 +1,185 @@
+"""The scikit-learn estimator."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from moltune.config import MethodSettings, ModelSettings, SplitSettings, TrainingSettings
+from moltune.data.load import molecules_from_lists
+from moltune.data.molecules import Molecules
+from moltune.data.split import make_split
+from moltune.errors import DataError, RunFolderError
+from moltune.models.checkpoints import load_regression, load_tokenizer
+from moltune.training.inference import predict_smiles
+from moltune.training.loop import EpochReport
+from moltune.training.tuner import tune, unfit_molecules
+
+
+class MolRegressor(RegressorMixin, BaseEstimator):
+    """Fine-tune a chemical language model on SMILES, with scikit-learn's contract.
+
+    Works with ``cross_val_score``, ``GridSearchCV``, ``Pipeline`` and ``clone``. ``X`` is a sequence of n SMILES
+    (or an array of shape (n, 1)), ``y`` n numbers in any unit. ``score`` is R².
+
+    Args:
+        model: bundled name, folder, run folder, or Hugging Face id.
+        method: tuning method; see :data:`moltune.models.methods.METHODS`.
+        head: ``mean``, ``cls`` or ``molformer``.
+        epochs, batch_size, learning_rate, weight_decay, patience: the optimisation; ``None`` takes the default of
+            :class:`moltune.config.TrainingSettings`.
+        validation_fraction: share of the training molecules watched for early stopping; 0 trains for all epochs.
+        seed: of the validation share, the head's first weights, order and dropout.
+        settings: further fields of :class:`moltune.config.TrainingSettings`.
+
+    Attributes:
+        model_: the tuned :class:`moltune.models.regression.RegressionModel`.
+        tokenizer_: its tokenizer.
+        history_: losses per epoch.
+        best_epoch_: epoch whose weights the model has.
+        n_features_in_: 1, the SMILES.
+
+    Examples:
+        >>> from moltune import MolRegressor, datasets                          # doctest: +SKIP
+        >>> table = datasets.load("freesolv")                                   # doctest: +SKIP
+        >>> model = MolRegressor(epochs=3).fit(table["smiles"], table.iloc[:, -1])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str = "moltune/mini",
+        method: str = "full",
+        head: str = "mean",
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.head = head
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.settings = settings
+
+    def fit(self, X: Sequence[str], y: Sequence[float], report: EpochReport | None = None) -> Self:
+        """Tune on n SMILES and n targets.
+
+        Raises:
+            DataError: a SMILES or a target cannot be used; rows are named, none is dropped.
+        """
+        molecules = _checked(X, y)
+        model = ModelSettings(name=self.model, head=self.head)
+        unfit = unfit_molecules(molecules.smiles, model)
+        if unfit:
+            position, reason = next(iter(unfit.items()))
+            raise DataError(f"molecule {position + 1} ({molecules.smiles[position]}): {reason}; leave it out")
+        smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
+        train, validation = self._divide(molecules)
+        folder = Path(tempfile.mkdtemp(prefix="moltune-"))
+        try:
+            tuned = tune(
+                (smiles[train].tolist(), target[train]),
+                (smiles[validation].tolist(), target[validation]),
+                model=model,
+                method=MethodSettings(name=self.method),
+                training=self._training(),
+                seed=self.seed,
+                folder=folder,
+                report=report,
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.model_, self.tokenizer_ = tuned.model, tuned.tokenizer
+        self.history_, self.best_epoch_ = tuned.history, tuned.best_epoch
+        self.n_features_in_ = 1
+        return self
+
+    def predict(self, X: Sequence[str]) -> np.ndarray:
+        """Predict n SMILES in the target's unit; float64, shape (n,).
+
+        Raises:
+            DataError: a SMILES cannot be read; rows are named. For files with bad rows use
+                :class:`moltune.predict.Predictor`, which keeps them with a note.
+        """
+        check_is_fitted(self, "model_")
+        return predict_smiles(self.model_, self.tokenizer_, _checked(X).smiles)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the tuned model in ``save_pretrained`` layout.
+
+        Raises:
+            RunFolderError: the folder holds something already.
+        """
+        check_is_fitted(self, "model_")
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"{folder} exists already; choose another folder")
+        self.model_.save_pretrained(folder)
+        self.tokenizer_.save_pretrained(folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load a tuned model or a run folder, ready to predict.
+
+        Raises:
+            CheckpointError: there is no tuned model.
+        """
+        network = load_regression(folder)
+        estimator = cls(model=network.config.base_model or str(folder), head=network.config.head)
+        estimator.model_, estimator.tokenizer_ = network, load_tokenizer(folder)
+        estimator.n_features_in_ = 1
+        return estimator
+
+    def _training(self) -> TrainingSettings:
+        named = {
+            name: getattr(self, name)
+            for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
+            if getattr(self, name) is not None
+        }
+        return TrainingSettings(**{**(self.settings or {}), **named})
+
+    def _divide(self, molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
+        share = self.validation_fraction
+        if not 0 <= share < 1:
+            raise DataError(f"validation_fraction is a share from 0 to below 1, not {share}")
+        if not share:
+            return np.arange(len(molecules)), np.arange(0)
+        split = make_split(molecules, SplitSettings(method="random", ratios=(1 - share, share, 0.0)), self.seed)
+        return split.train, split.validation
+
+
+def _checked(X: Any, y: Any = None) -> Molecules:
+    smiles = np.asarray(X, dtype=object)
+    if smiles.ndim == 2 and smiles.shape[1] == 1:
+        smiles = smiles[:, 0]
+    if smiles.ndim != 1:
+        raise DataError(f"X is a sequence of SMILES, not an array of shape {smiles.shape}")
+    target = None if y is None else np.asarray(y, dtype=object).reshape(-1)
+    if len(smiles) == 0:
+        raise DataError("there are no molecules: X is empty")
+    molecules = molecules_from_lists(smiles.tolist(), None if target is None else target.tolist())
+    if len(molecules.rejected):
+        bad = molecules.rejected.iloc[0]
+        more = len(molecules.rejected) - 1
+        also = f" ({more} more cannot be used either)" if more else ""
+        raise DataError(f"molecule {bad['row']} ({bad['input']!r}): {bad['reason']}{also}; leave it out and try again")
+    return molecules

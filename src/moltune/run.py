@@ -1,0 +1,231 @@
+"""The run folder: the only place that knows what a run looks like on disk.
+
+::
+
+    config.yaml      settings, seeds, data checksum, versions, machine: everything needed to repeat the run
+    splits.csv       row, smiles, inchikey, split
+    rejects.csv      row, input, value, reason
+    history.csv      epoch, train_loss, validation_loss, learning_rate
+    metrics.json     written last: a folder without it holds an unfinished run
+    predictions.csv  smiles, split, true, predicted, and one column per baseline
+    report.html      the run in one page
+    figures/         PNG and SVG
+    model/           save_pretrained layout with tokenizer, head and target statistics
+    checkpoints/     while the run is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from moltune.config import FinetuneConfig, make_config, read_yaml
+from moltune.errors import RunFolderError
+
+CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
+REPORT, SPLITS, REJECTS, HISTORY, PREDICTIONS = (
+    "report.html",
+    "splits.csv",
+    "rejects.csv",
+    "history.csv",
+    "predictions.csv",
+)
+_VERSIONED = ("moltune", "torch", "transformers", "peft", "rdkit", "scikit-learn", "numpy", "pandas", "xgboost")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, finished or not.
+
+    Attributes:
+        path: the folder.
+        config: the settings of the run.
+        provenance: what ``config.yaml`` says beside the settings: data, versions, machine.
+    """
+
+    path: Path
+    config: FinetuneConfig
+    provenance: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Open an existing folder.
+
+        Raises:
+            RunFolderError: it is no run folder, or its run is unfinished.
+        """
+        run = cls.open(path)
+        if not run.finished:
+            raise RunFolderError(f"the run in {path} is unfinished: repeat its command with --resume")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing folder, finished or not.
+
+        Raises:
+            RunFolderError: it is no run folder.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise RunFolderError(f"{path} is no run folder: there is no {CONFIG} in it")
+        values = read_yaml(path / CONFIG)
+        provenance = values.pop("provenance", {})
+        return cls(path, make_config(values), provenance)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / METRICS).is_file()
+
+    @property
+    def model_path(self) -> Path:
+        """The tuned checkpoint."""
+        return self.path / MODEL
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds."""
+        return json.loads((self.path / METRICS).read_text(encoding="utf-8"))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Losses per epoch."""
+        return pd.read_csv(self.path / HISTORY)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """True and predicted values of every molecule."""
+        return pd.read_csv(self.path / PREDICTIONS)
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        """The part that each molecule belongs to."""
+        return pd.read_csv(self.path / SPLITS)
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a CSV file of the folder atomically."""
+        write_atomically(self.path / name, lambda temporary: frame.to_csv(temporary, index=False))
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Write a JSON file of the folder atomically; NaN and infinity are refused."""
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write_folder(self, name: str, fill: Callable[[Path], Any]) -> None:
+        """Fill a sub-folder under another name, then put it in place."""
+        temporary, final = self.path / f".{name}.tmp", self.path / name
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+
+
+def start_run(
+    path: str | Path,
+    config: FinetuneConfig,
+    provenance: dict[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Make a run folder, or take an unfinished one up again.
+
+    Args:
+        path: of the folder.
+        config: settings of the run.
+        provenance: data checksum and cleaning counts; versions and machine are added here.
+        resume: go on in an existing folder of the same settings and data; a finished one is returned as it is.
+        overwrite: delete an existing run folder first.
+
+    Raises:
+        RunFolderError: the folder exists and neither was asked for, holds something other than a run, or belongs
+            to other settings or data.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file; choose another --output")
+    occupied = path.is_dir() and any(path.iterdir())
+    if occupied and overwrite:
+        Run.open(path)
+        shutil.rmtree(path)
+        occupied = False
+    if occupied and not resume:
+        state = "a finished run" if (path / METRICS).is_file() else "files already"
+        raise RunFolderError(f"{path} holds {state}: choose another --output, or say --resume or --overwrite")
+    if occupied:
+        run = Run.open(path)
+        _same(run, config, provenance)
+        return run
+    path.mkdir(parents=True, exist_ok=True)
+    provenance = {**provenance, "versions": versions(), "machine": machine()}
+    run = Run(path, config, provenance)
+    text = yaml.safe_dump({**settings_of(config), "provenance": provenance}, sort_keys=False, allow_unicode=True)
+    write_atomically(path / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return run
+
+
+def settings_of(config: FinetuneConfig) -> dict[str, Any]:
+    """Settings as plain values, ready for YAML and JSON."""
+    return config.model_dump(mode="json")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        for distribution in (name, f"{name}-cpu"):
+            try:
+                found[name] = metadata.version(distribution)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count() or 1}
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call ``write`` with a temporary name in the same folder, then rename; a killed process leaves no half file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _same(run: Run, config: FinetuneConfig, provenance: dict[str, Any]) -> None:
+    before, now = _flat(settings_of(run.config)), _flat(settings_of(config))
+    # The folder's own name does not change the result.
+    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != "output")
+    if different:
+        shown = ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
+        raise RunFolderError(f"{run.path} belongs to other settings ({shown}): choose another --output or --overwrite")
+    checksums = [values.get("data", {}).get("sha256") for values in (run.provenance, provenance)]
+    if checksums[0] != checksums[1]:
+        raise RunFolderError(f"the data changed since the run in {run.path} began: choose another --output")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,270 @@
+"""One run: molecules → split → tuned model → evaluation beside baselines → run folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moltune.config import FinetuneConfig, make_config
+from moltune.data.describe import describe
+from moltune.data.leakage import Leakage, check_leakage
+from moltune.data.load import load_molecules, reason_counts
+from moltune.data.molecules import Molecules
+from moltune.data.split import Split, make_split
+from moltune.errors import ConfigError
+from moltune.evaluation.baselines import BaselineResult, make_baseline, run_baselines
+from moltune.evaluation.figures import loss_curves, residual_histogram, true_against_predicted
+from moltune.evaluation.metrics import compare_paired, evaluate
+from moltune.evaluation.report import write_report
+from moltune.models.methods import make_method
+from moltune.run import (
+    CHECKPOINTS,
+    FIGURES,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PREDICTIONS,
+    REJECTS,
+    REPORT,
+    SPLITS,
+    Run,
+    settings_of,
+    start_run,
+)
+from moltune.training.loop import EpochReport, remove_checkpoints
+from moltune.training.tuner import Tuned, tune, unfit_molecules
+
+logger = logging.getLogger(__name__)
+
+Parts = dict[str, tuple[list[str], np.ndarray]]
+
+
+def finetune(
+    config: FinetuneConfig | Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: EpochReport | None = None,
+) -> Run:
+    """Fine-tune a model on one property, evaluate it, and write a run folder.
+
+    The test part is predicted once, after training and the choice of the epoch.
+
+    Args:
+        config: the settings, as an object or as a nested mapping; ``data.source`` is needed.
+        resume: go on with an unfinished run of the same settings and data, or return a finished one.
+        overwrite: replace an existing run folder.
+        report: called after each step and epoch with what is known, for a progress bar.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        DataError: the data cannot be used.
+        CheckpointError: the model cannot be loaded.
+        RunFolderError: the output folder is taken.
+        NumericsError: a loss or prediction is not finite.
+    """
+    config = config if isinstance(config, FinetuneConfig) else make_config(dict(config))
+    if config.data.source is None:
+        raise ConfigError("data.source is missing: name a file, a bundled set or a Hugging Face dataset")
+    for name in config.evaluation.baselines:
+        make_baseline(name)
+    make_method(config.method)
+    path = config.output or default_output(config)
+    prepared = prepare(config)
+    run = start_run(path, config, prepared.provenance, resume=resume, overwrite=overwrite)
+    if run.finished:
+        logger.info("%s holds the finished run already", run.path)
+        return run
+    run.write_table(SPLITS, prepared.split.to_frame(prepared.molecules))
+    run.write_table(REJECTS, prepared.molecules.rejected)
+
+    parts = prepared.parts
+    tuned = tune(
+        parts["train"],
+        parts.get("validation"),
+        model=config.model,
+        method=config.method,
+        training=config.training,
+        seed=config.seed,
+        folder=run.path / CHECKPOINTS,
+        resume=resume,
+        target_name=prepared.target_name,
+        report=report,
+        log_folder=run.path / "logs" if config.training.report_to else None,
+    )
+    run.write_table(HISTORY, tuned.history)
+    run.write_folder(MODEL, tuned.save)
+    judged = judge(tuned, parts, config)
+    run.write_table(PREDICTIONS, predictions_table(prepared, judged))
+    notes = warnings_for(prepared)
+    if config.evaluation.figures:
+        run.write_folder(FIGURES, lambda folder: draw(folder, tuned, parts, judged, prepared))
+    write_report(
+        run.path / REPORT,
+        title=f"{prepared.target_name} with {config.model.name}, {config.method.name} fine-tuning",
+        metrics=judged.metrics,
+        figures={p.stem: p for p in sorted((run.path / FIGURES).glob("*.svg"))} if config.evaluation.figures else {},
+        config={**settings_of(config), "provenance": run.provenance},
+        notes=notes,
+        data_summary=describe(prepared.molecules, prepared.split),
+        unit=prepared.unit,
+    )
+    run.write_json(METRICS, judged.metrics)
+    remove_checkpoints(run.path / CHECKPOINTS)
+    return run
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Clean, readable, divided molecules.
+
+    Attributes:
+        molecules: those that the model can read.
+        split: their parts.
+        leakage: what the parts share.
+    """
+
+    molecules: Molecules
+    split: Split
+    leakage: Leakage
+
+    @property
+    def parts(self) -> Parts:
+        """SMILES and targets of each part that has molecules."""
+        smiles, target = np.array(self.molecules.smiles, dtype=object), self.molecules.target
+        return {
+            name: (smiles[positions].tolist(), target[positions])
+            for name, positions in self.split.parts().items()
+            if len(positions)
+        }
+
+    @property
+    def target_name(self) -> str:
+        """Column of the target."""
+        return str(self.molecules.provenance.get("target_column") or "target")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target, where the source knows it."""
+        return str(self.molecules.provenance.get("unit") or "")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What ``config.yaml`` keeps of the data."""
+        molecules = self.molecules
+        return {
+            "data": molecules.provenance,
+            "rows": {"in": molecules.rows_in, "kept": len(molecules), "rejected": len(molecules.rejected)},
+            "split": self.split.settings,
+            "leakage": self.leakage.to_dict(),
+        }
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Load, clean, check against the model, and split."""
+    molecules = load_molecules(None, config.data)
+    unfit = unfit_molecules(molecules.smiles, config.model)
+    if unfit:
+        logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
+    molecules = molecules.reject(unfit)
+    split = make_split(molecules, config.split, config.split_seed)
+    leakage = check_leakage(molecules, split)
+    for words in leakage.words:
+        logger.warning(words)
+    return Prepared(molecules, split, leakage)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predictions of the model and of the baselines, and what they are worth.
+
+    Attributes:
+        predicted: part → predictions of the model, in the target's unit.
+        baselines: results by name.
+        metrics: the content of ``metrics.json``.
+    """
+
+    predicted: dict[str, np.ndarray]
+    baselines: dict[str, BaselineResult]
+    metrics: dict[str, Any]
+
+
+def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig) -> Judged:
+    """Predict every part and compare with the baselines on the test part."""
+    options = {"bootstrap": config.evaluation.bootstrap, "confidence": config.evaluation.confidence}
+    batch = config.training.eval_batch_size
+    predicted = {name: tuned.predict(smiles, batch) for name, (smiles, _) in parts.items()}
+    metrics: dict[str, Any] = {
+        name: evaluate(parts[name][1], predicted[name], seed=config.seed, **options)
+        for name in ("test", "validation", "train")
+        if name in parts
+    }
+    baselines = run_baselines(config.evaluation.baselines, parts, seed=config.seed, **options)
+    metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
+    if "test" in parts:
+        metrics["comparison"] = {
+            name: compare_paired(
+                parts["test"][1], predicted["test"], result.predictions["test"], seed=config.seed, **options
+            )
+            for name, result in baselines.items()
+        }
+    metrics["trainable_parameters"] = tuned.parameters.trainable
+    metrics["total_parameters"] = tuned.parameters.total
+    metrics["best_epoch"] = tuned.best_epoch
+    metrics["epochs"] = len(tuned.history)
+    metrics["seconds"] = round(tuned.seconds, 3)
+    return Judged(predicted, baselines, metrics)
+
+
+def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
+    """One line per molecule in table order: smiles, split, true, predicted, and a column per baseline."""
+    table = pd.DataFrame({"smiles": prepared.molecules.smiles})
+    table["split"] = prepared.split.to_frame(prepared.molecules)["split"]
+    table["true"] = prepared.molecules.target
+    columns = {"predicted": judged.predicted}
+    columns |= {f"predicted_{name}": result.predictions for name, result in judged.baselines.items()}
+    for column, values in columns.items():
+        table[column] = np.nan
+        for name, positions in prepared.split.parts().items():
+            if len(positions):
+                table.loc[positions, column] = values[name]
+    return table
+
+
+def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
+    """Draw the run's figures into ``folder``."""
+    chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
+    loss_curves(tuned.history, chosen, folder / "loss", loss="Mean squared error / variance of the training target")
+    shown = "test" if "test" in parts else "validation" if "validation" in parts else "train"
+    labels = {"unit": prepared.unit, "target": prepared.target_name}
+    true, predicted = parts[shown][1], judged.predicted[shown]
+    title = f"{shown} part, {len(true)} molecules"
+    true_against_predicted(true, predicted, folder / "true_against_predicted", title=title, **labels)
+    residual_histogram(true, predicted, folder / "residuals", title=title, **labels)
+
+
+def warnings_for(prepared: Prepared) -> list[str]:
+    """What the reader of the report should know about the data."""
+    molecules = prepared.molecules
+    notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(molecules).items()]
+    if len(molecules.conflicts):
+        notes.append(f"{len(molecules.conflicts)} molecules were measured more than once with labels that disagree")
+    return notes + prepared.leakage.words
+
+
+def default_output(config: FinetuneConfig) -> Path:
+    """``runs/<data>-<model>-<method>-seed<seed>``."""
+    source = Path(str(config.data.source)).name.split(".")[0]
+    model = Path(config.model.name).name
+    name = f"{source}-{model}-{config.method.name}-seed{config.seed}"
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", name)

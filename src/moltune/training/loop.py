@@ -1,0 +1,239 @@
+"""The optimisation of one model: transformers' Trainer with our batches, our checks and a history table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.data import Sampler
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from moltune.config import TrainingSettings
+from moltune.data.batches import LengthBucketSampler, PadCollator, SmilesDataset
+from moltune.errors import ConfigError, NumericsError
+from moltune.models.checkpoints import quiet_transformers
+from moltune.models.regression import RegressionModel
+from moltune.training.precision import wants_bf16
+
+HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
+
+EpochReport = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training loop leaves behind; the model itself was trained in place.
+
+    Attributes:
+        history: one line per epoch, with the columns of ``HISTORY_COLUMNS``; losses in units of the training
+            targets' variance, NaN where there is no validation part.
+        best_epoch: the epoch whose weights the model now has.
+        steps: optimiser steps taken.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    steps: int
+
+
+class MoleculeTrainer(Trainer):
+    """Trainer with length-bucketed batches, a learning rate for the head, and a stop at non-finite losses."""
+
+    def __init__(self, *args: Any, settings: TrainingSettings, **kwargs: Any) -> None:
+        self.settings = settings
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.settings.bucket_by_length:
+            return super()._get_train_sampler(dataset)
+        return LengthBucketSampler(dataset.lengths, self.args.train_batch_size, self.args.seed)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay on matrices only: not on biases, layer norms or scaling vectors."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Build the optimiser that the settings name, the head with its own learning rate."""
+        if self.optimizer is None:
+            assert isinstance(self.model, RegressionModel)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(parameter_groups(self.model, self.settings), **options)
+        return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take one step; a loss that is not finite ends the run."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise NumericsError(
+                f"the training loss is {float(loss)} at step {self.state.global_step + 1}; "
+                "lower training.learning_rate, or train with training.precision=fp32"
+            )
+        return loss
+
+
+def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Split trainable parameters into encoder and head, with and without weight decay; empty groups are left out."""
+    head = {id(parameter) for parameter in model.head.parameters()}
+    groups = []
+    for is_head, rate in ((False, settings.learning_rate), (True, settings.head_learning_rate)):
+        for is_matrix, decay in ((True, settings.weight_decay), (False, 0.0)):
+            chosen = [
+                parameter
+                for parameter in model.parameters()
+                if parameter.requires_grad and (id(parameter) in head) == is_head and (parameter.ndim > 1) == is_matrix
+            ]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr": rate or settings.learning_rate})
+    return groups
+
+
+class _ReportEpochs(TrainerCallback):
+    def __init__(self, report: EpochReport) -> None:
+        self.report = report
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Without a validation part there is no evaluation to wait for.
+        if args.eval_strategy == "no":
+            control.should_log = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.report({"step": state.global_step, "steps": state.max_steps})
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.report({"step": state.global_step, "steps": state.max_steps, **state.log_history[-1]})
+
+
+def fit(
+    model: RegressionModel,
+    train: SmilesDataset,
+    validation: SmilesDataset | None,
+    settings: TrainingSettings,
+    *,
+    pad_token_id: int,
+    folder: Path,
+    seed: int = 0,
+    resume: bool = False,
+    report: EpochReport | None = None,
+    log_folder: Path | None = None,
+) -> Fitted:
+    """Train ``model`` in place; with a validation part, end with the weights of its best epoch.
+
+    Args:
+        model: with a method switched on.
+        train: training molecules and targets.
+        validation: watched for early stopping and for the best epoch; ``None`` or empty: the last epoch counts.
+        settings: the optimisation.
+        pad_token_id: of the tokenizer.
+        folder: receives one checkpoint per epoch, by which a killed run resumes.
+        seed: of order, dropout and redrawn features.
+        resume: go on from the last checkpoint in ``folder``, if there is one.
+        report: called after each step and each epoch with what is known.
+        log_folder: where trackers such as TensorBoard write.
+
+    Raises:
+        NumericsError: a loss is not finite.
+        ConfigError: Trainer refuses a setting.
+    """
+    watched = validation is not None and len(validation) > 0
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    arguments = _arguments(settings, folder, seed, watched, log_folder)
+    callbacks: list[TrainerCallback] = [] if report is None else [_ReportEpochs(report)]
+    if watched and settings.patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    trainer = MoleculeTrainer(
+        model=model,
+        args=arguments,
+        settings=settings,
+        train_dataset=train,
+        eval_dataset=validation if watched else None,
+        data_collator=PadCollator(pad_token_id),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    last = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last)
+    history = make_history(trainer.state.log_history)
+    if not history["train_loss"].map(pd.notna).all():
+        raise NumericsError("a training loss is not finite; lower training.learning_rate")
+    best = int(history["epoch"].iloc[-1])
+    if watched:
+        best = int(history.loc[history["validation_loss"].idxmin(), "epoch"])
+    model.eval()
+    return Fitted(history, best, trainer.state.global_step)
+
+
+def _arguments(
+    settings: TrainingSettings, folder: Path, seed: int, watched: bool, log_folder: Path | None
+) -> TrainingArguments:
+    every = "epoch" if watched else "no"
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.eval_batch_size,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "optim": settings.optimizer,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": seed,
+        "data_seed": seed,
+        "eval_strategy": every,
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "logging_nan_inf_filter": False,
+        "save_total_limit": 1,
+        "load_best_model_at_end": watched,
+        "metric_for_best_model": "eval_loss" if watched else None,
+        "greater_is_better": False if watched else None,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": settings.report_to or "none",
+        "disable_tqdm": True,
+        "label_names": ["labels"],
+    }
+    try:
+        arguments = TrainingArguments(**values)
+        arguments.bf16 = wants_bf16(settings.precision, arguments.device)
+        return arguments
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"transformers' Trainer refuses the training settings: {error}") from None
+
+
+def make_history(log: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per epoch from Trainer's log, which travels in its checkpoints and so survives a kill."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        row = rows.setdefault(round(entry["epoch"]), {})
+        if "loss" in entry:
+            row.update(train_loss=entry["loss"], learning_rate=entry.get("learning_rate"))
+        if "eval_loss" in entry:
+            row["validation_loss"] = entry["eval_loss"]
+    table = [{"epoch": epoch, **row} for epoch, row in sorted(rows.items()) if "train_loss" in row]
+    return pd.DataFrame(table, columns=HISTORY_COLUMNS)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished training."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,260 @@
+"""Pretraining on a prepared corpus: MLM, MTR of descriptors and distillation, in one loop that survives any kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from moltune.config import Settings
+from moltune.data.tokens import TokenCorpus, token_batches
+from moltune.errors import NumericsError
+from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM, MolformerModel
+from moltune.models.pooling import mean_pool
+from moltune.training.objectives import Encoded, MaskedLanguageModel, Objective, Regression, mask_tokens
+
+logger = logging.getLogger(__name__)
+
+_STATE = "state.pt"
+
+
+class PretrainSettings(Settings):
+    """The pretraining recipe."""
+
+    steps: PositiveInt = Field(20_000, description="optimiser steps in all")
+    tokens_per_batch: PositiveInt = Field(5_120, description="token budget of a step, padding included")
+    learning_rate: float = Field(8e-4, gt=0)
+    warmup_steps: PositiveInt = 500
+    decay_share: float = Field(0.25, gt=0, le=1, description="share of the steps, at the end, that cool down to zero")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    masked_share: float = Field(0.25, ge=0, le=1, description="share of molecules that are masked for MLM")
+    weights: dict[str, float] = Field(default_factory=lambda: {"mlm": 0.2, "mtr": 1.0, "teacher": 1.0})
+    rest_share: float = Field(0.25, ge=0, lt=1, description="share of molecules without teacher values in an epoch")
+    bf16: bool = False
+    seed: int = 0
+    save_every: float = Field(300.0, gt=0, description="seconds between checkpoints")
+    log_every: PositiveInt = 50
+
+
+@dataclass
+class Corpus:
+    """What training reads: aligned rows of tokens and targets.
+
+    Attributes:
+        tokens: tokenised molecules.
+        targets: standardised values by objective name, (n, size), float16 or float32; NaN rows where unknown.
+    """
+
+    tokens: TokenCorpus
+    targets: dict[str, np.ndarray]
+
+
+class PretrainModel(nn.Module):
+    """An encoder with the heads of its objectives."""
+
+    def __init__(self, config: MolformerConfig, sizes: dict[str, int], objectives: dict[str, float]) -> None:
+        super().__init__()
+        self.config = config
+        self.weights = objectives
+        self.encoder = MolformerModel(config, add_pooling_layer=False)
+        heads: dict[str, Objective] = {
+            name: MaskedLanguageModel(config) if name == "mlm" else Regression(name, config.hidden_size, sizes[name])
+            for name in objectives
+        }
+        for head in heads.values():
+            head.apply(self.encoder._init_weights)
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, intact: Tensor, targets: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the loss of each objective, unweighted."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        encoded = Encoded(hidden, mean_pool(hidden, attention_mask), labels, intact, targets)
+        return {name: head(encoded) for name, head in self.heads.items()}
+
+    def masked_lm(self) -> MolformerForMaskedLM:
+        """The encoder and its MLM head as a checkpoint in the published layout."""
+        model = MolformerForMaskedLM(self.config)
+        model.molformer.load_state_dict(self.encoder.state_dict())
+        if "mlm" in self.heads:
+            model.lm_head.load_state_dict(self.heads["mlm"].lm_head.state_dict())
+        return model
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    molecules: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def learning_rate(step: int, settings: PretrainSettings) -> float:
+    """Warm-up, plateau, linear cool-down (Hu et al. 2024, arXiv:2404.06395)."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps)
+    cool = (settings.steps - step) / max(1.0, settings.decay_share * settings.steps)
+    return settings.learning_rate * min(warm, max(0.0, min(1.0, cool)))
+
+
+def epoch_batches(corpus: Corpus, settings: PretrainSettings, epoch: int) -> Iterator[np.ndarray]:
+    """Rows of each batch of one epoch: every molecule that the teacher knows, and a fresh share of the others."""
+    rng = np.random.default_rng([settings.seed, epoch])
+    rows = np.arange(len(corpus.tokens))
+    if "teacher" in corpus.targets and "teacher" in settings.weights:
+        known = np.isfinite(np.asarray(corpus.targets["teacher"][:, 0], dtype=np.float32))
+        others = rows[~known]
+        wanted = int(known.sum() * settings.rest_share / (1 - settings.rest_share))
+        rows = np.concatenate([rows[known], rng.permutation(others)[:wanted]])
+    return token_batches(rows, corpus.tokens.lengths, settings.tokens_per_batch, rng)
+
+
+def make_batch(
+    corpus: Corpus, rows: np.ndarray, settings: PretrainSettings, config: MolformerConfig, seed: list[int]
+) -> dict[str, Any]:
+    """Tensors of one step; masking depends on ``seed`` alone."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    input_ids = torch.from_numpy(corpus.tokens.padded(rows, int(config.pad_token_id or 0)))
+    real = input_ids != config.pad_token_id
+    masked = torch.rand(len(rows), generator=generator) < settings.masked_share if "mlm" in settings.weights else None
+    intact = torch.ones(len(rows), dtype=torch.bool) if masked is None else ~masked
+    special = torch.tensor([config.bos_token_id, config.eos_token_id, config.pad_token_id])
+    maskable = ~torch.isin(input_ids, special) & ~intact.unsqueeze(1)
+    corrupted, labels = mask_tokens(
+        input_ids, maskable, vocabulary=(4, config.vocab_size - 1), mask_id=3, generator=generator
+    )
+    targets = {
+        name: torch.from_numpy(np.asarray(corpus.targets[name][rows], dtype=np.float32))
+        for name in settings.weights
+        if name != "mlm"
+    }
+    return {
+        "input_ids": corrupted,
+        "attention_mask": real.long(),
+        "labels": labels,
+        "intact": intact,
+        "targets": targets,
+    }
+
+
+def pretrain(
+    model: PretrainModel, corpus: Corpus, settings: PretrainSettings, folder: str | Path, *, device: str = "cpu"
+) -> Progress:
+    """Train, or go on where a killed run of the same folder stopped.
+
+    ``folder`` receives ``state.pt`` (weights, optimiser, progress; replaced atomically), ``log.jsonl``, and
+    ``model/`` in the published masked-LM layout at every checkpoint.
+
+    Raises:
+        NumericsError: a loss is not finite.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(device).train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    progress = _restore(folder, model, optimizer)
+    smooth, last_save, last_time = dict(progress.losses), time.monotonic(), time.monotonic()
+    while progress.step < settings.steps:
+        for index, rows in enumerate(epoch_batches(corpus, settings, progress.epoch)):
+            if index < progress.batch:
+                continue
+            # Seeding each step keeps dropout and redrawn features the same after a resume.
+            torch.manual_seed(hash((settings.seed, progress.step)) % 2**31)
+            batch = _to(make_batch(corpus, rows, settings, model.config, [settings.seed, progress.step]), device)
+            losses = _step(model, optimizer, batch, settings, progress.step)
+            for name, value in losses.items():
+                smooth[name] = value if name not in smooth else 0.98 * smooth[name] + 0.02 * value
+            now = time.monotonic()
+            progress.step, progress.batch = progress.step + 1, index + 1
+            progress.molecules += len(rows)
+            progress.seconds, last_time = progress.seconds + now - last_time, now
+            progress.losses = smooth
+            if progress.step % settings.log_every == 0:
+                _log(folder, progress, learning_rate(progress.step, settings))
+            if now - last_save > settings.save_every or progress.step >= settings.steps:
+                save(folder, model, optimizer, progress)
+                last_save = now
+            if progress.step >= settings.steps:
+                return progress
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+    return progress
+
+
+def _step(
+    model: PretrainModel,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    settings: PretrainSettings,
+    step: int,
+) -> dict[str, float]:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, settings)
+    kind = batch["input_ids"].device.type
+    with torch.autocast(kind, dtype=torch.bfloat16) if settings.bf16 else nullcontext():
+        losses = model(**batch)
+    total = torch.stack([losses[name].float() * weight for name, weight in model.weights.items()]).sum()
+    if not torch.isfinite(total):
+        shown = {name: float(value) for name, value in losses.items()}
+        raise NumericsError(f"the loss is not finite at step {step}: {shown}; lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def save(folder: Path, model: PretrainModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write the state atomically, and the checkpoint that can be used as it is."""
+    temporary = folder / f".{_STATE}.tmp"
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, temporary
+    )
+    os.replace(temporary, folder / _STATE)
+    model.masked_lm().save_pretrained(folder / "model")
+
+
+def _restore(folder: Path, model: PretrainModel, optimizer: torch.optim.Optimizer) -> Progress:
+    path = folder / _STATE
+    if not path.is_file():
+        return Progress()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    logger.info("going on at step %d", state["progress"]["step"])
+    return Progress(**state["progress"])
+
+
+def _log(folder: Path, progress: Progress, rate: float) -> None:
+    line = {**vars(progress), "learning_rate": rate, "rate": progress.molecules / max(progress.seconds, 1e-9)}
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(line) + "\n")
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+    logger.info("step %d  %d molecules  %s  %.0f/s", progress.step, progress.molecules, losses, line["rate"])
+
+
+def _to(value: Any, device: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return value.to(device)

@@ -1,0 +1,175 @@
+"""One tuned model from training and validation molecules: the step that ``finetune`` and ``MolRegressor`` share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from moltune.config import MethodSettings, ModelSettings, TrainingSettings
+from moltune.data.batches import SmilesDataset
+from moltune.errors import DataError
+from moltune.models.checkpoints import load_encoder, load_tokenizer, make_regression, max_length
+from moltune.models.coverage import check_smiles
+from moltune.models.methods import ParameterCount, make_method
+from moltune.models.molformer import MolformerConfig
+from moltune.models.regression import RegressionModel
+from moltune.training.inference import predict_smiles
+from moltune.training.loop import EpochReport, fit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model in memory.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: that belongs to it.
+        max_length: longest input in tokens, special tokens included; ``None``: unbounded.
+        truncate: cut longer inputs instead of refusing them.
+        history: losses per epoch.
+        best_epoch: epoch whose weights the model has.
+        parameters: what was trained.
+        seconds: wall-clock time of the training in this process.
+    """
+
+    model: RegressionModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None
+    truncate: bool
+    history: pd.DataFrame
+    best_epoch: int
+    parameters: ParameterCount
+    seconds: float
+
+    def predict(self, smiles: Sequence[str], batch_size: int = 128) -> np.ndarray:
+        """Predict in the target's unit, float64, shape (n,)."""
+        length = self.max_length if self.truncate else None
+        return predict_smiles(self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=length)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer in ``save_pretrained`` layout."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
+    """Positions that the model cannot read, each with its reason; what the settings let pass is warned about.
+
+    Characters that the tokenizer would drop always make a molecule unfit. Unknown tokens and over-long SMILES are
+    kept, rejected or an error as ``settings.unknown_tokens`` and ``settings.too_long`` say.
+
+    Raises:
+        DataError: the settings make one of them an error.
+    """
+    tokenizer = load_tokenizer(settings.name, settings.revision)
+    encoder = load_encoder(settings.name, settings.revision)
+    issues = check_smiles(tokenizer, smiles, max_length(encoder, tokenizer))
+    policy = {"characters": "reject", "unknown": settings.unknown_tokens, "too long": settings.too_long}
+    rejected: dict[int, str] = {}
+    tolerated: dict[str, list[int]] = {}
+    for position, issue in issues.items():
+        action = policy[issue.kind]
+        if action == "error":
+            raise DataError(
+                f"{smiles[position]}: {issue.message}; leave it out, or choose model.unknown_tokens or model.too_long"
+            )
+        if action == "reject":
+            rejected[position] = f"{settings.name}: {issue.message}"
+        else:
+            tolerated.setdefault(issue.kind, []).append(position)
+    for kind, positions in tolerated.items():
+        example = smiles[positions[0]]
+        does = "are cut to the model's length" if kind == "too long" else "are read with an unknown token"
+        reason = issues[positions[0]].message
+        logger.warning("%d molecules %s, such as %s: %s", len(positions), does, example, reason)
+    return rejected
+
+
+def tune(
+    train: tuple[Sequence[str], np.ndarray],
+    validation: tuple[Sequence[str], np.ndarray] | None,
+    *,
+    model: ModelSettings,
+    method: MethodSettings,
+    training: TrainingSettings,
+    seed: int,
+    folder: Path,
+    resume: bool = False,
+    target_name: str = "target",
+    report: EpochReport | None = None,
+    log_folder: Path | None = None,
+) -> Tuned:
+    """Put a head on an encoder, switch a method on, and train.
+
+    Args:
+        train: SMILES and targets in their own unit.
+        validation: the same, for early stopping; ``None`` or empty: train for all epochs.
+        model: encoder and head.
+        method: which parameters.
+        training: the optimisation.
+        seed: of the head's first weights, order, dropout and redrawn features.
+        folder: for the checkpoints by which a killed training resumes.
+        resume: go on from them.
+        target_name: stored with the model.
+        report: called after each step and epoch.
+        log_folder: for trackers.
+
+    Raises:
+        DataError: fewer than two training molecules, or a constant target.
+        NumericsError: a loss is not finite.
+    """
+    smiles, target = train
+    target = np.asarray(target, dtype=np.float64)
+    if len(target) < 2 or not target.std() > 0:
+        raise DataError("training needs at least two molecules with different targets")
+    started = time.monotonic()
+    set_seed(seed)
+    tokenizer = load_tokenizer(model.name, model.revision)
+    network = make_regression(
+        model.name,
+        head=model.head,
+        head_dropout=model.head_dropout,
+        revision=model.revision,
+        target_mean=float(target.mean()),
+        target_std=float(target.std()),
+        target_name=target_name,
+    )
+    if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
+        network.encoder.config.redraw_features = model.redraw
+        network.config.encoder.redraw_features = model.redraw
+    way = make_method(method)
+    network = way.switch_on(network)
+    length = max_length(network.encoder, tokenizer)
+    truncate = model.too_long == "truncate"
+    cut = length if truncate else None
+    fitted = fit(
+        network,
+        SmilesDataset(tokenizer, smiles, target, cut),
+        SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
+        training,
+        pad_token_id=int(tokenizer.pad_token_id),  # type: ignore[arg-type]
+        folder=folder,
+        seed=seed,
+        resume=resume,
+        report=report,
+        log_folder=log_folder,
+    )
+    return Tuned(
+        model=network,
+        tokenizer=tokenizer,
+        max_length=length,
+        truncate=truncate,
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+        parameters=way.count(network),
+        seconds=time.monotonic() - started,
+    )
