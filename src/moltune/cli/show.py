@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
-from moltune.evaluation.summary import METRIC_LABELS, metrics_table, verdict
+from moltune.evaluation.summary import METRIC_LABELS, format_number, metrics_table, verdict
 from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
 
 
@@ -37,17 +38,16 @@ def show_run(run: Run, as_json: bool) -> None:
 
 
 def _table(run: Run) -> Table:
-    shown = [name for name in METRIC_LABELS if name != "mse"]
-    table = Table(title="with 95 % bootstrap intervals" if _has_intervals(run) else None, title_justify="left")
-    for heading in ("part", "n", "predicted by"):
-        table.add_column(heading, justify="right" if heading == "n" else "left")
-    for name in shown:
-        table.add_column(METRIC_LABELS[name], justify="right")
+    """Test part with its baselines, the model alone on the others; every interval is in the report."""
+    others = [name for name in METRIC_LABELS if name not in {"rmse", "mse"}]
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("part")
+    table.add_column("predicted by")
+    for heading in ("n", f"RMSE ({run.config.evaluation.confidence:.0%})", *(METRIC_LABELS[name] for name in others)):
+        table.add_column(heading, justify="right")
     for row in metrics_table(run.metrics):
-        style = "bold" if row.source == "model" else ""
-        table.add_row(row.part, str(row.n), row.label, *(row.text(name) for name in shown), style=style)
+        if row.source == "model" or row.part == "test":
+            numbers = (format_number(row.metrics[name]["value"]) for name in others)
+            style = "bold" if row.source == "model" and row.part == "test" else ""
+            table.add_row(row.part, row.label, str(row.n), row.text("rmse"), *numbers, style=style)
     return table
-
-
-def _has_intervals(run: Run) -> bool:
-    return run.config.evaluation.bootstrap > 0 and run.config.evaluation.confidence == 0.95

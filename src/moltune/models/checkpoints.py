@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from moltune.errors import CheckpointError
 from moltune.models.register import register
-from moltune.models.regression import RegressionConfig, RegressionModel, encoder_arguments
+from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
 from moltune.models.strict import KNOWN_HEADS
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,17 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
         )
     _check_encoder(encoder, info, str(name))
     return encoder.eval()
+
+
+def empty_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Build the encoder of a checkpoint without memory for its tensors, to ask for its structure.
+
+    Raises:
+        CheckpointError: the checkpoint has no configuration.
+    """
+    config = load_config(name, revision)
+    with torch.device("meta"):
+        return build_encoder(config.encoder if isinstance(config, RegressionConfig) else config)
 
 
 def load_regression(name: str | Path) -> RegressionModel:

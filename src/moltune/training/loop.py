@@ -145,7 +145,7 @@ def fit(
         seed: of order, dropout and redrawn features.
         resume: go on from the last checkpoint in ``folder``, if there is one.
         report: called after each step and each epoch with what is known.
-        log_folder: where trackers such as TensorBoard write.
+        log_folder: where TensorBoard writes.
 
     Raises:
         NumericsError: a loss is not finite.
@@ -154,10 +154,12 @@ def fit(
     watched = validation is not None and len(validation) > 0
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    arguments = _arguments(settings, folder, seed, watched, log_folder)
+    arguments = _arguments(settings, folder, seed, watched)
     callbacks: list[TrainerCallback] = [] if report is None else [_ReportEpochs(report)]
     if watched and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    if "tensorboard" in settings.report_to:
+        callbacks.append(_tensorboard(log_folder or folder / "logs"))
     trainer = MoleculeTrainer(
         model=model,
         args=arguments,
@@ -182,9 +184,19 @@ def fit(
     return Fitted(history, best, trainer.state.global_step)
 
 
-def _arguments(
-    settings: TrainingSettings, folder: Path, seed: int, watched: bool, log_folder: Path | None
-) -> TrainingArguments:
+def _tensorboard(log_folder: Path) -> TrainerCallback:
+    """TensorBoard's callback; left to itself it would write among the checkpoints, which do not outlive a run."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+    except ImportError:
+        raise ConfigError(
+            "report_to tensorboard needs the tensorboard package: pip install moltune[tracking]"
+        ) from None
+    return TensorBoardCallback(SummaryWriter(str(log_folder)))
+
+
+def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: bool) -> TrainingArguments:
     every = "epoch" if watched else "no"
     values: dict[str, Any] = {
         "output_dir": str(folder),
@@ -209,7 +221,7 @@ def _arguments(
         "greater_is_better": False if watched else None,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "report_to": settings.report_to or "none",
+        "report_to": [name for name in settings.report_to if name != "tensorboard"] or "none",
         "disable_tqdm": True,
         "label_names": ["labels"],
     }

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
-from moltune.models.checkpoints import load_encoder, load_tokenizer, make_regression, max_length
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length
 from moltune.models.coverage import check_smiles
 from moltune.models.methods import ParameterCount, make_method
 from moltune.models.molformer import MolformerConfig
@@ -71,8 +71,7 @@ def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int,
         DataError: the settings make one of them an error.
     """
     tokenizer = load_tokenizer(settings.name, settings.revision)
-    encoder = load_encoder(settings.name, settings.revision)
-    issues = check_smiles(tokenizer, smiles, max_length(encoder, tokenizer))
+    issues = check_smiles(tokenizer, smiles, max_length(empty_encoder(settings.name, settings.revision), tokenizer))
     policy = {"characters": "reject", "unknown": settings.unknown_tokens, "too long": settings.too_long}
     rejected: dict[int, str] = {}
     tolerated: dict[str, list[int]] = {}
