@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
@@ -40,11 +40,14 @@ def show_run(run: Run, as_json: bool) -> None:
 def _table(run: Run) -> Table:
     """Test part with its baselines, the model alone on the others; every interval is in the report."""
     others = [name for name in METRIC_LABELS if name not in {"rmse", "mse"}]
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("part")
-    table.add_column("predicted by")
-    for heading in ("n", f"RMSE ({run.config.evaluation.confidence:.0%})", *(METRIC_LABELS[name] for name in others)):
-        table.add_column(heading, justify="right")
+    # Narrow enough for a terminal of 80 columns.
+    short = {"median_absolute_error": "MedAE", "spearman": "ρ"}
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("part", no_wrap=True)
+    table.add_column("predicted by", no_wrap=True)
+    rmse = f"RMSE ({run.config.evaluation.confidence:.0%} interval)"
+    for heading in ("n", rmse, *(short.get(name, METRIC_LABELS[name]) for name in others)):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in metrics_table(run.metrics):
         if row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"]) for name in others)
