@@ -50,7 +50,7 @@ def _table(run: Run) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in metrics_table(run.metrics):
         if row.source == "model" or row.part == "test":
-            numbers = (format_number(row.metrics[name]["value"]) for name in others)
+            numbers = (format_number(row.metrics[name]["value"], 2) for name in others)
             style = "bold" if row.source == "model" and row.part == "test" else ""
             table.add_row(row.part, row.label, str(row.n), row.text("rmse"), *numbers, style=style)
     return table

@@ -162,7 +162,7 @@ def _cost_section(metrics: Mapping[str, Any]) -> str:
     facts = []
     trainable, total = metrics.get("trainable_parameters"), metrics.get("total_parameters")
     if trainable is not None:
-        share = f" of {total:,} ({100 * trainable / total:.2g} %)" if total else ""
+        share = f" of {total:,} ({100 * trainable / total:.4g} %)" if total else ""
         facts.append(("Parameters trained", f"{trainable:,}{share}"))
     if metrics.get("best_epoch") is not None:
         facts.append(("Epoch chosen", f"{metrics['best_epoch']:g}"))

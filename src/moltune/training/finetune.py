@@ -244,13 +244,13 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
 def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
-    loss_curves(tuned.history, chosen, folder / "loss", loss="Mean squared error / variance of the training target")
+    loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
     shown = "test" if "test" in parts else "validation" if "validation" in parts else "train"
     labels = {"unit": prepared.unit, "target": prepared.target_name}
     true, predicted = parts[shown][1], judged.predicted[shown]
     title = f"{shown} part, {len(true)} molecules"
     true_against_predicted(true, predicted, folder / "true_against_predicted", title=title, **labels)
-    residual_histogram(true, predicted, folder / "residuals", title=title, **labels)
+    residual_histogram(true, predicted, folder / "residual_histogram", title=title, **labels)
 
 
 def warnings_for(prepared: Prepared) -> list[str]:
