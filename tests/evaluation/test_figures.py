@@ -141,6 +141,7 @@ def test_non_finite_predictions_are_refused_and_leave_no_file(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_same_numbers_same_bytes_and_no_global_state(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     for name in ("a", "b"):
