@@ -1,7 +1,7 @@
-"""How the settings of the XGBoost baseline were chosen, and what they reach on Lipophilicity.
+"""The XGBoost baseline's settings beside their neighbours, and what the shipped ones reach on Lipophilicity.
 
-Candidates are ranked by their mean RMSE on the validation parts of random 70/10/20 splits. Only the settings that
-moltune ships are then evaluated on the test parts. Writes ``benchmarks/results/xgboost_baseline.json``.
+Candidates are compared by their mean RMSE on the validation parts of random 70/10/20 splits; only the settings that
+moltune ships are evaluated on the test parts. Seconds depend on what else the machine does meanwhile. Writes ``benchmarks/results/xgboost_baseline.json``.
 
     python benchmarks/xgboost_baseline.py --seeds 3
 """
