@@ -98,9 +98,8 @@ class Predictor:
         blocking, warnings = self._issues(molecules.smiles)
         table["predicted"] = np.nan
         good = [position for position in range(len(table)) if position not in blocking]
-        column = table.columns.get_loc("predicted")
         limit = max_length(self.model.encoder, self.tokenizer) if self.policy.too_long == "truncate" else None
-        table.iloc[good, column] = predict_smiles(
+        table.loc[table.index[good], "predicted"] = predict_smiles(
             self.model,
             self.tokenizer,
             [molecules.smiles[position] for position in good],

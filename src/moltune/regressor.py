@@ -17,7 +17,7 @@ from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.models.checkpoints import load_regression, load_tokenizer
+from moltune.models.checkpoints import load_regression, load_tokenizer, quiet_transformers
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport
 from moltune.training.tuner import tune, unfit_molecules
@@ -132,8 +132,9 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"{folder} exists already; choose another folder")
-        self.model_.save_pretrained(folder)
-        self.tokenizer_.save_pretrained(folder)
+        with quiet_transformers():
+            self.model_.save_pretrained(folder)
+            self.tokenizer_.save_pretrained(folder)
         return folder
 
     @classmethod

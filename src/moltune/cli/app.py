@@ -16,7 +16,7 @@ from moltune.errors import MoltuneError
 class Commands(TyperGroup):
     """Turns our errors into one line and an exit code: 2 for bad usage or input, 1 for a failure."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)

@@ -25,7 +25,7 @@ def set_up_logging(quiet: bool = False) -> None:
     logger = logging.getLogger("moltune")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-    handler = RichHandler(console=Console(stderr=True, highlight=False), show_time=False, show_path=False)
+    handler = RichHandler(console=err, show_time=False, show_path=False)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -56,24 +56,32 @@ def facts(values: Mapping[str, Any], title: str = "") -> Table:
 def epoch_progress(quiet: bool = False) -> Iterator[Any]:
     """A bar over training steps with the losses of the last epoch; yields the callback that feeds it.
 
-    Where standard error is no terminal, one line is printed per epoch instead.
+    The bar appears with the first report. Where standard error is no terminal, one line is printed per epoch instead.
     """
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=quiet) as progress:
-        task = progress.add_task("training", total=None, losses="")
-        known: dict[str, float] = {}
+    progress = Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal
+    )
+    task = progress.add_task("training", total=None, losses="", start=False)
+    known: dict[str, float] = {}
 
-        def report(state: dict[str, Any]) -> None:
-            for key, label in (("loss", "train"), ("eval_loss", "validation")):
-                if key in state:
-                    known[label] = state[key]
-            losses = "  ".join(f"{label} {value:.4f}" for label, value in known.items())
-            progress.update(task, completed=state["step"], total=state["steps"], losses=losses)
-            ended = "eval_loss" in state or ("loss" in state and "validation" not in known)
-            if ended and not err.is_terminal and not quiet:
-                err.print(f"epoch {state['epoch']:g}  {losses}")
+    def report(state: dict[str, Any]) -> None:
+        # Loading and cleaning come first; a bar that stands still, or above an error, would mislead.
+        if not progress.live.is_started:
+            progress.start()
+            progress.start_task(task)
+        for key, label in (("loss", "train"), ("eval_loss", "validation")):
+            if key in state:
+                known[label] = state[key]
+        losses = "  ".join(f"{label} {value:.4f}" for label, value in known.items())
+        progress.update(task, completed=state["step"], total=state["steps"], losses=losses)
+        if state.get("epoch_ended") and not err.is_terminal and not quiet:
+            err.print(f"epoch {state['epoch']:g}  {losses}")
 
+    try:
         yield report
+    finally:
+        progress.stop()
 
 
 @contextmanager

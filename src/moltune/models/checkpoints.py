@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -124,6 +125,8 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            # A misshapen tensor must reach our check, which names it.
+            ignore_mismatched_sizes=True,
             **encoder_arguments(config),
             **_revision(revision),
         )
@@ -178,7 +181,7 @@ def make_regression(
 def max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Longest input in tokens, special tokens included; ``None`` when nothing bounds it."""
     limits = [tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None)]
-    positions = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    positions: Any = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     if getattr(positions, "padding_idx", None) is not None:
         # RoBERTa counts positions from behind the padding index.
         limits.append(positions.num_embeddings - positions.padding_idx - 1)
@@ -195,7 +198,9 @@ def _check_encoder(encoder: PreTrainedModel, info: dict[str, Any], name: str) ->
     surplus = sorted(
         key for key in info["unexpected_keys"] if key not in heads and key.removeprefix(prefix).split(".")[0] in parts
     )
-    for kind, names in (("is missing", missing), ("has no place for", surplus)):
+    misshapen = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
+    findings = (("is missing", missing), ("has no place for", surplus), ("wants another shape of", misshapen))
+    for kind, names in findings:
         if names:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             raise CheckpointError(f"{name} does not fit its own architecture: the encoder {kind} {shown}")
@@ -214,6 +219,8 @@ def _explained(name: str | Path) -> Iterator[None]:
             yield
     except CheckpointError:
         raise
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights of {name} are damaged or cut short ({error}): copy them again") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())
         cure = ""

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from moltune.models.heads import make_head
-from moltune.models.strict import check_loaded
+from moltune.models.strict import StrictLoading
 
 
 class RegressionConfig(PreTrainedConfig):
@@ -65,12 +65,12 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
     """Arguments that the encoder class of ``config`` needs besides the configuration."""
     known = type(config) in AutoModel._model_mapping
-    encoder_class = AutoModel._model_mapping[type(config)] if known else None
+    encoder_class: Any = AutoModel._model_mapping[type(config)] if known else None
     takes_pooling = encoder_class is not None and "add_pooling_layer" in inspect.signature(encoder_class).parameters
     return {"add_pooling_layer": False} if takes_pooling else {}
 
 
-class RegressionModel(PreTrainedModel):
+class RegressionModel(StrictLoading, PreTrainedModel):
     """Encoder → head → prediction in the target's own unit.
 
     The loss is the mean squared error of standardised targets, so that learning rates carry over between
@@ -98,16 +98,6 @@ class RegressionModel(PreTrainedModel):
             init.normal_(module.weight, std=getattr(self.config.encoder, "initializer_range", 0.02))
             if module.bias is not None:
                 init.zeros_(module.bias)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load strictly, from safetensors; see :func:`moltune.models.strict.check_loaded`."""
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["use_safetensors"] = True
-        kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_loaded(model, info, str(pretrained_model_name_or_path))
-        return (model, info) if wants_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's token embedding."""

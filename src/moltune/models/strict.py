@@ -25,6 +25,23 @@ KNOWN_HEADS: dict[str, frozenset[str]] = {
 }
 
 
+class StrictLoading:
+    """Mixin that makes ``from_pretrained`` strict and refuses pickled weights."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load from safetensors and compare every tensor; see :func:`check_loaded`."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["use_safetensors"] = True
+        # A misshapen tensor must reach our check, which names it; it never stays replaced by fresh weights.
+        kwargs["ignore_mismatched_sizes"] = True
+        kwargs["output_loading_info"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        model, info = loaded
+        check_loaded(model, info, str(pretrained_model_name_or_path))
+        return (model, info) if wants_info else model
+
+
 def check_loaded(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
     """Compare what a checkpoint held with what the model needs.
 

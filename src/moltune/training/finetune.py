@@ -49,6 +49,7 @@ Parts = dict[str, tuple[list[str], np.ndarray]]
 def finetune(
     config: FinetuneConfig | Mapping[str, Any],
     *,
+    molecules: Molecules | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: EpochReport | None = None,
@@ -59,6 +60,7 @@ def finetune(
 
     Args:
         config: the settings, as an object or as a nested mapping; ``data.source`` is needed.
+        molecules: loaded and cleaned before, for many runs on the same data; unset: loaded as the settings say.
         resume: go on with an unfinished run of the same settings and data, or return a finished one.
         overwrite: replace an existing run folder.
         report: called after each step and epoch with what is known, for a progress bar.
@@ -80,7 +82,7 @@ def finetune(
         make_baseline(name)
     make_method(config.method)
     path = config.output or default_output(config)
-    prepared = prepare(config)
+    prepared = prepare(config, molecules)
     run = start_run(path, config, prepared.provenance, resume=resume, overwrite=overwrite)
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
@@ -170,9 +172,9 @@ class Prepared:
         }
 
 
-def prepare(config: FinetuneConfig) -> Prepared:
-    """Load, clean, check against the model, and split."""
-    molecules = load_molecules(None, config.data)
+def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:
+    """Load and clean unless that is done, check against the model, and split."""
+    molecules = load_molecules(None, config.data) if molecules is None else molecules
     unfit = unfit_molecules(molecules.smiles, config.model)
     if unfit:
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
@@ -201,21 +203,23 @@ class Judged:
 
 def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig) -> Judged:
     """Predict every part and compare with the baselines on the test part."""
-    options = {"bootstrap": config.evaluation.bootstrap, "confidence": config.evaluation.confidence}
+    options: dict[str, Any] = {
+        "bootstrap": config.evaluation.bootstrap,
+        "confidence": config.evaluation.confidence,
+        "seed": config.seed,
+    }
     batch = config.training.eval_batch_size
     predicted = {name: tuned.predict(smiles, batch) for name, (smiles, _) in parts.items()}
     metrics: dict[str, Any] = {
-        name: evaluate(parts[name][1], predicted[name], seed=config.seed, **options)
+        name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
         if name in parts
     }
-    baselines = run_baselines(config.evaluation.baselines, parts, seed=config.seed, **options)
+    baselines = run_baselines(config.evaluation.baselines, parts, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:
         metrics["comparison"] = {
-            name: compare_paired(
-                parts["test"][1], predicted["test"], result.predictions["test"], seed=config.seed, **options
-            )
+            name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
     metrics["trainable_parameters"] = tuned.parameters.trainable

@@ -68,7 +68,7 @@ def _run(
     if not len(smiles):
         return np.empty(0, dtype=np.float64)
     dataset = SmilesDataset(tokenizer, smiles, max_length=max_length)
-    collate = PadCollator(int(tokenizer.pad_token_id))  # type: ignore[arg-type]
+    collate = PadCollator(int(tokenizer.pad_token_id))
     was_training = model.training
     model.eval()
     result: np.ndarray | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import pandas as pd
 import torch
 from torch.utils.data import Sampler
 from transformers import (
-    EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -20,7 +20,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from moltune.config import TrainingSettings
 from moltune.data.batches import LengthBucketSampler, PadCollator, SmilesDataset
@@ -28,6 +27,7 @@ from moltune.errors import ConfigError, NumericsError
 from moltune.models.checkpoints import quiet_transformers
 from moltune.models.regression import RegressionModel
 from moltune.training.precision import wants_bf16
+from moltune.training.resume import StopEarly, last_whole_checkpoint
 
 HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
 
@@ -58,7 +58,7 @@ class MoleculeTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if not self.settings.bucket_by_length:
             return super()._get_train_sampler(dataset)
         return LengthBucketSampler(dataset.lengths, self.args.train_batch_size, self.args.seed)
@@ -85,6 +85,16 @@ class MoleculeTrainer(Trainer):
             )
         return loss
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Compute the validation loss; one that is not finite ends the run."""
+        metrics = super().evaluate(*args, **kwargs)
+        if not math.isfinite(metrics["eval_loss"]):
+            raise NumericsError(
+                f"the validation loss is {metrics['eval_loss']} after step {self.state.global_step}; "
+                "lower training.learning_rate, or train with training.precision=fp32"
+            )
+        return metrics
+
 
 def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Split trainable parameters into encoder and head, with and without weight decay; empty groups are left out."""
@@ -106,18 +116,14 @@ class _ReportEpochs(TrainerCallback):
     def __init__(self, report: EpochReport) -> None:
         self.report = report
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # Without a validation part there is no evaluation to wait for.
-        if args.eval_strategy == "no":
-            control.should_log = True
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.report({"step": state.global_step, "steps": state.max_steps})
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.report({"step": state.global_step, "steps": state.max_steps, **state.log_history[-1]})
+        entry = state.log_history[-1]
+        # The validation loss is an epoch's last word; without a validation part it is the training loss.
+        ended = "eval_loss" in entry or (args.eval_strategy == "no" and "loss" in entry)
+        self.report({"step": state.global_step, "steps": state.max_steps, "epoch_ended": ended, **entry})
 
 
 def fit(
@@ -143,7 +149,7 @@ def fit(
         pad_token_id: of the tokenizer.
         folder: receives one checkpoint per epoch, by which a killed run resumes.
         seed: of order, dropout and redrawn features.
-        resume: go on from the last checkpoint in ``folder``, if there is one.
+        resume: go on from the last whole checkpoint in ``folder``, if there is one.
         report: called after each step and each epoch with what is known.
         log_folder: where TensorBoard writes.
 
@@ -157,7 +163,7 @@ def fit(
     arguments = _arguments(settings, folder, seed, watched)
     callbacks: list[TrainerCallback] = [] if report is None else [_ReportEpochs(report)]
     if watched and settings.patience is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+        callbacks.append(StopEarly(settings.patience))
     if "tensorboard" in settings.report_to:
         callbacks.append(_tensorboard(log_folder or folder / "logs"))
     trainer = MoleculeTrainer(
@@ -171,15 +177,15 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    last = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+    last = last_whole_checkpoint(folder) if resume else None
     with quiet_transformers():
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     history = make_history(trainer.state.log_history)
     if not history["train_loss"].map(pd.notna).all():
         raise NumericsError("a training loss is not finite; lower training.learning_rate")
     best = int(history["epoch"].iloc[-1])
     if watched:
-        best = int(history.loc[history["validation_loss"].idxmin(), "epoch"])
+        best = int(history["epoch"].iloc[int(history["validation_loss"].argmin())])
     model.eval()
     return Fitted(history, best, trainer.state.global_step)
 

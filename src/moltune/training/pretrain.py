@@ -90,7 +90,9 @@ class PretrainModel(nn.Module):
         model = MolformerForMaskedLM(self.config)
         model.molformer.load_state_dict(self.encoder.state_dict())
         if "mlm" in self.heads:
-            model.lm_head.load_state_dict(self.heads["mlm"].lm_head.state_dict())
+            mlm = self.heads["mlm"]
+            assert isinstance(mlm, MaskedLanguageModel)
+            model.lm_head.load_state_dict(mlm.lm_head.state_dict())
         return model
 
 

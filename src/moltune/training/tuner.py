@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, quiet_transformers
 from moltune.models.coverage import check_smiles
 from moltune.models.methods import ParameterCount, make_method
 from moltune.models.molformer import MolformerConfig
@@ -57,8 +57,9 @@ class Tuned:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in ``save_pretrained`` layout."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
 
 def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
@@ -155,7 +156,7 @@ def tune(
         SmilesDataset(tokenizer, smiles, target, cut),
         SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
         training,
-        pad_token_id=int(tokenizer.pad_token_id),  # type: ignore[arg-type]
+        pad_token_id=int(tokenizer.pad_token_id),
         folder=folder,
         seed=seed,
         resume=resume,

@@ -85,13 +85,13 @@ class MolformerConfig(PreTrainedConfig):
         self.redraw_features = redraw_features
         # Published files carry a pointer to remote code; it is neither followed nor passed on.
         kwargs.pop("auto_map", None)
-        super().__init__(
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
+        inherited: dict[str, Any] = {
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+            "pad_token_id": pad_token_id,
+            "tie_word_embeddings": tie_word_embeddings,
+        }
+        super().__init__(**inherited, **kwargs)
 
     @property
     def head_size(self) -> int:

@@ -25,7 +25,7 @@ from moltune.models.molformer.attention import (
 )
 from moltune.models.molformer.configuration import MolformerConfig
 from moltune.models.pooling import mean_pool
-from moltune.models.strict import check_loaded
+from moltune.models.strict import StrictLoading
 
 
 class MolformerEmbeddings(nn.Module):
@@ -131,7 +131,7 @@ class MolformerEncoder(nn.Module):
         return states
 
 
-class MolformerPreTrainedModel(PreTrainedModel):
+class MolformerPreTrainedModel(StrictLoading, PreTrainedModel):
     """Initial weights, and strict loading from safetensors."""
 
     config_class = MolformerConfig
@@ -144,23 +144,13 @@ class MolformerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MolformerFeatureMap):
-            init.copy_(module.weight, draw_feature_maps(1, *module.weight.shape, module.weight.device)[0])
+            head_size, num_features = module.weight.shape
+            init.copy_(module.weight, draw_feature_maps(1, head_size, num_features, module.weight.device)[0])
         elif isinstance(module, MolformerRotaryEmbedding):
             # Loading builds modules without memory and fills only what the file holds; the tables are not in it.
             cos, sin = rotary_tables(module.head_size, module.max_length)
             init.copy_(module.cos, cos)
             init.copy_(module.sin, sin)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load strictly: see :func:`moltune.models.strict.check_loaded`. Pickled weights are refused."""
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["use_safetensors"] = True
-        # A misshapen tensor must reach our check, which names it; it never stays replaced by fresh weights.
-        kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_loaded(model, info, str(pretrained_model_name_or_path))
-        return (model, info) if wants_info else model
 
 
 class MolformerModel(MolformerPreTrainedModel):
@@ -269,7 +259,7 @@ class MolformerForMaskedLM(MolformerPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the decoder."""
-        self.lm_head.decoder = new_embeddings  # type: ignore[assignment]
+        self.lm_head.decoder = new_embeddings
 
     def forward(
         self,
@@ -304,7 +294,7 @@ class MolformerClassificationHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dense2 = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.out_proj = nn.Linear(config.hidden_size, int(config.num_labels or 1))
         self.activation = ACT2FN[config.hidden_act]
         self.skip_connection = config.classifier_skip_connection
 
@@ -359,5 +349,5 @@ class MolformerForSequenceClassification(MolformerPreTrainedModel):
         return nn.functional.cross_entropy(logits, labels.view(-1))
 
 
-def _chosen(argument: bool | None, default: bool) -> bool:
-    return default if argument is None else argument
+def _chosen(argument: bool | None, default: bool | None) -> bool:
+    return bool(default if argument is None else argument)
