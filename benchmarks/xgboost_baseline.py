@@ -1,7 +1,8 @@
 """The XGBoost baseline's settings beside their neighbours, and what the shipped ones reach on Lipophilicity.
 
 Candidates are compared by their mean RMSE on the validation parts of random 70/10/20 splits; only the settings that
-moltune ships are evaluated on the test parts. Seconds depend on what else the machine does meanwhile. Writes ``benchmarks/results/xgboost_baseline.json``.
+moltune ships are evaluated on the test parts. Seconds depend on what else the machine
+does meanwhile. Writes ``benchmarks/results/xgboost_baseline.json``.
 
     python benchmarks/xgboost_baseline.py --seeds 3
 """

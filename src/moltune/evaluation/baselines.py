@@ -197,8 +197,8 @@ class XGBoostBaseline(Baseline):
     """Gradient-boosted trees (Chen & Guestrin, KDD 2016); a validation part stops the boosting early.
 
     The settings were chosen on validation parts of Lipophilicity, for accuracy and speed; the script
-    ``benchmarks/xgboost_baseline.py`` measures them beside others. Halving the learning rate gains 0.006 of validation RMSE there
-    and doubles the rounds.
+    ``benchmarks/xgboost_baseline.py`` measures them beside others. Halving the
+    learning rate gains 0.006 of validation RMSE there and doubles the rounds.
     """
 
     name = "xgboost"
