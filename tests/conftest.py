@@ -1,0 +1,52 @@
+"""A tiny random MoLFormer checkpoint and a small table, on which a whole run takes a second."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from moltune import datasets
+from moltune.config import make_config
+from moltune.run import Run
+from moltune.training.finetune import finetune
+from tests.tiny import RunSettings, save_tiny_molformer
+
+torch.set_num_threads(1)
+# Trainer collects garbage at its end, which takes longer than a tiny run when it walks through every library.
+gc.collect()
+gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_molformer(tmp_path_factory.mktemp("tiny-molformer"))
+
+
+@pytest.fixture(scope="session")
+def small_table() -> pd.DataFrame:
+    """The first 120 molecules of FreeSolv: id, smiles, hydration_free_energy."""
+    return datasets.load("freesolv").iloc[:120].reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def small_csv(tmp_path_factory: pytest.TempPathFactory, small_table: pd.DataFrame) -> Path:
+    path = tmp_path_factory.mktemp("data") / "small.csv"
+    small_table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_model: Path, small_csv: Path) -> RunSettings:
+    """Call it with dotted settings to get the nested settings of a small run."""
+    return RunSettings(tiny_model, small_csv)
+
+
+@pytest.fixture(scope="session")
+def finished(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One finished run with figures; read it, do not change it."""
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    return finetune(make_config(settings(output=output, **{"evaluation.figures": True})))

@@ -1,0 +1,78 @@
+"""What tests of runs share: tiny checkpoints, the settings of a small run, and how runs are compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from moltune.config import set_nested
+from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
+from moltune.run import Run
+
+
+def tiny_config(**changes: Any) -> MolformerConfig:
+    """One layer of width 32, with dropout and fresh random features at every step, as the published model."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return MolformerConfig(**{**sizes, "num_random_features": 16, **changes})
+
+
+def save_tiny_molformer(folder: Path) -> Path:
+    torch.manual_seed(0)
+    MolformerModel(tiny_config(), add_pooling_layer=False).save_pretrained(folder)
+    MolformerTokenizer().save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run of a second, with changes given as dotted names."""
+
+    model: Path
+    data: Path
+
+    def __call__(self, output: Path | None = None, **changes: Any) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "data": {"source": str(self.data)},
+            "model": {"name": str(self.model)},
+            "training": {"epochs": 4, "threads": 1, "learning_rate": 1e-3},
+            "evaluation": {"baselines": ["mean"], "bootstrap": 10, "figures": False},
+        }
+        for dotted, value in changes.items():
+            set_nested(values, dotted, value)
+        if output is not None:
+            values["output"] = str(output)
+        return values
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    return load_file(run.model_path / "model.safetensors")
+
+
+def same_weights(first: Run, second: Run) -> bool:
+    one, two = weights_of(first), weights_of(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def without_seconds(metrics: Any) -> Any:
+    """Metrics without what differs between two equal runs."""
+    if isinstance(metrics, dict):
+        return {key: without_seconds(value) for key, value in metrics.items() if key != "seconds"}
+    return metrics
+
+
+def metrics_of(folder: Path) -> Any:
+    return without_seconds(json.loads((folder / "metrics.json").read_text()))
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Metrics, history, predictions and weights are equal to the last bit."""
+    assert metrics_of(first) == metrics_of(second)
+    for name in ("history.csv", "predictions.csv", "splits.csv", "rejects.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert same_weights(Run.load(first), Run.load(second))
