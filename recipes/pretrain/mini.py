@@ -33,6 +33,7 @@ ARCHITECTURE = {
     "num_hidden_layers": 4,
     "num_attention_heads": 8,
     "intermediate_size": 768,
+    "max_position_embeddings": 512,
     "embedding_dropout_prob": 0.0,
     "hidden_dropout_prob": 0.05,
 }
