@@ -1,0 +1,54 @@
+"""Put a pretrained checkpoint into the package.
+
+    python recipes/pretrain/bundle.py runs/mini mini
+
+Copies `model/` (published masked-LM layout) and the descriptor statistics, lets the rotary tables reach to 512 tokens,
+checks that it loads strictly, and prints what the model card needs. The card itself is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM
+
+import moltune
+from moltune.models.checkpoints import load_tokenizer
+
+BUNDLED = Path(moltune.__file__).parent / "models" / "bundled"
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MAX_MEGABYTES = 25
+
+
+def main() -> None:
+    """Copy and check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    arguments = parser.parse_args()
+    target = BUNDLED / arguments.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(arguments.run / "model" / name, target / name)
+    shutil.copyfile(arguments.run / "physchem.json", target / "descriptors.json")
+    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 512
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(target).eval(), load_tokenizer(target)
+    with torch.inference_mode():
+        logits = model(**tokenizer("CC(=O)Oc1ccccc1C(=O)O", return_tensors="pt")).logits
+    assert torch.isfinite(logits).all()
+    size = (target / "model.safetensors").stat().st_size / 2**20
+    assert size <= MAX_MEGABYTES, f"{size:.1f} MiB is more than {MAX_MEGABYTES}"
+    encoder = sum(parameter.numel() for parameter in model.molformer.parameters())
+    progress = json.loads((arguments.run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    print(json.dumps({"MiB": round(size, 1), "encoder_parameters": encoder, **progress}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
