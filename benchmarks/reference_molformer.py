@@ -67,6 +67,7 @@ class FeatureMap(nn.Module):
         return torch.cat(blocks, dim=1)[:, : self.count]
 
     def forward(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Map both to (…, count)."""
         if self.training or not self.deterministic:
             self.weight = self.draw()
         weight = self.weight.to(query.dtype)
@@ -74,6 +75,8 @@ class FeatureMap(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Linear attention of one layer."""
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.heads = sizes.num_attention_heads
@@ -88,6 +91,7 @@ class SelfAttention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).permute(0, 2, 1, 3)
 
     def forward(self, x: Tensor, mask: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Map the stream (batch, length, hidden) and its mask (batch, length)."""
         query, key, value = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
         positions = torch.arange(x.shape[1])[None]
         cos, sin = (table.to(x.dtype)[positions].unsqueeze(1) for table in tables)
@@ -109,10 +113,13 @@ class Projection(nn.Module):
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Map (batch, length, width_in) to the next stream."""
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)
 
 
 class Layer(nn.Module):
+    """One block."""
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.attention = nn.ModuleDict({"self": SelfAttention(sizes), "output": Projection(sizes, sizes.hidden_size)})
@@ -120,6 +127,7 @@ class Layer(nn.Module):
         self.output = Projection(sizes, sizes.intermediate_size)
 
     def forward(self, x: Tensor, mask: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Map the stream (batch, length, hidden) and its mask (batch, length)."""
         x = self.attention["output"](self.attention["self"](x, mask, tables), x)
         return self.output(nn.functional.gelu(self.intermediate["dense"](x)), x)
 
@@ -136,6 +144,7 @@ class ReferenceMolformer(nn.Module):
         self.tables = rotary_tables(sizes.hidden_size // sizes.num_attention_heads, sizes.max_position_embeddings)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Return the stream before the first block, after each one, and after the last norm."""
         states = [self.embedding_dropout(self.embeddings["word_embeddings"](input_ids))]
         for layer in self.encoder["layer"]:
             states.append(layer(states[-1], attention_mask, self.tables))

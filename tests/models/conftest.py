@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,8 +40,6 @@ def encoder(config: MolformerConfig) -> MolformerModel:
 @pytest.fixture
 def published_folders(tmp_path: Path, config: MolformerConfig) -> dict[str, Path]:
     """One folder per published kind of checkpoint, with pointers to remote code in both json files."""
-    import json
-
     folders = {}
     for kind in (MolformerModel, MolformerForMaskedLM, MolformerForSequenceClassification):
         folder = tmp_path / kind.__name__
@@ -50,7 +49,7 @@ def published_folders(tmp_path: Path, config: MolformerConfig) -> dict[str, Path
             values = json.loads((folder / name).read_text())
             names = ("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification")
             values["auto_map"] = (
-                {key: f"{code}.Published" for key in names}
+                dict.fromkeys(names, f"{code}.Published")
                 if name == "config.json"
                 else {"AutoTokenizer": [f"{code}.Published", f"{code}.PublishedFast"]}
             )

@@ -36,7 +36,11 @@ def regression(_: Any = None) -> RegressionModel:
 CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
     "bare": (MolformerModel, MolformerModel.from_pretrained, "encoder.layer.1.output.dense.weight"),
     "bare, LayerNorm": (MolformerModel, MolformerModel.from_pretrained, "LayerNorm.bias"),
-    "bare, feature map": (MolformerModel, AutoModel.from_pretrained, "encoder.layer.0.attention.self.feature_map.weight"),
+    "bare, feature map": (
+        MolformerModel,
+        AutoModel.from_pretrained,
+        "encoder.layer.0.attention.self.feature_map.weight",
+    ),
     "AutoModel": (MolformerModel, AutoModel.from_pretrained, "embeddings.word_embeddings.weight"),
     "masked LM": (MolformerForMaskedLM, MolformerForMaskedLM.from_pretrained, "lm_head.transform.LayerNorm.bias"),
     "masked LM, encoder": (
@@ -55,7 +59,11 @@ CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
         "molformer.LayerNorm.weight",
     ),
     "encoder of a masked LM": (MolformerForMaskedLM, load_encoder, "molformer.encoder.layer.0.intermediate.dense.bias"),
-    "regression": (regression, RegressionModel.from_pretrained, "encoder.encoder.layer.1.attention.output.dense.weight"),
+    "regression": (
+        regression,
+        RegressionModel.from_pretrained,
+        "encoder.encoder.layer.1.attention.output.dense.weight",
+    ),
     "regression, head": (regression, load_regression, "head.out_proj.weight"),
     "regression, AutoModel": (regression, AutoModel.from_pretrained, "head.out_proj.bias"),
     "regression, encoder only": (regression, load_encoder, "encoder.LayerNorm.weight"),
@@ -241,7 +249,7 @@ def test_other_encoders_are_loaded_strictly_too(kind: str, tmp_path: Path) -> No
     config = tmp_path / "deeper" / "config.json"
     values = json.loads(config.read_text())
     values["num_hidden_layers"] = 2
-    if "layer_types" in values and values["layer_types"]:
+    if values.get("layer_types"):
         values["layer_types"] = values["layer_types"][:2]
     config.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"layers?\.2\."):
