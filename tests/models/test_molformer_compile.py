@@ -19,7 +19,9 @@ pytestmark = [
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training with redraw"])
 def test_compiled_forward_and_backward(training: bool) -> None:
     torch._dynamo.reset()
-    model = MolformerModel(tiny_config(hidden_dropout_prob=0.0, embedding_dropout_prob=0.0)).train(training)
+    model = MolformerModel(tiny_config(num_hidden_layers=1, hidden_dropout_prob=0.0, embedding_dropout_prob=0.0)).train(
+        training
+    )
     sharpen(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for lengths in ([9, 4], [13, 2, 7]):

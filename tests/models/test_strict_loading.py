@@ -33,13 +33,15 @@ def regression(_: Any = None) -> RegressionModel:
     return RegressionModel(RegressionConfig(encoder=tiny_config()))
 
 
+FEATURES = "encoder.layer.0.attention.self.feature_map.weight"
+TUNED_DENSE = "encoder.encoder.layer.1.attention.output.dense.weight"
 CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
     "bare": (MolformerModel, MolformerModel.from_pretrained, "encoder.layer.1.output.dense.weight"),
     "bare, LayerNorm": (MolformerModel, MolformerModel.from_pretrained, "LayerNorm.bias"),
     "bare, feature map": (
         MolformerModel,
         AutoModel.from_pretrained,
-        "encoder.layer.0.attention.self.feature_map.weight",
+        FEATURES,
     ),
     "AutoModel": (MolformerModel, AutoModel.from_pretrained, "embeddings.word_embeddings.weight"),
     "masked LM": (MolformerForMaskedLM, MolformerForMaskedLM.from_pretrained, "lm_head.transform.LayerNorm.bias"),
@@ -62,7 +64,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
     "regression": (
         regression,
         RegressionModel.from_pretrained,
-        "encoder.encoder.layer.1.attention.output.dense.weight",
+        TUNED_DENSE,
     ),
     "regression, head": (regression, load_regression, "head.out_proj.weight"),
     "regression, AutoModel": (regression, AutoModel.from_pretrained, "head.out_proj.bias"),

@@ -14,7 +14,7 @@ class Issue:
     """Why a molecule cannot be encoded faithfully.
 
     Attributes:
-        kind: ``characters`` (some would vanish), ``unknown`` (a token outside the vocabulary) or ``too long``.
+        kind: ``characters`` (some would vanish or change), ``unknown`` (a token outside the vocabulary) or ``too long``.
         message: the reason in words.
     """
 
@@ -39,6 +39,8 @@ def check_smiles(
     if not smiles:
         return {}
     encoded = tokenizer(list(smiles), return_offsets_mapping=True, return_special_tokens_mask=True)
+    specials = set(tokenizer.all_special_ids)
+    normalizer = tokenizer.backend_tokenizer.normalizer
     issues: dict[int, Issue] = {}
     for position, text in enumerate(smiles):
         ids, offsets = encoded["input_ids"][position], encoded["offset_mapping"][position]
@@ -47,10 +49,14 @@ def check_smiles(
         unknown: list[str] = []
         for token, (start, end) in zip(ids, offsets, strict=True):
             covered[start:end] = [True] * (end - start)
-            if token == tokenizer.unk_token_id and end > start:
+            # `<pad>` written out in a SMILES is as little an atom as an unknown one.
+            if token in specials and end > start:
                 unknown.append(text[start:end])
         lost = sorted({char for char, seen in zip(text, covered, strict=True) if not seen})
-        if lost or not len(ids) > sum(special) - len(unknown):
+        rewritten = text if normalizer is None else normalizer.normalize_str(text)
+        if text not in rewritten:
+            issues[position] = Issue("characters", f"the tokenizer would silently rewrite it as {rewritten}")
+        elif lost or not len(ids) > sum(special) - len(unknown):
             shown = " ".join(repr(char) for char in lost) or "everything"
             issues[position] = Issue("characters", f"the tokenizer would silently leave out {shown}")
         elif max_length is not None and len(ids) > max_length:

@@ -67,8 +67,10 @@ class MolformerTokenizer(PreTrainedTokenizerFast):
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
     def __init__(self, tokenizer_file: str | None = None, tokenizer_object: Tokenizer | None = None, **kwargs: Any):
+        vocabulary = kwargs.pop("vocab", None)
         if tokenizer_file is None and tokenizer_object is None:
-            tokenizer_object = build_tokenizer(published_vocabulary())
+            own = sorted(vocabulary, key=vocabulary.get) if vocabulary else published_vocabulary()
+            tokenizer_object = build_tokenizer(own)
         specials = {
             "bos_token": BOS,
             "eos_token": EOS,
@@ -80,6 +82,13 @@ class MolformerTokenizer(PreTrainedTokenizerFast):
         }
         kwargs.pop("auto_map", None)
         super().__init__(tokenizer_file=tokenizer_file, tokenizer_object=tokenizer_object, **{**specials, **kwargs})
+
+    @classmethod
+    def convert_to_native_format(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load ``tokenizer.json`` whole: transformers would take it apart for a class with an ``__init__``."""
+        if kwargs.get("tokenizer_file"):
+            return dict(kwargs)
+        return super().convert_to_native_format(*args, **kwargs)
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str], **kwargs: Any) -> MolformerTokenizer:
