@@ -38,7 +38,7 @@ from moltune.run import (
     settings_of,
     start_run,
 )
-from moltune.training.loop import EpochReport, remove_checkpoints
+from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
 from moltune.training.tuner import Tuned, tune, unfit_molecules
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def finetune(
     for name in config.evaluation.baselines:
         make_baseline(name)
     make_method(config.method)
+    check_settings(config.training)
     path = config.output or default_output(config)
     prepared = prepare(config, molecules)
     run = start_run(path, config, prepared.provenance, resume=resume, overwrite=overwrite)

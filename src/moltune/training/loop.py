@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
     Trainer,
@@ -18,7 +20,9 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    get_scheduler,
 )
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from moltune.config import TrainingSettings
@@ -193,13 +197,12 @@ def fit(
 def _tensorboard(log_folder: Path) -> TrainerCallback:
     """TensorBoard's callback; left to itself it would write among the checkpoints, which do not outlive a run."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(log_folder))
     except ImportError:
         raise ConfigError(
             "report_to tensorboard needs the tensorboard package: pip install moltune[tracking]"
         ) from None
-    return TensorBoardCallback(SummaryWriter(str(log_folder)))
+    return TensorBoardCallback(writer)
 
 
 def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: bool) -> TrainingArguments:
@@ -233,10 +236,42 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: boo
     }
     try:
         arguments = TrainingArguments(**values)
-        arguments.bf16 = wants_bf16(settings.precision, arguments.device)
+        if wants_bf16(settings.precision, arguments.device):
+            # Set afterwards, bf16 would have no effect: Trainer reads what the constructor makes of it.
+            values.update(bf16=True, use_cpu=arguments.device.type == "cpu")
+            arguments = TrainingArguments(**values)
         return arguments
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"transformers' Trainer refuses the training settings: {error}") from None
+        raise ConfigError(f"transformers' Trainer refuses the training settings: {_in_short(error)}") from None
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Find settings that Trainer would refuse in the middle of a run.
+
+    Raises:
+        ConfigError: an optimiser, schedule or tracker is unknown, needs a package that is not installed, or needs
+            arguments of its own.
+    """
+    arguments = _arguments(settings, Path("unused"), seed=0, watched=True)
+    parameter = nn.Parameter(torch.zeros(1))
+    problem = f"training.optimizer={settings.optimizer}"
+    try:
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, None)
+        optimizer = optimizer_class([parameter], **options)
+        problem = f"training.schedule={settings.schedule}"
+        get_scheduler(settings.schedule, optimizer, num_warmup_steps=1, num_training_steps=10)
+        problem = f"training.report_to={settings.report_to}"
+        get_reporting_integration_callbacks(settings.report_to)
+        for name in settings.report_to:
+            importlib.import_module(name)
+    # Each optimiser, schedule and tracker fails in its own way, and most of them are other people's code.
+    except Exception as error:
+        raise ConfigError(f"{problem} cannot be used: {_in_short(error)}; choose another one") from None
+
+
+def _in_short(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def make_history(log: list[dict[str, Any]]) -> pd.DataFrame:
