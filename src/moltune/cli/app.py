@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import data, demo, evaluate, finetune, params, predict
+from moltune.cli import data, demo, evaluate, finetune, params, predict, study
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -59,6 +59,7 @@ app.command("predict")(predict.predict)
 app.command("params")(params.params)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:

@@ -1,0 +1,214 @@
+"""``moltune study``: honest comparisons of any arms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from moltune.cli.console import err, out, print_json, set_up_logging
+from moltune.cli.options import Json, Quiet
+
+app = typer.Typer(no_args_is_help=True, help="Compare arms over the same splits and seeds, resumable at any kill.")
+
+RecipeName = Annotated[str, typer.Argument(help="YAML file or bundled recipe; `moltune study list` shows those.")]
+Folder = Annotated[Path, typer.Argument(help="Study folder.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Study folder, new or begun.")]
+Source = Annotated[str | None, typer.Option("--data", help="Other data than the recipe's.")]
+Model = Annotated[str | None, typer.Option("--model", help="Another language model than the recipe's.")]
+
+
+@app.command("list")
+def list_recipes(as_json: Json = False) -> None:
+    """List the bundled recipes."""
+    from moltune.study.recipe import bundled_recipes, load_recipe
+
+    recipes = [load_recipe(name) for name in bundled_recipes()]
+    if as_json:
+        print_json([{"name": r.name, "description": r.description, "arms": [a.name for a in r.arms]} for r in recipes])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("Recipe", "Blocks", "Arms", "Description"):
+        table.add_column(column)
+    for recipe in recipes:
+        table.add_row(recipe.name, str(len(recipe.protocol.blocks())), str(len(recipe.arms)), recipe.description)
+    out.print(table)
+
+
+@app.command()
+def validate(recipe: RecipeName, data: Source = None, model: Model = None, as_json: Json = False) -> None:
+    """Check a recipe: settings, arms, files and packages; nothing is computed."""
+    set_up_logging()
+    from moltune.study.recipe import check_arms
+
+    loaded, notes = check_arms(_load(recipe, data, model))
+    blocks = loaded.protocol.blocks()
+    facts: dict[str, Any] = {
+        "recipe": loaded.name,
+        "valid": True,
+        "data": loaded.data.source,
+        "protocol": loaded.protocol.name,
+        "blocks": len(blocks),
+        "arms": [arm.name for arm in loaded.arms],
+        "controls_added": {arm.name: arm.control for arm in loaded.arms if arm.control},
+        "comparisons": [f"{one} against {other}" for one, other in loaded.pairs()],
+        "left_out": notes,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    out.print(f"{loaded.name} is valid: {len(loaded.arms)} arms on {len(blocks)} blocks")
+    for arm in loaded.arms:
+        out.print(f"  {arm.name} ({arm.kind})" + (f", control added: {arm.control}" if arm.control else ""))
+    for line in [*facts["comparisons"], *notes]:
+        out.print(f"  {line}", markup=False)
+
+
+@app.command()
+def splits(recipe: RecipeName, output: Output, data: Source = None) -> None:
+    """Write the molecules and parts of every split, for programs whose predictions become an external arm."""
+    set_up_logging()
+    from moltune.study.plan import write_splits
+    from moltune.study.store import Store
+
+    for path in write_splits(_load(recipe, data, None), Store(output)):
+        out.print(str(path), markup=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    output: Output,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Local processes.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads of each worker. [default: cores / workers]")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster ('local' starts one).")
+    ] = None,
+    data: Source = None,
+    model: Model = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run what is missing of a study, then write its report; finished runs are never repeated."""
+    set_up_logging(quiet)
+    from moltune.study.report import write_study
+    from moltune.study.runner import run_study
+
+    loaded = _load(recipe, data, model)
+    executor = None
+    if ray is not None:
+        from moltune.study.cluster import RayExecutor
+
+        executor = RayExecutor(output, ray, threads or 1)
+    with _progress(quiet or as_json) as report:
+        ran = run_study(
+            loaded,
+            output,
+            workers=workers,
+            threads=threads,
+            retry_failed=retry_failed,
+            executor=executor,
+            report=report,
+        )
+    analysis = write_study(output)
+    if as_json:
+        from moltune.study.words import sentence
+
+        verdicts = [{**item.to_dict(), "sentence": sentence(item, analysis)} for item in analysis.comparisons]
+        print_json({**ran.to_dict(), "verdicts": verdicts, "notes": analysis.notes})
+    else:
+        _print(analysis, output)
+    if ran.failed or ran.missing:
+        err.print(f"{len(ran.failed)} runs failed and {len(ran.missing)} were not begun", style="bold red")
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(folder: Folder, as_json: Json = False) -> None:
+    """Show the verdicts and tables of a study, finished or not; its report is written anew."""
+    set_up_logging(quiet=True)
+    from moltune.study.report import results, write_study
+    from moltune.study.store import Store
+
+    analysis = write_study(folder)
+    if as_json:
+        print_json(results(analysis, Store(folder).study()))
+    else:
+        _print(analysis, folder)
+
+
+@app.command()
+def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
+    """Compare the arms that two studies share; in pairs where data and splits are the same."""
+    set_up_logging(quiet=True)
+    from moltune.study.compare import compare_studies
+
+    lines = compare_studies(first, second)
+    if as_json:
+        print_json([line.to_dict() for line in lines])
+        return
+    for line in lines:
+        out.print(f"{line.arm}: {line.words}", markup=False)
+
+
+def _load(recipe: str, data: str | None, model: str | None) -> Any:
+    from moltune.study.recipe import change_recipe, load_recipe
+
+    return change_recipe(load_recipe(recipe), data=data, model=model)
+
+
+def _print(analysis: Any, folder: Path) -> None:
+    from moltune.study.report import REPORT
+    from moltune.study.words import arms_table, sentence
+
+    for item in analysis.comparisons:
+        out.print(f"• {sentence(item, analysis)}", markup=False)
+    shown = arms_table(analysis)
+    table = Table(box=None, pad_edge=False)
+    for column in shown.columns:
+        table.add_column(column)
+    for row in shown.to_numpy().tolist():
+        table.add_row(*row)
+    out.print(table)
+    for note in dict.fromkeys(analysis.notes):
+        out.print(f"note: {note}", markup=False)
+    for hash_, text in analysis.failures.items():
+        out.print(f"failed {hash_}: {text}", markup=False)
+    out.print(f"report: {folder / REPORT}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """A bar over runs with what is under way and the time left; lines where standard error is no terminal."""
+    columns = (TextColumn("study"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    log = logging.getLogger("moltune.study")
+    with Progress(*columns, TimeElapsedColumn(), console=err, disable=quiet) as progress:
+        bar = progress.add_task("study", total=None, state="")
+
+        def report(state: Any) -> None:
+            left = "" if state.seconds_left is None else f"  {_duration(state.seconds_left)} left"
+            failed = f"  {state.failed} failed" if state.failed else ""
+            text = f"{', '.join(state.running)}{failed}{left}"
+            progress.update(bar, completed=state.done + state.failed, total=state.total, state=text)
+            if state.last is not None and not err.is_terminal and not quiet:
+                task, event = state.last
+                log.info(
+                    "%d of %d: %s %s, %.1f s%s", state.done, state.total, task.title, event.status, event.seconds, left
+                )
+
+        yield report
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

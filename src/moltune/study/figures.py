@@ -1,0 +1,201 @@
+"""The figures of a study, each as PNG and SVG, in the style of :mod:`moltune.evaluation.figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from moltune.evaluation.figures import _STYLE, BLUE, GREEN, GREY, ORANGE, VERMILION, _new_figure, _plain, _save
+from moltune.study.analysis import Comparison, Ranking
+
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY, "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "cannot tell": GREY}
+
+
+def blocks_figure(
+    frame: pd.DataFrame, metric: str, titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw every run as a dot, one line of dots per arm, means marked: what the verdicts are made of."""
+    shown = frame.dropna(subset=[metric]).drop_duplicates("hash")
+    arms = [arm for arm in titles if arm in set(shown["arm"])]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.2 + 0.42 * len(arms)))
+        units = list(dict.fromkeys(shown["unit"]))
+        for at, arm in enumerate(arms):
+            values = shown.loc[shown["arm"] == arm]
+            offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
+            axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
+            axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
+        axes.set_yticks(range(len(arms)), [_plain(titles[arm]) for arm in arms])
+        axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label, title="Every run, and each arm's mean")
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def differences_figure(
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw each paired difference with its interval, and the band within which differences do not matter."""
+    shown = [comparison for comparison in comparisons if comparison.interval is not None]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.5 + 0.42 * len(shown)))
+        for at, comparison in enumerate(shown):
+            assert comparison.interval is not None
+            colour = _WORD_COLOURS[comparison.word]
+            if comparison.margin:
+                left, width = -comparison.margin, 2 * comparison.margin
+                axes.barh(at, width, left=left, height=0.8, color=ORANGE, alpha=0.22, linewidth=0)
+            axes.plot(comparison.interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
+            axes.plot([comparison.difference or 0.0], [at], marker="o", color=colour, linestyle="none")
+            axes.annotate(
+                comparison.word,
+                (comparison.interval[1], at),
+                textcoords="offset points",
+                xytext=(6, 0),
+                va="center",
+                fontsize=9,
+                color=colour,
+            )
+        names = [_plain(f"{titles[item.arm]} − {titles[item.reference]}") for item in shown]
+        axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
+        axes.set_yticks(range(len(shown)), names)
+        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label, title="Paired differences (left of zero: smaller error)")
+        axes.margins(x=0.18)
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path) -> list[Path]:
+    """Draw average ranks, arms that do not differ joined by a bar (Demšar, JMLR 2006, 7, 1)."""
+    assert ranking.friedman is not None
+    ranks, reach = ranking.friedman.average_ranks, ranking.friedman.critical_difference
+    order = np.argsort(ranks, kind="stable")
+    groups = _groups(ranks[order], reach)
+    with mpl.rc_context({**_STYLE, "axes.grid": False, "axes.spines.left": False}):
+        figure, axes = _new_figure((7.2, 1.4 + 0.34 * len(order) + 0.16 * len(groups)))
+        top = 0.5 + 0.35 * len(groups)
+        for at, arm in enumerate(order):
+            depth = top + 0.9 * (at + 1)
+            axes.plot([ranks[arm]] * 2, [0, depth], color=GREY, linewidth=1)
+            axes.plot(
+                [ranks[arm]], [0], marker="o", color=BLUE, markersize=6, linestyle="none", clip_on=False, zorder=4
+            )
+            text = f"{titles[ranking.arms[arm]]} ({ranks[arm]:.2f})"
+            right = at >= len(order) / 2
+            axes.annotate(
+                _plain(text),
+                (ranks[arm], depth),
+                textcoords="offset points",
+                xytext=(5 if right else -5, 0),
+                ha="left" if right else "right",
+                va="center",
+                fontsize=10,
+            )
+        for at, (first, last) in enumerate(groups):
+            ends = [ranks[order[first]] - 0.03, ranks[order[last]] + 0.03]
+            axes.plot(ends, [0.45 + 0.35 * at] * 2, color=VERMILION, linewidth=3.5, solid_capstyle="butt")
+        k = len(order)
+        axes.set(xlim=(1 - 0.35 * k, k + 0.35 * k), ylim=(top + 0.9 * (k + 0.6), -0.6), yticks=[])
+        axes.set_xticks(range(1, k + 1))
+        axes.xaxis.tick_top()
+        axes.spines["bottom"].set_visible(False)
+        title = f"Average rank over {len(ranking.table)} splits (1 is best); critical difference {reach:.2f}"
+        axes.set_title(title, pad=10)
+        return _save(figure, path_stem)
+
+
+def _groups(ranks: np.ndarray, reach: float) -> list[tuple[int, int]]:
+    """Longest stretches of sorted ranks that lie within the critical difference."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(ranks)):
+        last = int(np.flatnonzero(ranks <= ranks[first] + reach)[-1])
+        if last > first and not any(start <= first and last <= end for start, end in found):
+            found.append((first, last))
+    return found
+
+
+def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path, *, label: str) -> list[Path]:
+    """Draw simultaneous intervals against the best arm, as Ash et al. (2025) do: those left of its band are like it.
+
+    Half the Tukey interval of a difference stands on either mean (Hochberg & Tamhane 1987), so two arms differ where
+    their bars do not overlap.
+    """
+    means = ranking.table.mean(axis=0)
+    half = (ranking.tukey[0].upper - ranking.tukey[0].lower) / 4
+    order = np.argsort(means, kind="stable")
+    best = float(means[order[0]])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.3 + 0.42 * len(order)))
+        axes.axvspan(best - half, best + half, color=BLUE, alpha=0.12, linewidth=0)
+        for at, arm in enumerate(order):
+            alike = means[arm] - half <= best + half
+            colour = BLUE if at == 0 else GREY if alike else VERMILION
+            axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
+        axes.set_yticks(range(len(order)), [_plain(titles[ranking.arms[arm]]) for arm in order])
+        title = "Simultaneous intervals (Tukey HSD): red differs from the best"
+        axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label, title=title)
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def losses_figure(
+    histories: Mapping[str, Sequence[pd.DataFrame]], titles: Mapping[str, str], path_stem: Path
+) -> list[Path]:
+    """Draw the mean validation loss (solid) and training loss (dashed) by epoch, over the blocks of each arm."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 4.4))
+        for at, (arm, tables) in enumerate(histories.items()):
+            joined = pd.concat(tables).groupby("epoch")[["train_loss", "validation_loss"]].mean()
+            colour = COLOURS[at % len(COLOURS)]
+            style: Any = {"color": colour, "marker": MARKERS[at % len(MARKERS)], "markersize": 4}
+            axes.plot(joined.index, joined["validation_loss"], label=_plain(titles[arm]), **style)
+            axes.plot(joined.index, joined["train_loss"], color=colour, linestyle="--", linewidth=1)
+        axes.set(
+            xlabel="Epoch", ylabel="Loss", title="Validation loss (solid) and training loss (dashed), mean of runs"
+        )
+        axes.legend(loc="best")
+        return _save(figure, path_stem)
+
+
+def scatter_figure(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw true against predicted values, one panel per arm on common axes.
+
+    Args:
+        panels: arm -> (true, predicted), each of shape (n,).
+        titles: arm -> title.
+        path_stem: where to write, without suffix.
+        label: name and unit of the target.
+    """
+    values = np.concatenate([np.concatenate(pair) for pair in panels.values()])
+    pad = 0.05 * float(np.ptp(values)) or 0.5
+    limits = (float(values.min()) - pad, float(values.max()) + pad)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(_STYLE):
+        figure, first = _new_figure((3.1 * columns, 3.2 * rows + 0.3))
+        first.remove()
+        for at, (arm, (true, predicted)) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, columns, at + 1)
+            axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
+            axes.scatter(
+                true,
+                predicted,
+                s=6 if len(true) > 300 else 16,
+                color=BLUE,
+                alpha=0.45,
+                linewidths=0,
+                rasterized=len(true) > 2000,
+            )
+            axes.set(xlim=limits, ylim=limits, aspect="equal")
+            axes.set_title(_plain(titles[arm]), fontsize=10)
+        figure.supxlabel(_plain(f"Measured {label}"), fontsize=11)
+        figure.supylabel(_plain(f"Predicted {label}"), fontsize=11)
+        return _save(figure, path_stem)

@@ -1,0 +1,147 @@
+"""Arms that fine-tune a language model, with any settings of :class:`moltune.config.FinetuneConfig`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from moltune.config import FinetuneConfig, Settings, make_config, set_nested
+from moltune.data.split import Split, write_index_file
+from moltune.errors import CheckpointError, ConfigError, RunFolderError
+from moltune.study.arms import ArmKind, ArmSpec, ArmUnavailable, Outcome, Workbench, register_kind
+from moltune.study.protocol import Block
+from moltune.study.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+# The study decides these, so that all arms get the same.
+_OF_THE_STUDY = ("data", "split", "seed", "output", "evaluation")
+# They move files and clocks, not results.
+_WITHOUT_EFFECT = ("threads", "report_to")
+_METRICS_OF_PARTS = ("test", "validation", "train", "baselines", "comparison")
+
+
+class FinetuneOptions(Settings):
+    """Settings that differ from the defaults."""
+
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="as in a fine-tuning YAML file, nested or dotted (training.epochs: 5)"
+    )
+    keep_model: bool = Field(False, description="keep the tuned weights of every run")
+
+
+@register_kind
+class FinetuneKind(ArmKind):
+    """One fine-tuning run per block; an interrupted one goes on from its last epoch."""
+
+    name = "finetune"
+    description = "a fine-tuned language model"
+    Options: ClassVar[type[Settings]] = FinetuneOptions
+    libraries = ("numpy", "rdkit", "torch", "transformers", "peft")
+
+    def check(self, arm: ArmSpec, recipe: Recipe) -> None:
+        """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""
+        from moltune.models.checkpoints import load_config
+        from moltune.models.methods import make_method
+
+        config = self.config(arm, recipe)
+        make_method(config.method)
+        try:
+            load_config(config.model.name, config.model.revision)
+        except CheckpointError as error:
+            raise ArmUnavailable(str(error)) from None
+
+    def config(self, arm: ArmSpec, recipe: Recipe) -> FinetuneConfig:
+        """The arm's settings on top of the recipe's model and the defaults.
+
+        Raises:
+            ConfigError: a setting is wrong, or belongs to the study.
+        """
+        values: dict[str, Any] = {"model": recipe.model.model_dump(mode="json")}
+        _merge(values, self.options(arm).settings)
+        taken = [name for name in _OF_THE_STUDY if name in values]
+        if taken:
+            raise ConfigError(
+                f"arm {arm.name!r}: {taken[0]} is the study's, the same for all arms; set it at the recipe's top level"
+            )
+        try:
+            return make_config(values)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name!r}: {error}") from None
+
+    def specification(self, arm: ArmSpec, recipe: Recipe, block: Block) -> dict[str, Any]:
+        """All settings that are the arm's own, and a digest of the weights it starts from."""
+        config = self.config(arm, recipe)
+        settings = config.model_dump(mode="json", exclude=set(_OF_THE_STUDY))
+        for name in _WITHOUT_EFFECT:
+            settings["training"].pop(name)
+        return {
+            "settings": settings,
+            "weights": weights_digest(config.model.name),
+            "_keep_model": self.options(arm).keep_model,
+        }
+
+    def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
+        """Fine-tune in the scratch folder, going on where a killed run stopped."""
+        from moltune.training.finetune import finetune
+
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        index = write_index_file(bench.molecules, split, bench.folder / "split.json")
+        values = {
+            **specification["settings"],
+            "data": {"source": str(bench.molecules.provenance.get("source"))},
+            "split": {"method": "index", "index_file": str(index)},
+            "seed": seed,
+            "output": str(bench.folder / "run"),
+            "evaluation": {"baselines": [], "figures": False, "bootstrap": 0},
+        }
+        values["training"] = {**values["training"], "threads": bench.threads}
+        config = make_config(values)
+        try:
+            run = finetune(config, molecules=bench.molecules, resume=True)
+        except RunFolderError as error:
+            # The study folder was moved, or the thread count changed: what is left there cannot be trusted.
+            logger.warning("%s; the run starts again", error)
+            shutil.rmtree(bench.folder / "run")
+            run = finetune(config, molecules=bench.molecules)
+        predictions = run.predictions.assign(row=run.splits["row"].to_numpy())
+        predictions = predictions.rename(columns={"split": "part"})
+        kept = predictions.loc[predictions["part"].isin(["validation", "test"]), ["row", "part", "predicted"]]
+        facts = {name: value for name, value in run.metrics.items() if name not in _METRICS_OF_PARTS}
+        facts["training_seconds"] = facts.pop("seconds", None)
+        models = {"model": run.model_path} if specification["_keep_model"] else {}
+        return Outcome(kept.reset_index(drop=True), facts, run.history, models)
+
+
+def _merge(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            group = values.setdefault(name, {})
+            if not isinstance(group, dict):
+                raise ConfigError(f"{name} is a value, not a group of settings")
+            _merge(group, value)
+        else:
+            set_nested(values, str(name), value)
+
+
+@cache
+def weights_digest(name: str) -> str | None:
+    """SHA-256 over the files of a local checkpoint; None for a hub id, whose revision is in the settings."""
+    from moltune.models.checkpoints import resolve
+
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".safetensors", ".txt"):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,345 @@
+"""A study's report: one HTML page that loads nothing, and the same numbers as Parquet, JSON, LaTeX and Markdown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moltune.data.write import write_bytes, write_table
+from moltune.evaluation.report_style import STYLE
+from moltune.study.analysis import Analysis, analyse
+from moltune.study.figures import (
+    blocks_figure,
+    critical_difference_figure,
+    differences_figure,
+    intervals_figure,
+    losses_figure,
+    scatter_figure,
+)
+from moltune.study.store import Store
+from moltune.study.words import (
+    arms_table,
+    comparisons_table,
+    metric_label,
+    sentence,
+    titles,
+    to_latex,
+    to_markdown,
+)
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.html"
+_MOST_PANELS = 6
+_CAPTIONS = {
+    "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
+    "of the corrected t-test; differences inside the orange band do not matter.",
+    "blocks": "Test error of every run; the red bar is the arm's mean. Dots of one height in the line share a split.",
+    "critical_differences": "Average ranks over splits; a red bar joins arms that Friedman's and Nemenyi's tests "
+    "cannot tell apart.",
+    "intervals": "Tukey's simultaneous intervals: bars that overlap cannot be told apart. They know nothing of "
+    "overlapping training sets and are narrower than the verdicts above.",
+    "losses": "Training of the arms that learn by epochs.",
+    "predictions": "Test molecules of the first block.",
+}
+
+_STUDY_STYLE = """
+body { max-width: 84rem; }
+.verdicts { list-style: none; padding: 0; margin: 0; }
+.verdicts li { padding: .7rem 1rem; margin: .5rem 0; background: var(--card); border-left: .35rem solid var(--soft); }
+.verdicts li.better { border-color: #0072B2; } .verdicts li.worse { border-color: #D55E00; }
+.verdicts li.equivalent { border-color: #009E73; }
+tr.published { font-style: italic; color: var(--soft); }
+.study-figures { display: grid; gap: 1.25rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(34rem, 100%), 1fr)); }
+pre { overflow-x: auto; background: var(--card); padding: .75rem; font-size: .85rem; }
+"""
+
+
+def write_study(folder: str | Path) -> Analysis:
+    """Analyse a study's folder and write its report, tables and figures.
+
+    Raises:
+        RunFolderError: the folder is no study.
+    """
+    store = Store(folder)
+    study = store.study()
+    analysis = analyse(store)
+    write_table(_flat(analysis), store.folder / "results.parquet")
+    store.write_json("results.json", results(analysis, study))
+    write_tables(analysis, store.folder / "tables")
+    figures = draw(analysis, store, study, store.folder / "figures")
+    write_bytes(page(analysis, study, figures).encode(), store.folder / REPORT)
+    return analysis
+
+
+def results(analysis: Analysis, study: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of ``results.json``."""
+    rows = json.loads(_flat(analysis).to_json(orient="records", double_precision=15))
+    ranking = None
+    if analysis.ranking is not None:
+        ranks = analysis.ranking.friedman
+        ranking = {
+            "arms": analysis.ranking.arms,
+            "splits": len(analysis.ranking.table),
+            "average_ranks": None if ranks is None else ranks.average_ranks.tolist(),
+            "critical_difference": None if ranks is None else ranks.critical_difference,
+            "friedman_p": None if ranks is None else ranks.p,
+            "tukey": [
+                {
+                    "arms": [analysis.ranking.arms[pair.first], analysis.ranking.arms[pair.second]],
+                    "difference": pair.difference,
+                    "lower": pair.lower,
+                    "upper": pair.upper,
+                    "p": pair.p,
+                }
+                for pair in analysis.ranking.tukey
+            ],
+        }
+    return {
+        "study": analysis.recipe.name,
+        "metric": analysis.metric,
+        "verdicts": [{**item.to_dict(), "sentence": sentence(item, analysis)} for item in analysis.comparisons],
+        "arms": {arm.name: {"kind": arm.kind, "control": arm.control} for arm in analysis.recipe.arms},
+        "runs": rows,
+        "ranking": ranking,
+        "overlap_ratio": analysis.ratio,
+        "notes": analysis.notes,
+        "failures": analysis.failures,
+        "published": [item.model_dump() for item in analysis.recipe.published],
+        "data": study["data"],
+        "versions": study["versions"],
+    }
+
+
+def _flat(analysis: Analysis) -> pd.DataFrame:
+    frame = analysis.frame.drop(columns="facts").copy()
+    for name in ("trainable_parameters", "best_epoch", "training_seconds"):
+        frame[name] = [
+            float(facts[name]) if isinstance(facts, Mapping) and facts.get(name) is not None else float("nan")
+            for facts in analysis.frame["facts"]
+        ]
+    for name in ("split", "fold", "seed"):
+        frame[name] = pd.array(frame[name].tolist(), dtype="Int64")
+    numbers = [name for name in frame.columns if frame[name].dtype == object and name not in _TEXTS]
+    return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+_TEXTS = ("arm", "block", "unit", "hash")
+
+
+def write_tables(analysis: Analysis, folder: Path) -> None:
+    """Write ``arms`` and ``comparisons`` as Markdown and LaTeX."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("arms", arms_table(analysis)), ("comparisons", comparisons_table(analysis))):
+        if len(table):
+            write_bytes(to_markdown(table).encode(), folder / f"{name}.md")
+            write_bytes(to_latex(table, f"{analysis.recipe.name}: {name}").encode(), folder / f"{name}.tex")
+
+
+def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """Draw what there is to draw; returns key of ``_CAPTIONS`` -> SVG file."""
+    names, metric = titles(analysis), analysis.metric
+    unit = str(study["data"].get("unit") or "")
+    # A long unit belongs into the text, not on an axis.
+    label = metric_label(metric, unit if len(unit) <= 20 else "")
+    drawn: dict[str, list[Path]] = {}
+    if any(item.interval for item in analysis.comparisons):
+        drawn["differences"] = differences_figure(
+            analysis.comparisons, names, folder / "differences", label=f"Difference of {label}"
+        )
+    if analysis.frame[metric].notna().any():
+        drawn["blocks"] = blocks_figure(analysis.frame, metric, names, folder / "blocks", label=label)
+    if analysis.ranking is not None:
+        if analysis.ranking.friedman is not None:
+            drawn["critical_differences"] = critical_difference_figure(
+                analysis.ranking, names, folder / "critical_differences"
+            )
+        drawn["intervals"] = intervals_figure(analysis.ranking, names, folder / "intervals", label=label)
+    histories = _histories(analysis, store)
+    if histories:
+        drawn["losses"] = losses_figure(histories, names, folder / "losses")
+    panels = _panels(analysis, store, study)
+    if panels:
+        target = str(study["data"].get("target_column") or "target")
+        drawn["predictions"] = scatter_figure(panels, names, folder / "predictions", label=target)
+    return {key: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
+
+
+def _histories(analysis: Analysis, store: Store) -> dict[str, list[pd.DataFrame]]:
+    found: dict[str, list[pd.DataFrame]] = {}
+    for arm, hash_ in analysis.frame[["arm", "hash"]].drop_duplicates().itertuples(index=False):
+        result = store.result(hash_)
+        if result is not None and result.history is not None and len(result.history):
+            found.setdefault(arm, []).append(result.history)
+    return found
+
+
+def _panels(analysis: Analysis, store: Store, study: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    molecules = store.molecules(study["data"]["key"])
+    assert molecules is not None
+    target = molecules.table.set_index("row")["target"]
+    done = analysis.frame.dropna(subset=[analysis.metric])
+    own = [arm.name for arm in analysis.recipe.arms if not arm.control]
+    done = done.loc[done["arm"].isin(own)]
+    first = done.loc[done["block"] == done["block"].iloc[0]] if len(done) else done
+    panels = {}
+    for arm, hash_ in first.sort_values(analysis.metric)[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
+        result = store.result(hash_)
+        assert result is not None
+        test = result.predictions.loc[result.predictions["part"] == "test"]
+        panels[arm] = (target.loc[test["row"]].to_numpy(), test["predicted"].to_numpy())
+    return panels
+
+
+def page(analysis: Analysis, study: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
+    """The report as HTML."""
+    recipe = analysis.recipe
+    sections = [
+        f"<h1>{escape(recipe.name)}: {escape(recipe.description or 'a comparison of arms')}</h1>",
+        _verdicts(analysis),
+        _notes(analysis),
+        _failures(analysis),
+        _table("Arms", arms_table(analysis), _ARMS_CAPTION, "Arm"),
+        _table("Comparisons", comparisons_table(analysis), _comparisons_caption(analysis), "Arm"),
+        _sources(analysis),
+        _figures(figures),
+        _provenance(analysis, study),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(recipe.name)}</title>\n<style>{STYLE}{_STUDY_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _verdicts(analysis: Analysis) -> str:
+    items = "".join(
+        f'<li class="{item.word.replace(" ", "-")}">{escape(sentence(item, analysis))}</li>'
+        for item in analysis.comparisons
+    )
+    return f'<h2>Verdicts</h2>\n<ul class="verdicts">{items}</ul>' if items else ""
+
+
+def _notes(analysis: Analysis) -> str:
+    if not analysis.notes:
+        return ""
+    items = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(analysis.notes))
+    return f'<section class="warnings" aria-label="Notes"><strong>Please note</strong><ul>{items}</ul></section>'
+
+
+def _failures(analysis: Analysis) -> str:
+    if not analysis.failures:
+        return ""
+    items = "".join(
+        f"<li><code>{escape(hash_)}</code> {escape(text)}</li>" for hash_, text in analysis.failures.items()
+    )
+    return (
+        f"<h2>Runs that failed</h2>\n<p>Their tracebacks are in <code>failed/</code>; "
+        f"<code>moltune study run ... --retry-failed</code> does them again.</p><ul>{items}</ul>"
+    )
+
+
+_ARMS_CAPTION = (
+    "Test part; mean ± standard deviation over runs, best first. Errors are in the unit of the target. Rows in italics "
+    "were published by others on other splits: they stand here for orientation and were not tested against."
+)
+
+
+def _comparisons_caption(analysis: Analysis) -> str:
+    settings = analysis.recipe.statistics
+    margin = "given in the recipe" if settings.margin else "half the noise floor of the arm compared with"
+    return (
+        "Differences are arm minus the other, below zero the arm is better. Blocks of one split are averaged first; "
+        f"p-values come from the t-test corrected for overlapping training sets (test/train = {analysis.ratio:.3g}) "
+        f"and, with Holm's method, for {len(analysis.comparisons)} comparisons (family error {settings.alpha:g}). "
+        f"Equivalent: surely closer than the margin, which is {margin}. Detectable: the smallest true difference that "
+        f"is found with probability {settings.power:g}."
+    )
+
+
+def _table(title: str, table: pd.DataFrame, caption: str, first: str) -> str:
+    if not len(table):
+        return ""
+    texts = {first, "Kind", "Against", "Verdict"}
+    head = "".join(f'<th scope="col"{"" if name in texts else _NUMBER}>{escape(name)}</th>' for name in table.columns)
+    lines = []
+    for row in table.to_dict(orient="records"):
+        published = ' class="published"' if "(published)" in row[first] else ""
+        cells = "".join(
+            f'<th scope="row">{escape(text)}</th>'
+            if name == first
+            else f"<td{'' if name in texts else _NUMBER}>{escape(text)}</td>"
+            for name, text in row.items()
+        )
+        lines.append(f"<tr{published}>{cells}</tr>")
+    return (
+        f'<h2>{title}</h2>\n<p class="soft">{escape(caption)}</p><div class="wide"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+_NUMBER = ' class="number"'
+
+
+def _sources(analysis: Analysis) -> str:
+    if not analysis.recipe.published:
+        return ""
+    items = "".join(
+        f"<li>{escape(item.label)}: {escape(item.source)}{escape('; ' + item.note if item.note else '')}</li>"
+        for item in analysis.recipe.published
+    )
+    return f'<p class="soft">Published numbers:</p><ul class="soft">{items}</ul>'
+
+
+def _figures(figures: Mapping[str, Path]) -> str:
+    blocks = []
+    for key, path in figures.items():
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        caption = escape(_CAPTIONS[key])
+        image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
+        blocks.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    return f'<h2>Figures</h2>\n<div class="study-figures">{"".join(blocks)}</div>' if blocks else ""
+
+
+def _provenance(analysis: Analysis, study: Mapping[str, Any]) -> str:
+    data, protocol = study["data"], analysis.recipe.protocol
+    facts = {
+        "Data": data.get("source"),
+        "SHA-256 of the source": data.get("sha256"),
+        "Molecules": f"{data['n']:,} of {data['rows_in']:,} rows; {data['rejected']:,} left out or merged",
+        "Target": data.get("target_column"),
+        "Unit": data.get("unit"),
+        "Licence": data.get("licence"),
+        "Citation": data.get("citation"),
+        "Protocol": f"{protocol.name}: {len(protocol.blocks())} blocks, {protocol.kind}, {protocol.split.method}",
+        "Runs": analysis.frame["hash"].nunique(),
+        **{f"Version of {name}": version for name, version in study["versions"].items()},
+        **{f"Machine: {name}": value for name, value in study["machine"].items()},
+    }
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>'
+        for name, value in facts.items()
+        if value not in (None, "")
+    )
+    recipe = escape(json.dumps(study["recipe"], indent=1))
+    runs = "".join(
+        f"<tr><td>{escape(arm)}</td><td>{escape(block)}</td><td><code>{hash_}</code></td></tr>"
+        for arm, block, hash_ in analysis.frame[["arm", "block", "hash"]].to_numpy().tolist()
+    )
+    return (
+        f'<h2>How to repeat it</h2>\n<div class="wide"><table class="settings"><tbody>{lines}</tbody></table></div>'
+        f"<details><summary>Recipe</summary><pre>{recipe}</pre></details>"
+        f'<details><summary>Runs</summary><div class="wide"><table><tbody>{runs}</tbody></table></div></details>'
+    )
