@@ -14,7 +14,7 @@ class Issue:
     """Why a molecule cannot be encoded faithfully.
 
     Attributes:
-        kind: ``characters`` (some would vanish or change), ``unknown`` (a token outside the vocabulary) or ``too long``.
+        kind: ``characters`` (some would vanish or change), ``unknown`` (a token outside the vocabulary), ``too long``.
         message: the reason in words.
     """
 

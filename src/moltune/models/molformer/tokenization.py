@@ -85,10 +85,14 @@ class MolformerTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def convert_to_native_format(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load ``tokenizer.json`` whole: transformers would take it apart for a class with an ``__init__``."""
-        if kwargs.get("tokenizer_file"):
-            return dict(kwargs)
-        return super().convert_to_native_format(*args, **kwargs)
+        """Load ``tokenizer.json`` whole: transformers would take it apart for a class with an ``__init__``.
+
+        Raises:
+            OSError: there is no such file; the published vocabulary is no stand-in for a checkpoint's own.
+        """
+        if not kwargs.get("tokenizer_file"):
+            raise OSError(f"{kwargs.get('name_or_path') or 'the checkpoint'} holds no tokenizer.json")
+        return dict(kwargs)
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str], **kwargs: Any) -> MolformerTokenizer:
