@@ -99,7 +99,9 @@ class SplitSettings(Settings):
 class ModelSettings(Settings):
     """The encoder and the regression head on it."""
 
-    name: str = Field("moltune/mini", description="bundled name, folder, or Hugging Face id of a SMILES encoder")
+    name: str = Field(
+        "moltune/mini", min_length=1, description="bundled name, folder, or Hugging Face id of a SMILES encoder"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     head: HeadName = Field("mean", description="mean pooling + linear; cls: first token; molformer: two-layer skip")
     head_dropout: float = Field(0.1, ge=0, lt=1)
@@ -175,6 +177,10 @@ def explain(error: ValidationError) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "there is no such setting"
+        elif problem["type"] == "model_type":
+            message = f"is a group of settings, not {problem['input']!r}"
+        elif problem["type"] == "list_type":
+            message = f"takes a list, such as [{problem['input']}]"
         lines.append(f"{where}: {message}")
     return "; ".join(lines)
 

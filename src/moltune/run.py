@@ -151,9 +151,16 @@ def start_run(
 
     Raises:
         RunFolderError: the folder exists and neither was asked for, holds something other than a run, or belongs
-            to other settings or data.
+            to other settings or data, or cannot be written.
     """
     path = Path(path)
+    try:
+        return _start(path, config, provenance, resume, overwrite)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the run folder {path}: {error.strerror or error}") from None
+
+
+def _start(path: Path, config: FinetuneConfig, provenance: dict[str, Any], resume: bool, overwrite: bool) -> Run:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file; choose another --output")
     occupied = path.is_dir() and any(path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,12 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             err.print("interrupted; a run goes on with the same command and --resume")
             ctx.exit(130)
+        except OSError as error:
+            # A reader that went away (`| head`) is no error of ours, and Typer knows how to end then.
+            if error.errno == errno.EPIPE:
+                raise
+            print_error(error)
+            ctx.exit(1)
 
 
 app = typer.Typer(

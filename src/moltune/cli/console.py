@@ -37,7 +37,7 @@ def print_json(values: Any) -> None:
     sys.stdout.write(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
-def print_error(error: MoltuneError) -> None:
+def print_error(error: MoltuneError | OSError) -> None:
     """Print an error without a traceback."""
     err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
 

@@ -36,7 +36,7 @@ def clean(
     """Canonicalise, merge duplicates, and put what cannot be used into a rejects file with reasons."""
     set_up_logging(quiet)
     from moltune.data.load import load_molecules, reason_counts
-    from moltune.data.write import write_table
+    from moltune.data.write import check_output, write_table
 
     settings = settings_from(
         None,
@@ -49,8 +49,10 @@ def clean(
         },
         None,
     )
-    molecules = load_molecules(data, settings.data)
     rejects = rejects or output.parent / "rejects.csv"
+    check_output(output, data)
+    check_output(rejects, data, output)
+    molecules = load_molecules(data, settings.data)
     write_table(molecules.table, output)
     write_table(molecules.rejected, rejects)
     counts = {
@@ -86,8 +88,9 @@ def split(
     from moltune.data.leakage import check_leakage
     from moltune.data.load import load_molecules
     from moltune.data.split import make_split
-    from moltune.data.write import write_table
+    from moltune.data.write import check_output, write_table
 
+    check_output(output, data)
     settings = settings_from(
         None,
         {

@@ -38,8 +38,11 @@ def predict(
     set_up_logging(quiet)
     inputs = inputs or ["-"]
     source = _file_or_set(inputs)
+    from moltune.data.write import check_output, write_table
+
+    if output is not None:
+        check_output(output, *([] if source is None else [source]))
     listed = None if source is not None else _listed(inputs)
-    from moltune.data.write import write_table
     from moltune.predict import Predictor
 
     predictor = Predictor.load(run)
@@ -60,14 +63,14 @@ def predict(
 def _file_or_set(inputs: list[str]) -> str | None:
     """The one input that is a table, if it is."""
     from moltune import datasets
+    from moltune.data.read import FORMATS
 
     if len(inputs) != 1 or inputs[0] == "-":
         return None
     (only,) = inputs
     if only in datasets.names() or Path(only).exists():
         return only
-    looks_like_file = Path(only).suffix.lower() in {".csv", ".tsv", ".smi", ".sdf", ".parquet", ".jsonl", ".gz", ".txt"}
-    if looks_like_file:
+    if Path(only).suffix.lower() in {*FORMATS, ".gz", ".txt", ".xlsx", ".xls", ".zip"}:
         raise DataError(f"there is no file {only}")
     return None
 
@@ -77,7 +80,11 @@ def _listed(inputs: list[str]) -> list[str]:
         return inputs
     if sys.stdin.isatty():
         raise DataError("give a file or SMILES, or pipe SMILES into standard input")
+    from moltune.data.formats import SMILES_HEADERS
+
     listed = [line.split()[0] for line in sys.stdin if line.strip()]
+    if listed and listed[0].lower() in SMILES_HEADERS:
+        del listed[0]
     if not listed:
         raise DataError("standard input holds no SMILES")
     return listed

@@ -29,13 +29,36 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
         DataError: unknown extension, or the folder does not exist or cannot be written.
     """
     path = Path(path)
+    suffix, packed = _format_of(path)
+    content = _WRITERS[suffix](frame)
+    write_bytes(gzip.compress(content, mtime=0) if packed else content, path)
+    return path
+
+
+def check_output(path: str | Path, *taken: str | Path) -> None:
+    """Find out before any work whether a table can be written to ``path``.
+
+    Args:
+        path: where :func:`write_table` shall write.
+        taken: files that it must not replace, such as the source; a name that is no file is ignored.
+
+    Raises:
+        DataError: unknown extension, a folder that does not exist, or a file that is taken.
+    """
+    path = Path(path)
+    _format_of(path)
+    if not path.parent.is_dir():
+        raise DataError(f"Cannot write {path}: there is no folder {path.parent}.")
+    if any(path.resolve() == Path(other).resolve() for other in taken):
+        raise DataError(f"{path} would be written over; choose another name.")
+
+
+def _format_of(path: Path) -> tuple[str, bool]:
     packed = path.name.lower().endswith(".gz")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in _WRITERS or (packed and suffix in {".parquet", ".pq"}):
         raise DataError(f"Cannot tell the format of {path.name!r}; use .csv, .tsv, .jsonl (also .gz) or .parquet.")
-    content = _WRITERS[suffix](frame)
-    write_bytes(gzip.compress(content, mtime=0) if packed else content, path)
-    return path
+    return suffix, packed
 
 
 def write_bytes(content: bytes, path: Path) -> None:

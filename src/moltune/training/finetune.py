@@ -76,6 +76,8 @@ def finetune(
         NumericsError: a loss or prediction is not finite.
     """
     config = config if isinstance(config, FinetuneConfig) else make_config(dict(config))
+    if resume and overwrite:
+        raise ConfigError("resume goes on with a run and overwrite deletes it: say one of the two")
     if config.data.source is None:
         raise ConfigError("data.source is missing: name a file, a bundled set or a Hugging Face dataset")
     for name in config.evaluation.baselines:
