@@ -36,6 +36,7 @@ ARCHITECTURE = {
     "max_position_embeddings": 512,
     "embedding_dropout_prob": 0.0,
     "hidden_dropout_prob": 0.05,
+    "redraw_features": False,
 }
 
 

@@ -105,6 +105,9 @@ class ModelSettings(Settings):
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     head: HeadName = Field("mean", description="mean pooling + linear; cls: first token; molformer: two-layer skip")
     head_dropout: float = Field(0.1, ge=0, lt=1)
+    head_start: Literal["ridge", "random"] = Field(
+        "ridge", description="first weights of a linear head: ridge regression on the frozen embeddings, or random"
+    )
     redraw: bool | None = Field(
         None, description="MoLFormer: fresh random attention features at each training step; unset: as the checkpoint"
     )
@@ -125,7 +128,7 @@ class MethodSettings(Settings):
 class TrainingSettings(Settings):
     """The optimisation."""
 
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 8
     batch_size: PositiveInt = 32
     eval_batch_size: PositiveInt = 128
     learning_rate: float = Field(5e-4, gt=0)

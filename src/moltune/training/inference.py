@@ -42,9 +42,14 @@ def embed_smiles(
     *,
     batch_size: int = 128,
     max_length: int | None = None,
+    noisy: bool = False,
 ) -> np.ndarray:
-    """Pooled embeddings before the head; float64, shape (n, hidden_size)."""
-    return _run(model, tokenizer, smiles, _embed, batch_size, max_length, None).reshape(len(smiles), -1)
+    """Pooled embeddings before the head; float64, shape (n, hidden_size).
+
+    With ``noisy`` they are what the head sees in training: dropout on, features redrawn where the model does so.
+    """
+    function = _embed_noisy if noisy else _embed
+    return _run(model, tokenizer, smiles, function, batch_size, max_length, None).reshape(len(smiles), -1)
 
 
 def _predict(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
@@ -53,6 +58,11 @@ def _predict(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
 
 def _embed(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
     return model.embed(**batch)
+
+
+def _embed_noisy(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
+    model.train()
+    return model.head.dropout(model.embed(**batch))
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from moltune.models.molformer import MolformerConfig
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, fit
+from moltune.training.warmstart import start_head
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +147,13 @@ def tune(
     if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
         network.encoder.config.redraw_features = model.redraw
         network.config.encoder.redraw_features = model.redraw
-    way = make_method(method)
-    network = way.switch_on(network)
     length = max_length(network.encoder, tokenizer)
     truncate = model.too_long == "truncate"
     cut = length if truncate else None
+    if model.head_start == "ridge":
+        start_head(network, tokenizer, smiles, target, batch_size=training.eval_batch_size, max_length=cut)
+    way = make_method(method)
+    network = way.switch_on(network)
     fitted = fit(
         network,
         SmilesDataset(tokenizer, smiles, target, cut),

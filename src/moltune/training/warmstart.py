@@ -1,0 +1,66 @@
+"""Start a linear head where ridge regression on the untouched embeddings ends.
+
+Fine-tuning from a random head first pulls the encoder towards noise; from a fitted head it starts with the error of the
+linear probe and keeps the pretrained features (Kumar et al. 2022, arXiv:2202.10054).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+from transformers import PreTrainedTokenizerBase
+
+from moltune.models.heads import MeanHead
+from moltune.models.regression import RegressionModel
+from moltune.training.inference import embed_smiles
+
+ALPHAS = np.logspace(-3, 4, 29)
+PASSES = 2
+
+
+def start_head(
+    model: RegressionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    smiles: Sequence[str],
+    target: np.ndarray,
+    *,
+    batch_size: int = 128,
+    max_length: int | None = None,
+) -> bool:
+    """Fit the head's linear layer by ridge regression on pooled training embeddings, in place.
+
+    Embeddings are taken with dropout on, some passes each: a head fitted on clean ones leans on differences between
+    them that are smaller than the noise of training, and its first training loss is many times the variance. The
+    penalty is chosen by leave-one-out error.
+
+    Args:
+        model: with a fresh head.
+        tokenizer: that belongs to it.
+        smiles: training molecules.
+        target: their targets in their own unit, shape (n,).
+        batch_size: molecules embedded at a time.
+        max_length: cut inputs to this many tokens.
+
+    Returns:
+        Whether the head was fitted; a head that is not one linear layer stays as it is.
+    """
+    if not isinstance(model.head, MeanHead):
+        return False
+    embedded = np.concatenate(
+        [
+            embed_smiles(model, tokenizer, smiles, batch_size=batch_size, max_length=max_length, noisy=True)
+            for _ in range(PASSES)
+        ]
+    )
+    standardised = (np.tile(np.asarray(target, dtype=np.float64), PASSES) - model.config.target_mean) / (
+        model.config.target_std
+    )
+    ridge = RidgeCV(alphas=ALPHAS).fit(embedded, standardised)
+    with torch.no_grad():
+        layer = model.head.out_proj
+        layer.weight.copy_(torch.as_tensor(ridge.coef_).view_as(layer.weight))
+        layer.bias.fill_(float(ridge.intercept_))
+    return True
