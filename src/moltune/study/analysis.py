@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from scipy import stats
 
 from moltune.errors import DataError
 from moltune.evaluation.metrics import METRICS
+from moltune.evaluation.power import blocks_needed, minimum_detectable_effect
 from moltune.evaluation.statistics import (
     FriedmanResult,
     TukeyPair,
-    blocks_needed,
     corrected_t_test,
     friedman,
     holm,
-    minimum_detectable_effect,
     noise_floor,
     paired_difference,
     tost,
@@ -235,23 +234,28 @@ def overlap_ratio(store: Store, study: dict[str, Any]) -> float:
     return float(np.mean(ratios))
 
 
-def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float) -> list[Comparison]:
+def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = True) -> list[Comparison]:
     """Every comparison of the recipe, with p-values corrected over all of them.
 
     Args:
         frame: columns arm, block, unit, hash and the metric; NaN where a run is not finished.
         recipe: names pairs, metric, alpha, power, margin.
         ratio: n_test / n_train of a split.
+        plan: also compute ``detectable`` and ``more_units``, which takes most of the time.
     """
+    if _one_split(recipe):
+        # Seeds are all there is, and they share no resampling.
+        frame, ratio = frame.assign(unit=frame["block"]), 0.0
     settings = recipe.statistics
     pairs = recipe.pairs()
-    raw = [_compare(frame, one, other, recipe, ratio, family=len(pairs)) for one, other in pairs]
+    raw = [_compare(frame, one, other, recipe, ratio) for one, other in pairs]
     known = [i for i, comparison in enumerate(raw) if comparison.p is not None]
     different = dict(zip(known, holm([raw[i].p or 0.0 for i in known]), strict=True)) if known else {}
     same = dict(zip(known, holm([_or(raw[i].p_equivalence, 1.0) for i in known]), strict=True)) if known else {}
     judged = []
     for i, comparison in enumerate(raw):
         if i in different:
+            comparison = _planned(comparison, recipe, ratio, len(pairs)) if plan else comparison
             values = asdict(comparison)
             values |= {"p_holm": float(different[i]), "p_equivalence_holm": float(same[i])}
             values["word"] = _word(values, settings.alpha)
@@ -271,7 +275,7 @@ def _word(values: dict[str, Any], alpha: float) -> str:
     return "cannot tell"
 
 
-def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float, *, family: int) -> Comparison:
+def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float) -> Comparison:
     settings = recipe.statistics
     wide = frame.loc[frame["arm"].isin([arm, reference])].pivot_table(
         index=["unit", "block"], columns="arm", values=settings.metric, sort=False
@@ -283,9 +287,6 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
         {"mean": float(wide[arm].mean()), "reference_mean": float(wide[reference].mean())} if len(wide) else {}
     )
     units = wide.groupby(level="unit", sort=False).mean()
-    if len(units) == 1 and len(wide) > 1:
-        # One fixed split: the seeds are all there is, and they share no resampling.
-        units, ratio = wide, 0.0
     if len(units) < 2:
         return Comparison(arm, reference, blocks=len(wide), units=len(units), **means)
     one, other = units[arm].to_numpy(), units[reference].to_numpy()
@@ -295,11 +296,6 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
     reach = float(stats.t.isf(0.025, n - 1)) * sd * math.sqrt(1 / n + ratio)
     floor = _noise_floor(frame, reference, settings.metric)
     margin = settings.margin or (floor / 2 if floor else None)
-    # Bonferroni, which Holm is never stricter than: what is promised here is kept after the correction.
-    alpha = settings.alpha / family
-    needed = None
-    if margin is not None:
-        needed = blocks_needed(margin, sd, alpha=alpha, wanted_power=settings.power, ratio=ratio)
     return Comparison(
         arm,
         reference,
@@ -312,18 +308,40 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
         effect_size=boot.value / sd if sd > 0 else None,
         noise_floor=floor,
         margin=margin,
-        detectable=minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=settings.power, ratio=ratio),
         blocks=len(wide),
         units=n,
-        more_units=None if needed is None else max(1, needed - n),
         **means,
+    )
+
+
+def _one_split(recipe: Recipe) -> bool:
+    return recipe.protocol.folds is None and len(recipe.protocol.splits) == 1
+
+
+def _planned(comparison: Comparison, recipe: Recipe, ratio: float, family: int) -> Comparison:
+    """The comparison with the smallest difference that it could have found, and the splits that would find more."""
+    assert comparison.interval is not None
+    n, wanted = comparison.units, recipe.statistics.power
+    error = (comparison.interval[1] - comparison.interval[0]) / 2 / float(stats.t.isf(0.025, n - 1))
+    sd = error / math.sqrt(1 / n + ratio)
+    # Bonferroni, which Holm is never stricter than: what is promised here is kept after the correction.
+    alpha = recipe.statistics.alpha / family
+    needed = None
+    if comparison.margin is not None:
+        needed = blocks_needed(comparison.margin, sd, alpha=alpha, wanted_power=wanted, ratio=ratio)
+    return replace(
+        comparison,
+        detectable=minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=wanted, ratio=ratio),
+        more_units=None if needed is None else max(1, needed - n),
     )
 
 
 def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
     """Spread of an arm's own runs; one run that serves several seeds counts once."""
     values = frame.loc[frame["arm"] == arm].dropna(subset=[metric]).drop_duplicates("hash")[metric].to_numpy()
-    return noise_floor(values) if len(values) > 1 else None
+    floor = noise_floor(values) if len(values) > 1 else 0.0
+    # Rounding leaves a trace of spread where there is none.
+    return floor if floor > 1e-12 * abs(float(values.mean())) else None
 
 
 def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
@@ -345,8 +363,7 @@ def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:
             f"This study is underpowered: it has {min(units)} splits, so only large differences can be found, and "
             "'cannot tell' says more about the study than about the arms."
         )
-    fixed = recipe.protocol.folds is None and len(recipe.protocol.splits) == 1
-    if fixed:
+    if _one_split(recipe):
         notes.append(
             "All runs share one split: the verdicts are about the noise of seeds on these test molecules, and say "
             "nothing about other molecules."
