@@ -180,6 +180,7 @@ def validation_loss(run: Run) -> float:
 def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -> None:
     """The learning rate is so high that the best epoch is not the last one, and patience ends the run."""
     changes = {"training.epochs": 12, "training.patience": 3, "training.learning_rate": 0.05}
+    changes |= {"model.head_start": "random"}
     run = finetune(settings(output=tmp_path / "run", **changes))
     history = run.history
     assert list(history.columns) == ["epoch", "train_loss", "validation_loss", "learning_rate"]
@@ -199,6 +200,7 @@ def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -
 
 def test_no_patience_trains_all_epochs(settings: RunSettings, tmp_path: Path) -> None:
     changes = {"training.epochs": 9, "training.patience": None, "training.learning_rate": 0.05}
+    changes |= {"model.head_start": "random"}
     run = finetune(settings(output=tmp_path / "run", **changes))
     assert run.metrics["epochs"] == 9
     assert run.metrics["best_epoch"] == int(run.history["validation_loss"].argmin()) + 1 < 9

@@ -151,7 +151,7 @@ def tune(
     truncate = model.too_long == "truncate"
     cut = length if truncate else None
     if model.head_start == "ridge":
-        start_head(network, tokenizer, smiles, target, batch_size=training.eval_batch_size, max_length=cut)
+        start_head(network, tokenizer, smiles, target, max_length=cut)
     way = make_method(method)
     network = way.switch_on(network)
     fitted = fit(

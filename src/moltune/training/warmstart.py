@@ -13,6 +13,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 from transformers import PreTrainedTokenizerBase
 
+from moltune.errors import NumericsError
 from moltune.models.heads import MeanHead
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import embed_smiles
@@ -27,7 +28,6 @@ def start_head(
     smiles: Sequence[str],
     target: np.ndarray,
     *,
-    batch_size: int = 128,
     max_length: int | None = None,
 ) -> bool:
     """Fit the head's linear layer by ridge regression on pooled training embeddings, in place.
@@ -41,20 +41,21 @@ def start_head(
         tokenizer: that belongs to it.
         smiles: training molecules.
         target: their targets in their own unit, shape (n,).
-        batch_size: molecules embedded at a time.
         max_length: cut inputs to this many tokens.
 
     Returns:
         Whether the head was fitted; a head that is not one linear layer stays as it is.
+
+    Raises:
+        NumericsError: an embedding is not finite.
     """
     if not isinstance(model.head, MeanHead):
         return False
     embedded = np.concatenate(
-        [
-            embed_smiles(model, tokenizer, smiles, batch_size=batch_size, max_length=max_length, noisy=True)
-            for _ in range(PASSES)
-        ]
+        [embed_smiles(model, tokenizer, smiles, max_length=max_length, noisy=True) for _ in range(PASSES)]
     )
+    if not np.isfinite(embedded).all():
+        raise NumericsError("the checkpoint gives embeddings that are not finite; its weights are damaged")
     standardised = (np.tile(np.asarray(target, dtype=np.float64), PASSES) - model.config.target_mean) / (
         model.config.target_std
     )
