@@ -43,7 +43,12 @@ ARCHITECTURE = {
 def vocabulary(smiles: list[str]) -> list[str]:
     """Published plain tokens, published bracket atoms that RDKit parses, and every token of the corpus."""
     with rdBase.BlockLogs():
-        parsed = [t for t in published_vocabulary() if not t.startswith("[") or Chem.MolFromSmiles(t) is not None]
+        # An aromatic atom such as [se] makes no molecule of its own, so it is read without sanitisation.
+        parsed = [
+            t
+            for t in published_vocabulary()
+            if not t.startswith("[") or Chem.MolFromSmiles(t, sanitize=False) is not None
+        ]
     counts = Counter(token for one in smiles for token in split_smiles(one))
     known = set(parsed)
     extra = sorted((t for t in counts if t not in known), key=lambda t: (-counts[t], t))
