@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -50,6 +50,9 @@ class Settings(BaseModel):
     """A group of settings: unknown names are refused, assignments are checked."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+Group = TypeVar("Group", bound=Settings)
 
 
 class CleanSettings(Settings):
@@ -194,8 +197,17 @@ def make_config(values: dict[str, Any]) -> FinetuneConfig:
     Raises:
         ConfigError: names each wrong setting.
     """
+    return make_settings(FinetuneConfig, values)
+
+
+def make_settings(kind: type[Group], values: dict[str, Any]) -> Group:
+    """Validate the settings of one group.
+
+    Raises:
+        ConfigError: names each wrong setting.
+    """
     try:
-        return FinetuneConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
 

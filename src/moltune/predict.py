@@ -95,14 +95,15 @@ class Predictor:
             can be made ``predicted`` is NaN and ``note`` says why; a note beside a number is a warning.
         """
         table = molecules.table[["row", "input", "smiles"]].copy()
-        blocking, warnings = self._issues(molecules.smiles)
+        smiles = molecules.smiles
+        blocking, warnings = self._issues(smiles)
         table["predicted"] = np.nan
         good = [position for position in range(len(table)) if position not in blocking]
         limit = max_length(self.model.encoder, self.tokenizer) if self.policy.too_long == "truncate" else None
         table.loc[table.index[good], "predicted"] = predict_smiles(
             self.model,
             self.tokenizer,
-            [molecules.smiles[position] for position in good],
+            [smiles[position] for position in good],
             batch_size=batch_size,
             max_length=limit,
             progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,15 +13,18 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from moltune.config import MethodSettings, ModelSettings, SplitSettings, TrainingSettings
+from moltune.config import FinetuneConfig, MethodSettings, ModelSettings, SplitSettings, TrainingSettings, make_settings
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.models.checkpoints import load_regression, load_tokenizer, quiet_transformers
+from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, quiet_transformers
+from moltune.models.coverage import check_smiles
 from moltune.training.inference import predict_smiles
-from moltune.training.loop import EpochReport
+from moltune.training.loop import EpochReport, check_settings
 from moltune.training.tuner import tune, unfit_molecules
+
+logger = logging.getLogger(__name__)
 
 
 class MolRegressor(RegressorMixin, BaseEstimator):
@@ -84,13 +88,16 @@ class MolRegressor(RegressorMixin, BaseEstimator):
 
         Raises:
             DataError: a SMILES or a target cannot be used; rows are named, none is dropped.
+            ConfigError: a parameter is wrong.
         """
+        training, seed = self._training(), make_settings(FinetuneConfig, {"seed": self.seed}).seed
+        check_settings(training)
         molecules = _checked(X, y)
-        model = ModelSettings(name=self.model, head=self.head)
+        model = make_settings(ModelSettings, {"name": self.model, "head": self.head})
         unfit = unfit_molecules(molecules.smiles, model)
         if unfit:
             position, reason = next(iter(unfit.items()))
-            raise DataError(f"molecule {position + 1} ({molecules.smiles[position]}): {reason}; leave it out")
+            raise _unreadable(position, molecules.smiles[position], reason)
         smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
         train, validation = self._divide(molecules)
         folder = Path(tempfile.mkdtemp(prefix="moltune-"))
@@ -100,8 +107,8 @@ class MolRegressor(RegressorMixin, BaseEstimator):
                 (smiles[validation].tolist(), target[validation]),
                 model=model,
                 method=MethodSettings(name=self.method),
-                training=self._training(),
-                seed=self.seed,
+                training=training,
+                seed=seed,
                 folder=folder,
                 report=report,
             )
@@ -120,7 +127,14 @@ class MolRegressor(RegressorMixin, BaseEstimator):
                 :class:`moltune.predict.Predictor`, which keeps them with a note.
         """
         check_is_fitted(self, "model_")
-        return predict_smiles(self.model_, self.tokenizer_, _checked(X).smiles)
+        smiles = _checked(X).smiles
+        limit = max_length(self.model_.encoder, self.tokenizer_)
+        for position, issue in check_smiles(self.tokenizer_, smiles, limit).items():
+            if issue.kind == "unknown":
+                logger.warning("molecule %d (%s): %s", position + 1, smiles[position], issue.message)
+            else:
+                raise _unreadable(position, smiles[position], issue.message)
+        return predict_smiles(self.model_, self.tokenizer_, smiles)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tuned model in ``save_pretrained`` layout.
@@ -156,7 +170,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
             if getattr(self, name) is not None
         }
-        return TrainingSettings(**{**(self.settings or {}), **named})
+        return make_settings(TrainingSettings, {**(self.settings or {}), **named})
 
     def _divide(self, molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
         share = self.validation_fraction
@@ -166,6 +180,10 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             return np.arange(len(molecules)), np.arange(0)
         split = make_split(molecules, SplitSettings(method="random", ratios=(1 - share, share, 0.0)), self.seed)
         return split.train, split.validation
+
+
+def _unreadable(position: int, smiles: str, reason: str) -> DataError:
+    return DataError(f"molecule {position + 1} ({smiles}): {reason}; leave it out and try again")
 
 
 def _checked(X: Any, y: Any = None) -> Molecules:
