@@ -12,6 +12,7 @@ import json
 import platform
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def main() -> None:
                 "output": f"{folder}/run",
             }
         )
-        result = {
+        result: dict[str, Any] = {
             "command": f"python benchmarks/main_job.py --data {arguments.data} --model {arguments.model}",
             "metrics": run.metrics,
             "history": run.history.to_dict(orient="records"),
@@ -49,9 +50,10 @@ def main() -> None:
     path = RESULTS / f"main_job_{arguments.data}.json"
     text = json.dumps(result, indent=1, allow_nan=False, default=float) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    rmse = {"model": run.metrics, **run.metrics["baselines"]}
-    for name, metrics in rmse.items():
-        value = metrics["test"]["rmse"]
+    metrics: dict[str, Any] = result["metrics"]
+    rmse = {"model": metrics, **metrics["baselines"]}
+    for name, values in rmse.items():
+        value = values["test"]["rmse"]
         print(f"{name:14s} test RMSE {value['value']:.3f} ({value['lower']:.3f} to {value['upper']:.3f})")
 
 
