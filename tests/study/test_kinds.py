@@ -72,7 +72,7 @@ def test_bad_external_files_are_named(values: dict[str, Any], tmp_path: Path) ->
     assert "theirs-1.csv needs the columns predicted and row (or smiles); it has molecule, predicted" in errors
     assert "of 12 test molecules are predicted" in errors
     values["arms"][0]["files"] = "{fold_}.csv"
-    with pytest.raises(ConfigError, match="may use {split}, {fold} and {seed} only"):
+    with pytest.raises(ConfigError, match=r"may use \{split\}, \{fold\} and \{seed\} only"):
         check_arms(make_recipe(values, tmp_path))
 
 

@@ -113,6 +113,11 @@ def test_optional_arms_that_cannot_run_are_left_out_and_said(values: dict[str, A
         check_arms(make_recipe(values))
 
 
+def test_external_data_that_no_arm_uses_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no arm of it draws on them"):
+        check_arms(make_recipe({**values, "external": {"source": "esol"}}))
+
+
 def test_all_pairs(values: dict[str, Any]) -> None:
     recipe = make_recipe({**values, "comparisons": "all"})
     assert recipe.pairs() == [("forest", "ridge"), ("mean", "ridge"), ("mean", "forest")]

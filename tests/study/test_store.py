@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -87,12 +88,14 @@ def test_a_result_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter one")
     with pytest.raises(RunFolderError, match="no study"):
-        Store(tmp_path).start({"recipe": {"name": "a"}})
+        Store(tmp_path).occupy("a")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     study = Store(tmp_path / "study")
-    study.start({"recipe": {"name": "a"}})
-    study.start({"recipe": {"name": "a"}, "more": 1})
+    study.occupy("a")
+    study.write_json("study.json", {"recipe": {"name": "a"}})
+    study.occupy("a")
     with pytest.raises(RunFolderError, match="holds the study 'a'"):
-        study.start({"recipe": {"name": "b"}})
+        study.occupy("b")
 
 
 def test_a_claim_excludes_others_until_its_owner_is_killed(tmp_path: Path) -> None:
@@ -126,10 +129,12 @@ def test_sweeping_spares_the_living(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
-    for pid in (dead.pid, os.getpid()):
-        (runs / f".abc.{pid}.tmp").mkdir(parents=True)
+    here = socket.gethostname().replace(".", "-")
+    kept = {f".abc.{here}.{os.getpid()}.tmp", f".abc.elsewhere.{dead.pid}.tmp"}
+    for name in [*kept, f".abc.{here}.{dead.pid}.tmp"]:
+        (runs / name).mkdir(parents=True)
     Store(tmp_path).sweep()
-    assert [path.name for path in runs.iterdir()] == [f".abc.{os.getpid()}.tmp"]
+    assert {path.name for path in runs.iterdir()} == kept
 
 
 def test_the_journal_skips_a_line_cut_short(tmp_path: Path) -> None:

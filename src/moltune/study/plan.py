@@ -132,6 +132,7 @@ def write_splits(recipe: Recipe, store: Store) -> list[Path]:
     Returns:
         The CSV files, one per split.
     """
+    store.occupy(recipe.name)
     _, molecules = load_data(recipe.data, store)
     return [store.folder / "splits" / f"{unit}.csv" for unit in _splits(recipe, molecules, store)]
 

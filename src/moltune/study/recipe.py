@@ -171,6 +171,8 @@ def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
         ConfigError: a setting is wrong, or nothing is left.
         ArmUnavailable: an arm that is not optional cannot run.
     """
+    if recipe.external is not None and not any(find_kind(arm.kind).uses_external for arm in recipe.arms):
+        raise ConfigError("the recipe names external data, but no arm of it draws on them; leave external out")
     kept, notes = [], []
     for arm in recipe.arms:
         try:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from moltune.errors import ConfigError
 from moltune.study.perform import Event
 from moltune.study.plan import Plan, make_plan
 from moltune.study.recipe import Recipe
-from moltune.study.store import Store, Task
+from moltune.study.store import STUDY, Store, Task
 from moltune.study.workers import Executor, LocalExecutor, cores
 
 logger = logging.getLogger(__name__)
@@ -112,14 +113,17 @@ def run_study(
     if workers < 1 or (threads is not None and threads < 1):
         raise ConfigError("a study needs at least one worker, and each worker at least one thread")
     store = Store(folder)
-    plan = make_plan(recipe, store)
-    store.start(plan.to_dict())
-    store.sweep()
-    if executor is None:
-        executor = LocalExecutor(store.folder, min(workers, max(1, len(plan.tasks))), threads)
-    if workers > cores():
-        logger.warning("%d workers share %d cores; more workers than cores make every run slower", workers, cores())
-    with executor:
+    with ExitStack() as stack:
+        if executor is not None:
+            stack.enter_context(executor)
+        store.occupy(recipe.name)
+        plan = make_plan(recipe, store)
+        store.write_json(STUDY, plan.to_dict())
+        store.sweep()
+        if executor is None:
+            if workers > cores():
+                logger.warning("%d workers share %d cores, which makes every run slower", workers, cores())
+            executor = stack.enter_context(LocalExecutor(store.folder, workers, threads))
         computed = _Loop(store, plan, executor, retry_failed, report).run()
     failed = {task.hash: (store.failure(task) or {}).get("error", "") for task in plan.runs if _has_failed(store, task)}
     done = [task.hash for task in plan.runs if store.finished(task)]

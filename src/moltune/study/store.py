@@ -106,8 +106,8 @@ class Store:
 
     # ---- the study ------------------------------------------------------------------------------------------------
 
-    def start(self, study: Mapping[str, Any]) -> None:
-        """Write ``study.json``; the folder may hold the same study already, with other arms or blocks.
+    def occupy(self, name: str) -> None:
+        """Make the folder; it may hold the study of this name already, with other arms or blocks.
 
         Raises:
             RunFolderError: the folder holds something else.
@@ -115,13 +115,12 @@ class Store:
         if self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(f"{self.folder} is a file; choose another folder with -o")
         if (self.folder / STUDY).is_file():
-            name = self.study()["recipe"]["name"]
-            if name != study["recipe"]["name"]:
-                raise RunFolderError(f"{self.folder} holds the study {name!r}; choose another folder with -o")
+            there = self.study()["recipe"]["name"]
+            if there != name:
+                raise RunFolderError(f"{self.folder} holds the study {there!r}; choose another folder with -o")
         elif self.folder.is_dir() and any(path.name not in _FIRST for path in self.folder.iterdir()):
             raise RunFolderError(f"{self.folder} holds files that are no study; choose another folder with -o")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.write_json(STUDY, study)
 
     def study(self) -> dict[str, Any]:
         """Read ``study.json``.
@@ -292,7 +291,7 @@ class Store:
     def _put(self, place: Path, fill: Callable[[Path], None]) -> None:
         if place.is_dir():
             return
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        temporary = place.with_name(f".{place.name}.{_host()}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -309,12 +308,18 @@ class Store:
         """Delete half-filled folders that killed processes left behind."""
         for kind in ("runs", "steps", "data"):
             for path in (self.folder / kind).glob(".*.tmp"):
-                if not _alive(int(path.name.split(".")[-2])):
+                host, pid = path.name.split(".")[-3:-1]
+                # Of a process on another machine nothing is known.
+                if host == _host() and not _alive(int(pid)):
                     shutil.rmtree(path, ignore_errors=True)
 
 
 # What a study's folder may hold before the study begins: predictions from elsewhere, and the data of `study splits`.
 _FIRST = {"external", "data", "splits", JOURNAL, "claims"}
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")
 
 
 def _alive(pid: int) -> bool:
