@@ -117,9 +117,7 @@ def main() -> None:
     targets = {"mtr": "physchem.npy", "teacher": "teacher.npy"}
     corpus = Corpus(tokens, {name: np.load(out / file, mmap_mode="r") for name, file in targets.items()})
 
-    settings = PretrainSettings(
-        steps=arguments.steps, decay_share=arguments.decay_share, warmup_steps=arguments.warmup
-    )
+    settings = PretrainSettings(steps=arguments.steps, decay_share=arguments.decay_share, warmup_steps=arguments.warmup)
     config = MolformerConfig(vocab_size=len(tokenizer), **ARCHITECTURE)
     torch.manual_seed(settings.seed)
     model = PretrainModel(config, {name: v.shape[1] for name, v in corpus.targets.items()}, settings.weights)
