@@ -18,9 +18,9 @@ from moltune.models.regression import RegressionConfig, RegressionModel
 
 @cache
 def wide_model(gain: float) -> RegressionModel:
-    """XL's width, two blocks; ``gain`` multiplies query, key and value weights."""
+    """XL's width, one block; ``gain`` multiplies query, key and value weights."""
     torch.manual_seed(0)
-    model = RegressionModel(RegressionConfig(encoder=MolformerConfig(num_hidden_layers=2), target_std=1.2)).eval()
+    model = RegressionModel(RegressionConfig(encoder=MolformerConfig(num_hidden_layers=1), target_std=1.2)).eval()
     sharpen(model)
     with torch.no_grad():
         for layer in model.encoder.encoder.layer:
@@ -32,7 +32,7 @@ def wide_model(gain: float) -> RegressionModel:
 
 @cache
 def wide_batch() -> dict[str, Tensor]:
-    lengths = torch.randint(5, 80, (12,), generator=torch.Generator().manual_seed(3)).tolist()
+    lengths = torch.randint(5, 60, (8,), generator=torch.Generator().manual_seed(3)).tolist()
     return batch_of(lengths)
 
 
