@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 
 from moltune import datasets
 from moltune.config import make_config
@@ -19,6 +20,9 @@ torch.set_num_threads(1)
 # Trainer collects garbage at its end, which takes longer than a tiny run when it walks through every library.
 gc.collect()
 gc.freeze()
+# A busy machine is no failure.
+hypothesis_settings.register_profile("moltune", deadline=None)
+hypothesis_settings.load_profile("moltune")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ The same classes are filled from Python, from YAML (``load_config``) and from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -212,6 +213,15 @@ def make_settings(kind: type[Group], values: dict[str, Any]) -> Group:
         raise ConfigError(explain(error)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 (no dot) as text; whoever writes it means the number. In quotes it stays text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -219,7 +229,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or holds something other than a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -243,10 +253,10 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         if not equals or not key.strip():
             raise ConfigError(f"--set takes key=value, such as training.epochs=5; got {text!r}")
         try:
-            value = yaml.safe_load(raw) if raw.strip() else None
+            value = yaml.load(raw, _Loader) if raw.strip() else None
         except yaml.YAMLError:
             value = raw
-        set_nested(result, key.strip(), _number(value))
+        set_nested(result, key.strip(), value)
     return result
 
 
@@ -266,13 +276,3 @@ def set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _copy(values: Any) -> Any:
     return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-4 (no dot) as text; a user who types it means the number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
