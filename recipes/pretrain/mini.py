@@ -85,6 +85,24 @@ def descriptor_targets(smiles: list[str], jobs: int, folder: Path) -> None:
     np.save(folder / "physchem.npy", scaler.transform(values).astype(np.float16))
 
 
+def start_from(model: PretrainModel, vocabulary: dict[str, int], folder: Path) -> None:
+    """Take the weights of another run; tokens that it did not know keep their fresh embeddings."""
+    known = {token: index for index, token in enumerate(json.loads((folder / "vocabulary.json").read_text()))}
+    shared = sorted(set(known) & set(vocabulary))
+    here, there = [vocabulary[t] for t in shared], [known[t] for t in shared]
+    saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"]
+    state = model.state_dict()
+    for name, values in saved.items():
+        if values.shape == state[name].shape:
+            state[name] = values
+        elif len(values) == len(known) and len(state[name]) == len(vocabulary):
+            state[name][here] = values[there]
+        else:
+            raise SystemExit(f"{name} has the shape {tuple(values.shape)} in {folder}")
+    model.load_state_dict(state)
+    logging.info("weights of %s; %d of %d tokens shared", folder, len(shared), len(vocabulary))
+
+
 def main() -> None:
     """Parse arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,6 +111,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=PretrainSettings().steps)
     parser.add_argument("--decay-share", type=float, default=PretrainSettings().decay_share)
     parser.add_argument("--warmup", type=int, default=PretrainSettings().warmup_steps)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=PretrainSettings().optimizer)
+    parser.add_argument("--learning-rate", type=float, default=PretrainSettings().learning_rate)
+    parser.add_argument(
+        "--start-from", type=Path, help="output folder of another run, whose weights this one begins with"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that compute descriptors")
     parser.add_argument("--components", type=int, default=128)
@@ -117,10 +140,18 @@ def main() -> None:
     targets = {"mtr": "physchem.npy", "teacher": "teacher.npy"}
     corpus = Corpus(tokens, {name: np.load(out / file, mmap_mode="r") for name, file in targets.items()})
 
-    settings = PretrainSettings(steps=arguments.steps, decay_share=arguments.decay_share, warmup_steps=arguments.warmup)
+    settings = PretrainSettings(
+        steps=arguments.steps,
+        decay_share=arguments.decay_share,
+        warmup_steps=arguments.warmup,
+        optimizer=arguments.optimizer,
+        learning_rate=arguments.learning_rate,
+    )
     config = MolformerConfig(vocab_size=len(tokenizer), **ARCHITECTURE)
     torch.manual_seed(settings.seed)
     model = PretrainModel(config, {name: v.shape[1] for name, v in corpus.targets.items()}, settings.weights)
+    if arguments.start_from and not (out / "state.pt").is_file():
+        start_from(model, tokenizer.get_vocab(), arguments.start_from)
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
     logging.info("%d molecules, vocabulary %d, encoder %.2f M parameters", len(tokens), len(tokenizer), count / 1e6)
     print(pretrain(model, corpus, settings, out, device=arguments.device))

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,14 +19,20 @@ err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 
+class _Lines(logging.Handler):
+    """One line per notice, never wrapped: logs are searched and cut by other programs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "cyan"
+        err.print(f"[{style}]{record.levelname.lower()}:[/] {_escape(record.getMessage())}", soft_wrap=True)
+
+
 def set_up_logging(quiet: bool = False) -> None:
     """Send notices of moltune to standard error; ``quiet`` leaves warnings only."""
     logger = logging.getLogger("moltune")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-    handler = RichHandler(console=err, show_time=False, show_path=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
+    logger.addHandler(_Lines())
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
 

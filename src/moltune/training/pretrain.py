@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from moltune.data.tokens import TokenCorpus, token_batches
 from moltune.errors import NumericsError
 from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM, MolformerModel
 from moltune.models.pooling import mean_pool
+from moltune.training.muon import Muon
 from moltune.training.objectives import Encoded, MaskedLanguageModel, Objective, Regression, mask_tokens
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class PretrainSettings(Settings):
 
     steps: PositiveInt = Field(20_000, description="optimiser steps in all")
     tokens_per_batch: PositiveInt = Field(5_120, description="token budget of a step, padding included")
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: matrices by Muon, everything else by AdamW")
     learning_rate: float = Field(8e-4, gt=0)
     warmup_steps: PositiveInt = 500
     decay_share: float = Field(0.25, gt=0, le=1, description="share of the steps, at the end, that cool down to zero")
@@ -115,6 +117,23 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     return settings.learning_rate * min(warm, max(0.0, min(1.0, cool)))
 
 
+def make_optimizers(model: PretrainModel, settings: PretrainSettings) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon for the matrices of the encoder's layers and AdamW for the rest."""
+    layers = (
+        {id(p) for p in model.encoder.encoder.parameters() if p.ndim == 2} if settings.optimizer == "muon" else set()
+    )
+    rest = [p for p in model.parameters() if id(p) not in layers]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))]
+    if layers:
+        matrices = [p for p in model.parameters() if id(p) in layers]
+        made.append(Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay))
+    return made
+
+
 def epoch_batches(corpus: Corpus, settings: PretrainSettings, epoch: int) -> Iterator[np.ndarray]:
     """Rows of each batch of one epoch: every molecule that the teacher knows, and a fresh share of the others."""
     rng = np.random.default_rng([settings.seed, epoch])
@@ -169,14 +188,8 @@ def pretrain(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.98),
-    )
-    progress = _restore(folder, model, optimizer)
+    optimizers = make_optimizers(model, settings)
+    progress = _restore(folder, model, optimizers)
     smooth, last_save, last_time = dict(progress.losses), time.monotonic(), time.monotonic()
     while progress.step < settings.steps:
         for index, rows in enumerate(epoch_batches(corpus, settings, progress.epoch)):
@@ -185,7 +198,7 @@ def pretrain(
             # Seeding each step keeps dropout and redrawn features the same after a resume.
             torch.manual_seed(hash((settings.seed, progress.step)) % 2**31)
             batch = _to(make_batch(corpus, rows, settings, model.config, [settings.seed, progress.step]), device)
-            losses = _step(model, optimizer, batch, settings, progress.step)
+            losses = _step(model, optimizers, batch, settings, progress.step)
             for name, value in losses.items():
                 smooth[name] = value if name not in smooth else 0.98 * smooth[name] + 0.02 * value
             now = time.monotonic()
@@ -196,7 +209,7 @@ def pretrain(
             if progress.step % settings.log_every == 0:
                 _log(folder, progress, learning_rate(progress.step, settings))
             if now - last_save > settings.save_every or progress.step >= settings.steps:
-                save(folder, model, optimizer, progress)
+                save(folder, model, optimizers, progress)
                 last_save = now
             if progress.step >= settings.steps:
                 return progress
@@ -206,44 +219,45 @@ def pretrain(
 
 def _step(
     model: PretrainModel,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batch: dict[str, Any],
     settings: PretrainSettings,
     step: int,
 ) -> dict[str, float]:
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = learning_rate(step, settings)
     kind = batch["input_ids"].device.type
     with torch.autocast(kind, dtype=torch.bfloat16) if settings.bf16 else nullcontext():
         losses = model(**batch)
     total = torch.stack([losses[name].float() * weight for name, weight in model.weights.items()]).sum()
     if not torch.isfinite(total):
-        shown = {name: float(value) for name, value in losses.items()}
+        shown = {name: float(value.detach()) for name, value in losses.items()}
         raise NumericsError(f"the loss is not finite at step {step}: {shown}; lower the learning rate")
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
-def save(folder: Path, model: PretrainModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(folder: Path, model: PretrainModel, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
     """Write the state atomically, and the checkpoint that can be used as it is."""
     temporary = folder / f".{_STATE}.tmp"
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, temporary
-    )
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "progress": vars(progress)}, temporary)
     os.replace(temporary, folder / _STATE)
     model.masked_lm().save_pretrained(folder / "model")
 
 
-def _restore(folder: Path, model: PretrainModel, optimizer: torch.optim.Optimizer) -> Progress:
+def _restore(folder: Path, model: PretrainModel, optimizers: list[torch.optim.Optimizer]) -> Progress:
     path = folder / _STATE
     if not path.is_file():
         return Progress()
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     logger.info("going on at step %d", state["progress"]["step"])
     return Progress(**state["progress"])
 
