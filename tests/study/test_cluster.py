@@ -23,7 +23,9 @@ ray = pytest.importorskip("ray")
 def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # On a busy machine a node takes longer to start than Ray waits for by default.
+    node = {"num_cpus": 1, "include_dashboard": False, "_system_config": {"agent_register_timeout_ms": 120_000}}
+    made = Cluster(initialize_head=True, head_node_args=node)
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
