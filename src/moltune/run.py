@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -190,8 +190,13 @@ def settings_of(config: FinetuneConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
+    return {"python": platform.python_version(), **library_versions(_VERSIONED)}
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str]:
+    """Installed versions; a ``-cpu`` build counts under its plain name."""
+    found = {}
+    for name in names:
         for distribution in (name, f"{name}-cpu"):
             try:
                 found[name] = metadata.version(distribution)

@@ -11,7 +11,6 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -196,19 +195,6 @@ def find_kind(name: str) -> ArmKind:
     if name not in ARM_KINDS:
         raise ConfigError(f"there is no kind of arm {name!r}; choose one of: {', '.join(ARM_KINDS)}")
     return ARM_KINDS[name]
-
-
-def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions; a ``-cpu`` build counts under its plain name."""
-    found = {}
-    for name in names:
-        for distribution in (name, f"{name}-cpu"):
-            try:
-                found[name] = metadata.version(distribution)
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return found
 
 
 def parts_of(split: Split, molecules: Molecules) -> dict[str, tuple[list[str], np.ndarray]]:

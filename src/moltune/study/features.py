@@ -13,7 +13,8 @@ import numpy as np
 from moltune.data.descriptors import morgan_counts, rdkit_descriptors
 from moltune.errors import ConfigError
 from moltune.evaluation.baselines import descriptors_and_counts
-from moltune.study.arms import ArmUnavailable, Step, Workbench, library_versions
+from moltune.run import library_versions
+from moltune.study.arms import ArmUnavailable, Step, Workbench
 
 
 @dataclass(frozen=True)

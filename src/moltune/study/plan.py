@@ -18,8 +18,8 @@ from moltune.data.molecules import Molecules
 from moltune.data.read import read_table
 from moltune.data.split import Split
 from moltune.errors import DataError
-from moltune.run import machine, versions
-from moltune.study.arms import ArmSpec, Step, find_kind, library_versions
+from moltune.run import library_versions, machine, versions
+from moltune.study.arms import ArmSpec, Step, find_kind
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe, check_arms
 from moltune.study.store import Store, Task, digest
