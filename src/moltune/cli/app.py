@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import data, demo, evaluate, finetune, params, predict, study
+from moltune.cli import adapt, data, demo, evaluate, finetune, params, predict, study
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -61,6 +61,7 @@ def _root(
 
 
 app.command("finetune")(finetune.finetune)
+app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("params")(params.params)
