@@ -300,9 +300,10 @@ def model_card(model: ModelSettings, config: AdaptConfig | FinetuneConfig, chose
         f"{result.molecules} molecules, {chosen.part}; {result.left_out} left out as unreadable\n"
         f"- objective: {adapt.objective} (mlm: 15 % of the tokens, 80/10/10; mtr: RDKit descriptors, standardised on "
         "these molecules, list and statistics in `descriptors.json`)\n"
-        f"- {adapt.epochs} epochs, {result.steps} steps of at most {adapt.tokens_per_batch} tokens, AdamW, learning rate "
-        f"{adapt.learning_rate:g}, seed {config.seed}, {result.seconds:.0f} s\n"
+        f"- {adapt.epochs} epochs, {result.steps} steps of at most {adapt.tokens_per_batch} tokens, AdamW, "
+        f"learning rate {adapt.learning_rate:g}, seed {config.seed}, {result.seconds:.0f} s\n"
         f"- random spellings of each molecule: {adapt.augment}\n\n"
-        f"| loss without dropout on the first molecules it learnt from | before | after |\n| --- | --- | --- |\n{losses}\n\n"
+        "| loss without dropout on the first molecules it learnt from | before | after |\n| --- | --- | --- |\n"
+        f"{losses}\n\n"
         "It has seen those molecules: whoever tests on one of them tests on a molecule that the encoder knows.\n"
     )

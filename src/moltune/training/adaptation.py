@@ -123,7 +123,7 @@ def adapt_encoder(
         model: the checkpoint to go on from.
         adapt: how; ``objective`` is not "none".
         seed: of order, masking, dropout, spellings and fresh heads.
-        work: keeps the state of an unfinished adaptation; an earlier state there, of the same settings, is gone on with.
+        work: keeps the state of an unfinished adaptation; an earlier state there (of the same settings) counts.
         output: an existing folder that receives model, tokenizer, ``descriptors.json`` (with mtr) and ``log.jsonl``;
             ``config.json``, without which it is no checkpoint, is put there last.
         report: called after each step with step, steps and losses.

@@ -34,8 +34,8 @@ def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Minimises ‖y - Pw‖² over w ≥ 0, Σw = 1. With E = y1ᵀ - P (the errors of each member) that is ‖Ew‖² on the simplex.
     For w = s·v, v on the simplex, the minimum of ‖Ew‖² + (1ᵀw - 1)² over s is q/(1 + q) with q = ‖Ev‖², which grows
-    with q: so non-negative least squares (Lawson and Hanson 1974) on E with a row of ones below it, target (0, ..., 0, 1),
-    gives the answer exactly, up to the scale s.
+    with q: so non-negative least squares (Lawson and Hanson 1974) on E with a row of ones below it and the target
+    (0, ..., 0, 1) gives the answer exactly, up to the scale s.
 
     Args:
         true: measured values, shape (n,), n > 0.

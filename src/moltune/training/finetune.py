@@ -269,7 +269,7 @@ def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig, features: FeatureT
 
 
 def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
-    """One line per molecule in table order: smiles, split, true, predicted, (spread,) a column per baseline (, blend)."""
+    """One line per molecule in table order: smiles, split, true, predicted, spread, baselines, blend, as there are."""
     table = pd.DataFrame({"smiles": prepared.molecules.smiles})
     table["split"] = prepared.split.to_frame(prepared.molecules)["split"]
     table["true"] = prepared.molecules.target

@@ -1,4 +1,4 @@
-"""Predictions averaged over several SMILES of each molecule (Kimber et al. 2021, Maxsmi, doi:10.1016/j.ailsci.2021.100014)."""
+"""Predictions averaged over several SMILES (Maxsmi, Kimber et al. 2021, doi:10.1016/j.ailsci.2021.100014)."""
 
 from __future__ import annotations
 
