@@ -103,7 +103,11 @@ def step_progress(title: str, quiet: bool = False) -> Iterator[Any]:
         if not progress.live.is_started:
             progress.start()
         step, steps = state["step"], state["steps"]
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in state.items() if name not in ("step", "steps"))
+        known = {name: value for name, value in state.items() if name not in ("step", "steps")}
+        texts = (
+            f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in known.items()
+        )
+        losses = "  ".join(texts)
         progress.update(task, completed=step, total=steps, losses=losses)
         if not err.is_terminal and not quiet and step * 10 // steps > (step - 1) * 10 // steps:
             err.print(f"step {step} of {steps}  {losses}")

@@ -46,7 +46,7 @@ def settings_from(config: Path | None, options: dict[str, Any], overrides: list[
     Raises:
         ConfigError: a setting is unknown or wrong.
     """
-    return make_config(_values_from(config, options, overrides))
+    return make_config(values_from(config, options, overrides))
 
 
 def adapt_settings_from(config: Path | None, options: dict[str, Any], overrides: list[str] | None) -> AdaptConfig:
@@ -55,12 +55,13 @@ def adapt_settings_from(config: Path | None, options: dict[str, Any], overrides:
     Raises:
         ConfigError: a setting is unknown or wrong.
     """
-    values = _values_from(config, options, overrides)
+    values = values_from(config, options, overrides)
     values.setdefault("adapt", {}).setdefault("objective", "mtr")
     return make_settings(AdaptConfig, values)
 
 
-def _values_from(config: Path | None, options: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+def values_from(config: Path | None, options: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Values from a YAML file, then named options (those that were given), then ``--set`` texts, unchecked."""
     values = read_yaml(config) if config else {}
     # The config.yaml of a finished run can be used as it is; where it ran then says nothing about this run.
     values.pop("provenance", None)

@@ -121,11 +121,11 @@ class Shard:
     def cut(self, batch: dict[str, Any], heads: nn.ModuleDict) -> tuple[dict[str, Any], dict[str, float]]:
         """Rows of this process, and the factor of each of its losses.
 
-        Raises nothing for a batch with fewer rows than processes: whoever has none takes the first one, with factor 0.
+        Where a batch has fewer rows than there are processes, whoever has none takes the first one, with factor 0.
         """
         if self.count == 1:
             return batch, dict.fromkeys(heads, 1.0)
-        rows = torch.arange(self.rank, len(batch["input_ids"]), self.count)
+        rows = torch.arange(len(batch["input_ids"]))[self.rank :: self.count]
         empty = len(rows) == 0
         if empty:
             rows = torch.zeros(1, dtype=torch.long)
