@@ -12,20 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from rdkit import Chem, rdBase
 
 from moltune.data.corpus_store import read_corpus
 from moltune.data.physchem import DescriptorScaler, physchem
 from moltune.data.tokens import TokenCorpus, write_tokens
 from moltune.models.molformer import MolformerConfig, MolformerTokenizer
-from moltune.models.molformer.tokenization import make_vocabulary, published_vocabulary, split_smiles
 from moltune.training.pretrain import Corpus, PretrainModel, PretrainSettings, pretrain
+from moltune.training.pretrain_run import corpus_vocabulary
 from moltune.training.teacher import TeacherCache
 
 ARCHITECTURE = {
@@ -38,21 +35,6 @@ ARCHITECTURE = {
     "hidden_dropout_prob": 0.05,
     "redraw_features": False,
 }
-
-
-def vocabulary(smiles: list[str]) -> list[str]:
-    """Published plain tokens, published bracket atoms that RDKit parses, and every token of the corpus."""
-    with rdBase.BlockLogs():
-        # An aromatic atom such as [se] makes no molecule of its own, so it is read without sanitisation.
-        parsed = [
-            t
-            for t in published_vocabulary()
-            if not t.startswith("[") or Chem.MolFromSmiles(t, sanitize=False) is not None
-        ]
-    counts = Counter(token for one in smiles for token in split_smiles(one))
-    known = set(parsed)
-    extra = sorted((t for t in counts if t not in known), key=lambda t: (-counts[t], t))
-    return make_vocabulary([t for t in parsed if not re.fullmatch(r"<.*>", t)] + extra)
 
 
 def teacher_targets(cache: TeacherCache, smiles: list[str], components: int, folder: Path) -> None:
@@ -129,7 +111,7 @@ def main() -> None:
     cache = TeacherCache(arguments.corpus / "teacher")
     smiles = [one for one in read_corpus(arguments.corpus).smiles if one in cache]
     if not (out / "vocabulary.json").is_file():
-        (out / "vocabulary.json").write_text(json.dumps(vocabulary(smiles)), encoding="utf-8")
+        (out / "vocabulary.json").write_text(json.dumps(corpus_vocabulary(smiles)), encoding="utf-8")
     tokenizer = MolformerTokenizer.from_vocabulary(json.loads((out / "vocabulary.json").read_text(encoding="utf-8")))
     tokenizer.save_pretrained(out / "model")
     tokens = TokenCorpus(out) if (out / "offsets.npy").is_file() else write_tokens(smiles, tokenizer, out)

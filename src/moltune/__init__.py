@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from moltune.predict import Predictor
     from moltune.regressor import MolRegressor
     from moltune.run import Run
+    from moltune.training.adapt import adapt
     from moltune.training.finetune import finetune
 
-__all__ = ["FinetuneConfig", "MolRegressor", "Predictor", "Run", "__version__", "datasets", "finetune"]
+__all__ = ["FinetuneConfig", "MolRegressor", "Predictor", "Run", "__version__", "adapt", "datasets", "finetune"]
 
 _HOMES = {
     "FinetuneConfig": "moltune.config",
     "MolRegressor": "moltune.regressor",
     "Predictor": "moltune.predict",
     "Run": "moltune.run",
+    "adapt": "moltune.training.adapt",
     "finetune": "moltune.training.finetune",
 }
 

@@ -29,6 +29,8 @@ from moltune.errors import ConfigError
 DuplicatePolicy = Literal["mean", "median", "first", "drop-conflicting", "error"]
 SplitMethod = Literal["random", "stratified", "scaffold", "cluster", "column", "index"]
 HeadName = Literal["mean", "cls", "molformer"]
+DEFAULT_BLEND = ["xgboost"]
+AdaptObjective = Literal["none", "mlm", "mtr", "both"]
 
 
 def parse_ratios(value: Any) -> Any:
@@ -107,6 +109,9 @@ class ModelSettings(Settings):
         "moltune/mini", min_length=1, description="bundled name, folder, or Hugging Face id of a SMILES encoder"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    weights: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random: the same architecture and tokenizer, fresh weights drawn with the seed"
+    )
     head: HeadName = Field("mean", description="mean pooling + linear; cls: first token; molformer: two-layer skip")
     head_dropout: float = Field(0.1, ge=0, lt=1)
     head_start: Literal["ridge", "random"] = Field(
@@ -145,8 +150,39 @@ class TrainingSettings(Settings):
     patience: PositiveInt | None = Field(5, description="epochs without a better validation loss before stopping")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster, else fp32")
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
+    augment: NonNegativeInt = Field(
+        0, description="fresh random SMILES of each training molecule per epoch, in place of its own; 0: its own SMILES"
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
+
+
+class AdaptSettings(Settings):
+    """Training without labels on the task's own molecules, before fine-tuning."""
+
+    objective: AdaptObjective = Field(
+        "none", description="mlm: masked tokens; mtr: physicochemical descriptors; both: half of the molecules each"
+    )
+    epochs: PositiveInt = 5
+    learning_rate: float = Field(1e-4, gt=0)
+    tokens_per_batch: PositiveInt = Field(2_048, description="token budget of a step, padding included")
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: float = Field(0.1, gt=0, lt=1, description="share of the steps spent warming up; the rest cools down")
+    mlm_weight: float = Field(0.2, gt=0, description="weight of the masked tokens beside the descriptors in 'both'")
+    augment: NonNegativeInt = Field(
+        0, description="random SMILES of each molecule; epochs go through its own SMILES and these in turn"
+    )
+    transductive: bool = Field(False, description="also learn from the SMILES of validation and test part")
+
+
+class PredictionSettings(Settings):
+    """What becomes of the tuned model's outputs."""
+
+    tta: PositiveInt = Field(1, description="SMILES of each molecule that a prediction averages over, its own included")
+    blend: list[str] = Field(
+        default_factory=list,
+        description="baselines averaged with the model, weights from the validation part; empty: the model alone",
+    )
 
 
 class EvaluationSettings(Settings):
@@ -165,10 +201,29 @@ class FinetuneConfig(Settings):
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
+    adapt: AdaptSettings = AdaptSettings()
     training: TrainingSettings = TrainingSettings()
+    prediction: PredictionSettings = PredictionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     seed: NonNegativeInt = 0
     output: Path | None = Field(None, description="run folder; unset: runs/<data>-<model>-<method>-seed<seed>")
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the split: its own, or else the run's."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+
+class AdaptConfig(Settings):
+    """Everything that one adaptation without labels needs."""
+
+    data: DataSettings = DataSettings()
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = ModelSettings()
+    adapt: AdaptSettings = AdaptSettings(objective="mtr")
+    threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
+    seed: NonNegativeInt = 0
+    output: Path | None = Field(None, description="folder of the new checkpoint")
 
     @property
     def split_seed(self) -> int:

@@ -11,18 +11,20 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from moltune.config import CleanSettings, DataSettings, ModelSettings
+from moltune.config import CleanSettings, DataSettings, ModelSettings, PredictionSettings, make_settings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.errors import DataError
+from moltune.errors import DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
 from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.coverage import check_smiles
 from moltune.models.regression import RegressionModel
-from moltune.run import CONFIG, Run
-from moltune.training.inference import predict_smiles
+from moltune.run import BLENDED, CONFIG, Run
+from moltune.training.blend import Blend
+from moltune.training.spellings import predict_spellings
 
 PREDICTION_COLUMNS = ["row", "input", "smiles", "predicted", "note"]
+SPREAD, BLEND_COLUMN = "spread", "predicted_blend"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Predictor:
         cleaning: steps that each molecule goes through first.
         policy: what happens to unknown tokens and over-long SMILES.
         unit: of the target; empty when not known.
+        tta: SMILES of each molecule that a prediction averages over, its own included.
+        blend: with classical baselines; None where the run has none.
     """
 
     model: RegressionModel
@@ -42,21 +46,41 @@ class Predictor:
     cleaning: CleanSettings
     policy: ModelSettings
     unit: str = ""
+    tta: int = 1
+    blend: Blend | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> Predictor:
+    def load(cls, path: str | Path, *, tta: int | None = None, blend: bool | None = None) -> Predictor:
         """Load a run folder, or the ``model`` folder of one (then with the default cleaning).
 
+        Args:
+            path: of the run or model.
+            tta: SMILES of each molecule to average over; unset: as in the run.
+            blend: also give the run's blend with classical baselines; unset: where the run has one.
+
         Raises:
-            RunFolderError: the run is unfinished.
+            RunFolderError: the run is unfinished, or has no blend although one was asked for.
             CheckpointError: there is no tuned model.
+            ConfigError: ``tta`` is below one.
         """
-        cleaning, policy, unit = CleanSettings(), ModelSettings(), ""
+        cleaning, policy, unit, as_run, blended = CleanSettings(), ModelSettings(), "", 1, None
         if (Path(path) / CONFIG).is_file():
             run = Run.load(path)
             cleaning, policy = run.config.data.clean, run.config.model
             unit = str(run.provenance.get("data", {}).get("unit") or "")
-        return cls(load_regression(path), load_tokenizer(path), cleaning, policy, unit)
+            as_run = run.config.prediction.tta
+            if blend is not False and (run.path / BLENDED).is_dir():
+                blended = Blend.load(run.path / BLENDED)
+        if blend and blended is None:
+            raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
+        k = make_settings(PredictionSettings, {"tta": as_run if tta is None else tta}).tta
+        return cls(load_regression(path), load_tokenizer(path), cleaning, policy, unit, k, blended)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a table of predictions."""
+        extra = [SPREAD] * (self.tta > 1) + [BLEND_COLUMN] * (self.blend is not None)
+        return [*PREDICTION_COLUMNS[:-1], *extra, PREDICTION_COLUMNS[-1]]
 
     @property
     def target_name(self) -> str:
@@ -91,23 +115,32 @@ class Predictor:
         """Predict cleaned molecules.
 
         Returns:
-            One line per input row, in input order, with the columns of ``PREDICTION_COLUMNS``. Where no prediction
-            can be made ``predicted`` is NaN and ``note`` says why; a note beside a number is a warning.
+            One line per input row, in input order, with the columns of :attr:`columns`: ``predicted`` is the language
+            model's, ``spread`` its standard deviation over several SMILES of the molecule, ``predicted_blend`` the
+            blend's. Where no prediction can be made they are NaN and ``note`` says why; a note beside a number is a
+            warning.
         """
         table = molecules.table[["row", "input", "smiles"]].copy()
         smiles = molecules.smiles
         blocking, warnings = self._issues(smiles)
-        table["predicted"] = np.nan
         good = [position for position in range(len(table)) if position not in blocking]
-        limit = max_length(self.model.encoder, self.tokenizer) if self.policy.too_long == "truncate" else None
-        table.loc[table.index[good], "predicted"] = predict_smiles(
+        readable = [smiles[position] for position in good]
+        averaged = predict_spellings(
             self.model,
             self.tokenizer,
-            [smiles[position] for position in good],
+            readable,
+            self.tta,
             batch_size=batch_size,
-            max_length=limit,
+            truncate=self.policy.too_long == "truncate",
             progress=progress,
         )
+        found = {"predicted": averaged.mean, SPREAD: averaged.spread}
+        if self.blend is not None:
+            found[BLEND_COLUMN] = self.blend.predict(readable, averaged.mean)
+        for column, values in found.items():
+            if column in self.columns:
+                table[column] = np.nan
+                table.loc[table.index[good], column] = values
         table["note"] = [blocking.get(position) or warnings.get(position, "") for position in range(len(table))]
         rejected = pd.DataFrame(
             {
@@ -119,7 +152,7 @@ class Predictor:
             }
         )
         both = pd.concat([table, rejected], ignore_index=True) if len(rejected) else table
-        return both.sort_values("row", kind="stable").reset_index(drop=True)[PREDICTION_COLUMNS]
+        return both.sort_values("row", kind="stable").reset_index(drop=True)[self.columns]
 
     def evaluate_source(
         self,
@@ -134,7 +167,8 @@ class Predictor:
         """Compare predictions with the measurements of a labelled file.
 
         Returns:
-            The metrics of :func:`moltune.evaluation.metrics.evaluate`, with ``rows`` in, evaluated and left out.
+            The metrics of :func:`moltune.evaluation.metrics.evaluate`, with ``rows`` in, evaluated and left out; with
+            a blend, ``blend`` holds its metrics.
 
         Raises:
             DataError: the file has no usable label, or the model can read none of its molecules.
@@ -142,11 +176,14 @@ class Predictor:
         settings = DataSettings(smiles=smiles, target=target, clean=self.cleaning)
         molecules = load_molecules(source, settings)
         predicted = self.predict_molecules(molecules.reject(self._issues(molecules.smiles)[0]), batch_size)
-        values = predicted.dropna(subset="predicted").set_index("row")["predicted"]
-        true = molecules.table.set_index("row")["target"].loc[values.index]
+        values = predicted.dropna(subset="predicted").set_index("row")
+        true = molecules.table.set_index("row")["target"].loc[values.index].to_numpy()
         if not len(values):
             raise DataError("the model can read none of the molecules")
-        metrics = evaluate(true.to_numpy(), values.to_numpy(), bootstrap=bootstrap, confidence=confidence)
+        options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence}
+        metrics = evaluate(true, values["predicted"].to_numpy(), **options)
+        if self.blend is not None:
+            metrics["blend"] = evaluate(true, values[BLEND_COLUMN].to_numpy(), **options)
         left_out = molecules.rows_in - len(values)
         return {**metrics, "rows": {"in": molecules.rows_in, "evaluated": len(values), "left_out": left_out}}
 

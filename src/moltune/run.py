@@ -10,6 +10,8 @@
     predictions.csv  smiles, split, true, predicted, and one column per baseline
     report.html      the run in one page
     figures/         PNG and SVG
+    adapted/         with adapt.objective: the encoder adapted without labels that tuning started from
+    blend/           with prediction.blend: the fitted baselines and their weights
     model/           save_pretrained layout with tokenizer, head and target statistics
     checkpoints/     while the run is unfinished
 """
@@ -33,6 +35,7 @@ from moltune.config import FinetuneConfig, make_config, read_yaml
 from moltune.errors import RunFolderError
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
+BLENDED = "blend"
 REPORT, SPLITS, REJECTS, HISTORY, PREDICTIONS = (
     "report.html",
     "splits.csv",
@@ -222,15 +225,21 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _same(run: Run, config: FinetuneConfig, provenance: dict[str, Any]) -> None:
-    before, now = _flat(settings_of(run.config)), _flat(settings_of(config))
-    # The folder's own name does not change the result.
-    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != "output")
+    different = differences(settings_of(run.config), settings_of(config))
     if different:
-        shown = ", ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
-        raise RunFolderError(f"{run.path} belongs to other settings ({shown}): choose another --output or --overwrite")
+        raise RunFolderError(
+            f"{run.path} belongs to other settings ({different}): choose another --output or --overwrite"
+        )
     checksums = [values.get("data", {}).get("sha256") for values in (run.provenance, provenance)]
     if checksums[0] != checksums[1]:
         raise RunFolderError(f"the data changed since the run in {run.path} began: choose another --output")
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which settings differ, in words; the folder's own name does not change a result. Empty where none does."""
+    one, two = _flat(before), _flat(now)
+    names = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key) and key != "output")
+    return ", ".join(f"{key} was {one.get(key)}, now {two.get(key)}" for key in names)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

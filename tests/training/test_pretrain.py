@@ -19,6 +19,7 @@ from moltune.errors import NumericsError
 from moltune.models.checkpoints import load_encoder
 from moltune.models.molformer import MolformerTokenizer
 from moltune.training import pretrain as module
+from moltune.training.learner import Vocabulary
 from moltune.training.objectives import IGNORED
 from moltune.training.pretrain import (
     Corpus,
@@ -33,6 +34,7 @@ from moltune.training.pretrain import (
 
 STEPS = 14
 CONFIG = tiny_config()
+VOCABULARY = Vocabulary.of_molformer(CONFIG)
 
 
 class Stopped(Exception):
@@ -106,7 +108,7 @@ def test_progress_and_log(through: tuple[Path, PretrainModel, Progress]) -> None
 
 def test_losses_fall(corpus: Corpus, tmp_path: Path) -> None:
     settings = recipe(steps=60, weights={"mlm": 1.0, "mtr": 1.0}, save_every=1e9)
-    batch = make_batch(corpus, np.arange(120), recipe(masked_share=0.5), CONFIG, [0, 0])
+    batch = make_batch(corpus, np.arange(120), recipe(masked_share=0.5), VOCABULARY, [0, 0])
     model = fresh(settings)
 
     def losses() -> dict[str, float]:
@@ -251,7 +253,7 @@ def test_epoch_holds_what_the_teacher_knows_and_a_share_of_the_rest(corpus: Corp
 def test_batch_never_masks_special_tokens(corpus: Corpus) -> None:
     rows = np.arange(120)
     settings = recipe(masked_share=0.5)
-    batch = make_batch(corpus, rows, settings, CONFIG, [0, 5])
+    batch = make_batch(corpus, rows, settings, VOCABULARY, [0, 5])
     original = torch.from_numpy(corpus.tokens.padded(rows, 2))
     chosen = batch["labels"] != IGNORED
     special = torch.isin(original, torch.tensor([0, 1, 2]))
@@ -264,15 +266,15 @@ def test_batch_never_masks_special_tokens(corpus: Corpus) -> None:
     drawn = batch["input_ids"][chosen]
     assert not torch.isin(drawn, torch.tensor([0, 1, 2])).any()
     assert int(drawn.max()) < CONFIG.vocab_size - 1
-    again = make_batch(corpus, rows, settings, CONFIG, [0, 5])
-    other = make_batch(corpus, rows, settings, CONFIG, [0, 6])
+    again = make_batch(corpus, rows, settings, VOCABULARY, [0, 5])
+    other = make_batch(corpus, rows, settings, VOCABULARY, [0, 6])
     assert torch.equal(again["input_ids"], batch["input_ids"])
     assert not torch.equal(other["input_ids"], batch["input_ids"])
     assert batch["targets"]["teacher"].isnan().any(dim=1).sum() == 50
 
 
 def test_without_mlm_nothing_is_masked(corpus: Corpus) -> None:
-    batch = make_batch(corpus, np.arange(10), recipe(weights={"mtr": 1.0}), CONFIG, [0, 0])
+    batch = make_batch(corpus, np.arange(10), recipe(weights={"mtr": 1.0}), VOCABULARY, [0, 0])
     assert batch["intact"].all()
     assert (batch["labels"] == IGNORED).all()
 

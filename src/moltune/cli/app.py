@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import data, demo, evaluate, finetune, params, predict, study
+from moltune.cli import adapt, data, demo, evaluate, finetune, params, predict, pretrain, study
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -61,8 +61,10 @@ def _root(
 
 
 app.command("finetune")(finetune.finetune)
+app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("pretrain")(pretrain.pretrain)
 app.command("params")(params.params)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")

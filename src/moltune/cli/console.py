@@ -90,6 +90,35 @@ def epoch_progress(quiet: bool = False) -> Iterator[Any]:
 
 
 @contextmanager
+def step_progress(title: str, quiet: bool = False) -> Iterator[Any]:
+    """A bar over optimiser steps with losses by name; yields the callback that feeds it.
+
+    Where standard error is no terminal, a line is printed at every tenth of the way instead.
+    """
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"))
+    progress = Progress(*columns, TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal)
+    task = progress.add_task(title, total=None, losses="")
+
+    def report(state: dict[str, Any]) -> None:
+        if not progress.live.is_started:
+            progress.start()
+        step, steps = state["step"], state["steps"]
+        known = {name: value for name, value in state.items() if name not in ("step", "steps")}
+        texts = (
+            f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in known.items()
+        )
+        losses = "  ".join(texts)
+        progress.update(task, completed=step, total=steps, losses=losses)
+        if not err.is_terminal and not quiet and step * 10 // steps > (step - 1) * 10 // steps:
+            err.print(f"step {step} of {steps}  {losses}")
+
+    try:
+        yield report
+    finally:
+        progress.stop()
+
+
+@contextmanager
 def molecule_progress(total: int | None, quiet: bool = False) -> Iterator[Any]:
     """A bar over molecules; yields a callback that takes how many more are done."""
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet, Smiles, Target
+from moltune.cli.options import Json, Quiet, Smiles, Target, Tta
 
 
 def evaluate(
@@ -16,6 +16,10 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled molecules: a file, bundled set or hub id.")],
     target: Target = None,
     smiles: Smiles = None,
+    tta: Tta = None,
+    blend: Annotated[
+        bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval; 0: none.")] = 1000,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -25,10 +29,15 @@ def evaluate(
     from moltune.evaluation.summary import METRIC_LABELS, format_estimate
     from moltune.predict import Predictor
 
-    metrics = Predictor.load(run).evaluate_source(data, smiles=smiles, target=target, bootstrap=bootstrap)
+    metrics = Predictor.load(run, tta=tta, blend=blend).evaluate_source(
+        data, smiles=smiles, target=target, bootstrap=bootstrap
+    )
     if as_json:
         print_json(metrics)
         return
     rows = metrics["rows"]
     out.print(f"{rows['evaluated']} of {rows['in']} rows evaluated, {rows['left_out']} left out or merged")
     out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
+    if "blend" in metrics:
+        values = {label: format_estimate(metrics["blend"][name]) for name, label in METRIC_LABELS.items()}
+        out.print(facts(values, title="blend with classical baselines"))

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from moltune.cli.console import epoch_progress, set_up_logging
-from moltune.cli.options import ConfigFile, Json, Quiet, Ratios, Seed, Set, Smiles, SplitName, Target, settings_from
+from moltune.cli.options import (
+    ConfigFile,
+    Json,
+    Quiet,
+    Ratios,
+    Seed,
+    Set,
+    Smiles,
+    SplitName,
+    Target,
+    Tta,
+    settings_from,
+)
+from moltune.config import DEFAULT_BLEND
 
 
 def finetune(
@@ -31,6 +44,21 @@ def finetune(
     epochs: Annotated[int | None, typer.Option("--epochs", help="At most this many.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    augment: Annotated[
+        int | None,
+        typer.Option("--augment", min=0, help="Fresh random SMILES of each molecule per epoch. [default: 0]"),
+    ] = None,
+    tta: Tta = None,
+    adapt: Annotated[
+        str | None, typer.Option("--adapt", help="First learn the molecules without labels: mlm, mtr or both.")
+    ] = None,
+    transductive: Annotated[
+        bool | None,
+        typer.Option("--transductive", help="--adapt also learns from the SMILES of validation and test part."),
+    ] = None,
+    blend: Annotated[
+        bool, typer.Option("--blend", help="Also average with XGBoost; --set prediction.blend=[...] names others.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, made if missing.")] = None,
     config: ConfigFile = None,
     overrides: Set = None,
@@ -57,6 +85,11 @@ def finetune(
             "training.epochs": epochs,
             "training.batch_size": batch_size,
             "training.learning_rate": learning_rate,
+            "training.augment": augment,
+            "prediction.tta": tta,
+            "prediction.blend": DEFAULT_BLEND if blend else None,
+            "adapt.objective": adapt,
+            "adapt.transductive": transductive or None,
             "output": output,
         },
         overrides,

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from moltune.config import FinetuneConfig, apply_overrides, make_config, read_yaml, set_nested
+from moltune.config import (
+    AdaptConfig,
+    FinetuneConfig,
+    apply_overrides,
+    make_config,
+    make_settings,
+    read_yaml,
+    set_nested,
+)
 
 Smiles = Annotated[str | None, typer.Option("--smiles", help="SMILES column; found by name if not given.")]
 Target = Annotated[str | None, typer.Option("--target", help="Target column; found when obvious.")]
@@ -21,6 +29,10 @@ Ratios = Annotated[
     str | None, typer.Option("--ratios", help="Training/validation/test. [default: 70/10/20]", metavar="A/B/C")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random. [default: 0]")]
+Tta = Annotated[
+    int | None,
+    typer.Option("--tta", min=1, help="Average each prediction over this many SMILES of the molecule."),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options override it.")]
 Set = Annotated[
     list[str] | None,
@@ -34,10 +46,26 @@ def settings_from(config: Path | None, options: dict[str, Any], overrides: list[
     Raises:
         ConfigError: a setting is unknown or wrong.
     """
+    return make_config(values_from(config, options, overrides))
+
+
+def adapt_settings_from(config: Path | None, options: dict[str, Any], overrides: list[str] | None) -> AdaptConfig:
+    """As :func:`settings_from`, for an adaptation; ``adapt.yaml`` of an earlier one can be used as it is.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
+    values = values_from(config, options, overrides)
+    values.setdefault("adapt", {}).setdefault("objective", "mtr")
+    return make_settings(AdaptConfig, values)
+
+
+def values_from(config: Path | None, options: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Values from a YAML file, then named options (those that were given), then ``--set`` texts, unchecked."""
     values = read_yaml(config) if config else {}
     # The config.yaml of a finished run can be used as it is; where it ran then says nothing about this run.
     values.pop("provenance", None)
     for dotted, value in options.items():
         if value is not None:
             set_nested(values, dotted, value)
-    return make_config(apply_overrides(values, overrides or []))
+    return apply_overrides(values, overrides or [])

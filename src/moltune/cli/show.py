@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
-from moltune.evaluation.summary import METRIC_LABELS, format_number, metrics_table, verdict
+from moltune.evaluation.summary import METRIC_LABELS, blend_words, format_number, metrics_table, verdict
 from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
 
 
@@ -17,6 +17,11 @@ def show_run(run: Run, as_json: bool) -> None:
         return
     unit = str(run.provenance.get("data", {}).get("unit") or "")
     out.print(f"\n[bold]{verdict(run.metrics, unit=unit)}[/]\n")
+    if "blend" in run.metrics:
+        out.print(f"{blend_words(run.metrics, unit=unit)}\n", markup=False)
+    if "adaptation" in run.metrics:
+        adaptation = run.metrics["adaptation"]
+        out.print(f"first adapted ({adaptation['objective']}) to the {adaptation['part']}\n", markup=False)
     out.print(_table(run))
     counted = run.metrics
     out.print(

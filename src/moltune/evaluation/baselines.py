@@ -14,7 +14,7 @@ import xgboost
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from moltune.data.descriptors import morgan_counts, rdkit_descriptors
@@ -149,7 +149,7 @@ class RidgeBaseline(Baseline):
         seed: int = 0,
     ) -> Self:
         """Fit on the training part; the validation part and the seed are not used."""
-        self.model_: Pipeline = make_pipeline(
+        self.model_: Any = make_pipeline(
             SimpleImputer(strategy="median", keep_empty_features=True),
             FunctionTransformer(_signed_log),
             StandardScaler(),
@@ -270,12 +270,14 @@ class BaselineResult:
         metrics: part -> result of :func:`moltune.evaluation.metrics.evaluate`; empty parts are left out.
         predictions: part -> predictions, shape (n of that part,), in target units.
         seconds: wall-clock time to compute the features it was first to need, fit and predict.
+        baseline: as fitted.
     """
 
     name: str
     metrics: dict[str, dict[str, Any]]
     predictions: dict[str, np.ndarray]
     seconds: float
+    baseline: Baseline
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics of each part and ``seconds``, JSON-ready: the baseline's entry in ``metrics.json``."""
@@ -325,7 +327,7 @@ def run_baselines(
             part: evaluate(y, predictions[part], bootstrap=bootstrap, confidence=confidence, seed=seed)
             for part, (_, y) in parts.items()
         }
-        results[baseline.name] = BaselineResult(baseline.name, metrics, predictions, seconds)
+        results[baseline.name] = BaselineResult(baseline.name, metrics, predictions, seconds, baseline)
     return results
 
 
@@ -341,6 +343,11 @@ def _check_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
     if "train" not in kept:
         raise DataError("baselines need a training part with at least one molecule")
     return kept
+
+
+def standardised(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What the ridge baseline does to features without gaps, (n, d), given those of its scaler."""
+    return _clip((_signed_log(values) - mean) / scale)
 
 
 def _signed_log(values: np.ndarray) -> np.ndarray:

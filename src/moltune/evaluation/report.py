@@ -20,6 +20,7 @@ from moltune.evaluation.summary import (
     MODEL,
     MetricsRow,
     baseline_label,
+    blend_words,
     format_estimate,
     format_number,
     metrics_table,
@@ -78,6 +79,7 @@ def write_report(
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict">{escape(verdict(metrics, unit=unit))}</p>',
+        f"<p>{escape(blend_words(metrics, unit=unit))}</p>" if metrics.get("blend") else "",
         '<p class="soft">One split and one seed: another split or seed moves these numbers too, and the intervals '
         "below do not contain that. They show what other test molecules of the same kind would do.</p>",
         _warnings(notes),

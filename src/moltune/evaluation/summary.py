@@ -15,7 +15,13 @@ METRIC_LABELS = {
     "spearman": "Spearman ρ",
     "mse": "MSE",
 }
-BASELINE_LABELS = {"mean": "Training mean", "ridge": "Ridge", "random-forest": "Random forest", "xgboost": "XGBoost"}
+BASELINE_LABELS = {
+    "mean": "Training mean",
+    "ridge": "Ridge",
+    "random-forest": "Random forest",
+    "xgboost": "XGBoost",
+    "blend": "Blend",
+}
 PARTS = ("test", "validation", "train")
 MODEL = "model"
 
@@ -50,6 +56,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
         metrics: the content of ``metrics.json``; parts and baselines that were not evaluated get no row.
     """
     sources: dict[str, Mapping[str, Any]] = {MODEL: metrics, **(metrics.get("baselines") or {})}
+    if metrics.get("blend"):
+        sources["blend"] = metrics["blend"]
     rows = []
     for part in PARTS:
         for source, results in sources.items():
@@ -94,6 +102,30 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         return f"The language model is not worth it here: {model}{beaten}, but {label} is better ({gap})."
     close = f"no difference from {label} can be told ({gap})"
     return f"No clear winner: {model}{beaten}, but {close}, so the simpler {label} is enough on this evidence."
+
+
+def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
+    """Say in one sentence who earned a blend, and whether it beats its members; empty where there is none.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        unit: unit of the target; empty when it has none.
+    """
+    blend = metrics.get("blend")
+    if not blend:
+        return ""
+    labels = {name: "the language model" if name == MODEL else baseline_label(name) for name in blend["weights"]}
+    shares = ", ".join(f"{100 * weight:.0f} % {labels[name]}" for name, weight in blend["weights"].items())
+    text = f"The blend is {shares} (weights from the validation part)"
+    if not blend.get("test"):
+        return f"{text}."
+    text += f"; its test RMSE is {_with_unit(format_estimate(blend['test']['rmse']), unit)}"
+    verdicts: dict[str, list[str]] = {}
+    for name, result in (blend.get("comparison") or {}).items():
+        verdicts.setdefault(str(result["verdict"]), []).append(labels[name])
+    said = {"better": "better than", "worse": "worse than", "cannot tell": "not told apart from"}
+    parts = [f"{said[kind]} {' and '.join(names)}" for kind, names in verdicts.items()]
+    return f"{text}, {', '.join(parts)}." if parts else f"{text}."
 
 
 def baseline_label(name: str) -> str:

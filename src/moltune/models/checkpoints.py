@@ -134,6 +134,19 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
     return encoder.eval()
 
 
+def random_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Build the encoder of a checkpoint with fresh weights, drawn from torch's global generator.
+
+    Returns:
+        The encoder in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: the checkpoint has no configuration.
+    """
+    config = load_config(name, revision)
+    return build_encoder(config.encoder if isinstance(config, RegressionConfig) else config).float().eval()
+
+
 def empty_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
     """Build the encoder of a checkpoint without memory for its tensors, to ask for its structure.
 
@@ -159,7 +172,13 @@ def load_regression(name: str | Path) -> RegressionModel:
 
 
 def make_regression(
-    name: str | Path, *, head: str = "mean", head_dropout: float = 0.1, revision: str | None = None, **settings: Any
+    name: str | Path,
+    *,
+    head: str = "mean",
+    head_dropout: float = 0.1,
+    revision: str | None = None,
+    weights: str = "pretrained",
+    **settings: Any,
 ) -> RegressionModel:
     """Put a fresh head on the encoder of a checkpoint.
 
@@ -168,9 +187,10 @@ def make_regression(
         head: name of the head.
         head_dropout: dropout in the head.
         revision: branch, tag or commit of a hub id.
+        weights: ``pretrained``, or ``random`` for fresh ones in the same architecture.
         settings: further fields of :class:`RegressionConfig` (target statistics and name).
     """
-    encoder = load_encoder(name, revision)
+    encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
     # transformers resets the attention implementation of a configuration that becomes part of another one.
     config = RegressionConfig(
         encoder=copy.deepcopy(encoder.config), head=head, head_dropout=head_dropout, base_model=str(name), **settings

@@ -63,17 +63,20 @@ class Step:
     Attributes:
         name: key under which a run finds it.
         specification: everything that decides its result, JSON-ready.
-        function: ``module:function``, called as ``function(workbench, specification)``; returns file name -> array.
+        function: ``module:function``, called as ``function(workbench, specification)``; returns file name -> array,
+            or folder name -> a folder in the scratch, which is moved into the step.
     """
 
     name: str
     specification: dict[str, Any]
     function: str
 
-    def compute(self, bench: Workbench) -> dict[str, np.ndarray]:
+    def compute(self, bench: Workbench) -> dict[str, np.ndarray | Path]:
         """Do the work."""
         module, _, function = self.function.partition(":")
-        result: dict[str, np.ndarray] = getattr(importlib.import_module(module), function)(bench, self.specification)
+        result: dict[str, np.ndarray | Path] = getattr(importlib.import_module(module), function)(
+            bench, self.specification
+        )
         return result
 
 

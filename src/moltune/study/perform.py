@@ -74,8 +74,8 @@ def compute(store: Store, task: Task, threads: int) -> Fill:
     bench = Workbench(molecules, store.work(task), threads, steps)
     if task.kind == "step":
         specification = task.specification
-        arrays = Step(specification["step"], specification["specification"], specification["function"]).compute(bench)
-        return lambda folder: _write_step(folder, arrays, specification)
+        results = Step(specification["step"], specification["specification"], specification["function"]).compute(bench)
+        return lambda folder: _write_step(folder, results, specification)
     split = store.split(task.unit, molecules)
     _forget_peak()
     wall, cpu = time.monotonic(), time.process_time()
@@ -139,9 +139,12 @@ def _write_run(folder: Path, task: Task, outcome: Outcome, facts: dict[str, Any]
     (folder / RESULT).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _write_step(folder: Path, arrays: dict[str, np.ndarray], specification: dict[str, Any]) -> None:
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values)
+def _write_step(folder: Path, results: dict[str, np.ndarray | Path], specification: dict[str, Any]) -> None:
+    for name, values in results.items():
+        if isinstance(values, Path):
+            values.rename(folder / name)
+        else:
+            np.save(folder / f"{name}.npy", values)
     (folder / SPECIFICATION).write_text(json.dumps(specification, indent=2) + "\n", encoding="utf-8")
 
 

@@ -19,12 +19,13 @@ from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.split import Split, make_split
 from moltune.errors import ConfigError
-from moltune.evaluation.baselines import BaselineResult, make_baseline, run_baselines
+from moltune.evaluation.baselines import BaselineResult, FeatureTable, make_baseline, run_baselines
 from moltune.evaluation.figures import loss_curves, residual_histogram, true_against_predicted
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.evaluation.report import write_report
 from moltune.models.methods import make_method
 from moltune.run import (
+    BLENDED,
     CHECKPOINTS,
     FIGURES,
     HISTORY,
@@ -38,6 +39,9 @@ from moltune.run import (
     settings_of,
     start_run,
 )
+from moltune.training.adapt import adapt_run
+from moltune.training.blend import BLEND, Blend, check_members, judge_blend, make_blend
+from moltune.training.blend import MODEL as LANGUAGE_MODEL
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
 from moltune.training.tuner import Tuned, tune, unfit_molecules
 
@@ -53,6 +57,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     report: EpochReport | None = None,
+    features: FeatureTable | None = None,
 ) -> Run:
     """Fine-tune a model on one property, evaluate it, and write a run folder.
 
@@ -64,6 +69,7 @@ def finetune(
         resume: go on with an unfinished run of the same settings and data, or return a finished one.
         overwrite: replace an existing run folder.
         report: called after each step and epoch with what is known, for a progress bar.
+        features: of molecules, computed before, for the baselines.
 
     Returns:
         The finished run.
@@ -82,10 +88,13 @@ def finetune(
         raise ConfigError("data.source is missing: name a file, a bundled set or a Hugging Face dataset")
     for name in config.evaluation.baselines:
         make_baseline(name)
+    check_members(config.prediction.blend)
     make_method(config.method)
     check_settings(config.training)
     path = config.output or default_output(config)
     prepared = prepare(config, molecules)
+    if config.prediction.blend and not len(prepared.split.validation):
+        raise ConfigError("prediction.blend chooses its weights on the validation part; give the split one")
     run = start_run(path, config, prepared.provenance, resume=resume, overwrite=overwrite)
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
@@ -94,10 +103,12 @@ def finetune(
     run.write_table(REJECTS, prepared.molecules.rejected)
 
     parts = prepared.parts
+    smiles = {name: texts for name, (texts, _) in parts.items()}
+    model, adapted = adapt_run(run, smiles, prepared.molecules.provenance)
     tuned = tune(
         parts["train"],
         parts.get("validation"),
-        model=config.model,
+        model=model,
         method=config.method,
         training=config.training,
         seed=config.seed,
@@ -109,9 +120,17 @@ def finetune(
     )
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.save)
-    judged = judge(tuned, parts, config)
+    judged = judge(tuned, parts, config, features)
+    if judged.blend is not None:
+        run.write_folder(BLENDED, judged.blend.save)
+    if adapted is not None:
+        judged.metrics["adaptation"] = {"part": adapted.part, **adapted.result.to_dict()}
     run.write_table(PREDICTIONS, predictions_table(prepared, judged))
     notes = warnings_for(prepared)
+    if config.adapt.objective != "none" and config.adapt.transductive:
+        notes.append(
+            "Transductive: the encoder learnt from the SMILES of validation and test part, without their labels"
+        )
     if config.evaluation.figures:
         run.write_folder(FIGURES, lambda folder: draw(folder, tuned, parts, judged, prepared))
     write_report(
@@ -197,49 +216,66 @@ class Judged:
         predicted: part → predictions of the model, in the target's unit.
         baselines: results by name.
         metrics: the content of ``metrics.json``.
+        spread: part → standard deviation over several SMILES of a molecule; empty where one is predicted.
+        blend: of model and baselines, where one was asked for.
+        blended: part → its predictions.
     """
 
     predicted: dict[str, np.ndarray]
     baselines: dict[str, BaselineResult]
     metrics: dict[str, Any]
+    spread: dict[str, np.ndarray]
+    blend: Blend | None
+    blended: dict[str, np.ndarray]
 
 
-def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig) -> Judged:
-    """Predict every part and compare with the baselines on the test part."""
+def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig, features: FeatureTable | None = None) -> Judged:
+    """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
     options: dict[str, Any] = {
         "bootstrap": config.evaluation.bootstrap,
         "confidence": config.evaluation.confidence,
         "seed": config.seed,
     }
-    batch = config.training.eval_batch_size
-    predicted = {name: tuned.predict(smiles, batch) for name, (smiles, _) in parts.items()}
+    batch, k = config.training.eval_batch_size, config.prediction.tta
+    averaged = {name: tuned.predict_spellings(smiles, k, batch) for name, (smiles, _) in parts.items()}
+    predicted = {name: found.mean for name, found in averaged.items()}
+    spread = {name: found.spread for name, found in averaged.items() if found.spread is not None}
     metrics: dict[str, Any] = {
         name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
         if name in parts
     }
-    baselines = run_baselines(config.evaluation.baselines, parts, **options)
+    names = [*config.evaluation.baselines, *config.prediction.blend]
+    baselines = run_baselines(names, parts, features=features, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:
         metrics["comparison"] = {
             name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
+    blend, blended = None, {}
+    if config.prediction.blend:
+        members = {LANGUAGE_MODEL: predicted, **{name: result.predictions for name, result in baselines.items()}}
+        validation = {name: found["validation"] for name, found in members.items()}
+        fitted = {name: result.baseline for name, result in baselines.items()}
+        blend = make_blend(config.prediction.blend, fitted, validation, parts["validation"][1])
+        blended, metrics[BLEND] = judge_blend(blend, parts, members, **options)
     metrics["trainable_parameters"] = tuned.parameters.trainable
     metrics["total_parameters"] = tuned.parameters.total
     metrics["best_epoch"] = tuned.best_epoch
     metrics["epochs"] = len(tuned.history)
     metrics["seconds"] = round(tuned.seconds, 3)
-    return Judged(predicted, baselines, metrics)
+    return Judged(predicted, baselines, metrics, spread, blend, blended)
 
 
 def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
-    """One line per molecule in table order: smiles, split, true, predicted, and a column per baseline."""
+    """One line per molecule in table order: smiles, split, true, predicted, spread, baselines, blend, as there are."""
     table = pd.DataFrame({"smiles": prepared.molecules.smiles})
     table["split"] = prepared.split.to_frame(prepared.molecules)["split"]
     table["true"] = prepared.molecules.target
-    columns = {"predicted": judged.predicted}
+    columns = {"predicted": judged.predicted} | ({"spread": judged.spread} if judged.spread else {})
     columns |= {f"predicted_{name}": result.predictions for name, result in judged.baselines.items()}
+    columns |= {f"predicted_{BLEND}": judged.blended} if judged.blended else {}
     for column, values in columns.items():
         table[column] = np.nan
         for name, positions in prepared.split.parts().items():

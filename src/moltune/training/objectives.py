@@ -40,19 +40,35 @@ class Objective(nn.Module, ABC):
     def forward(self, encoded: Encoded) -> Tensor:
         """Return the loss, a scalar; zero (attached to the graph) when the batch holds nothing to learn from."""
 
+    @abstractmethod
+    def size(self, labels: Tensor, intact: Tensor, targets: dict[str, Tensor]) -> int:
+        """How many terms the loss of such a batch averages over; fields as in :class:`Encoded`."""
+
 
 class MaskedLanguageModel(Objective):
-    """Cross-entropy in nats over masked tokens (Devlin et al. 2019, arXiv:1810.04805)."""
+    """Cross-entropy in nats over masked tokens (Devlin et al. 2019, arXiv:1810.04805).
 
-    def __init__(self, config: MolformerConfig) -> None:
+    Args:
+        config: of the encoder, for a fresh head of the published kind.
+        lm_head: the head of a checkpoint: hidden states (n, width) -> logits (n, vocabulary).
+    """
+
+    def __init__(self, config: MolformerConfig | None = None, lm_head: nn.Module | None = None) -> None:
         super().__init__()
-        self.lm_head = MolformerLMHead(config)
+        if lm_head is None:
+            assert config is not None
+            lm_head = MolformerLMHead(config)
+        self.lm_head = lm_head
 
     def forward(self, encoded: Encoded) -> Tensor:
         """Decode only the positions that were masked: the decoder is the widest layer of a small model."""
         chosen = encoded.labels != IGNORED
         logits = self.lm_head(encoded.hidden[chosen]).float()
         return nn.functional.cross_entropy(logits, encoded.labels[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+
+    def size(self, labels: Tensor, intact: Tensor, targets: dict[str, Tensor]) -> int:
+        """Masked tokens."""
+        return int((labels != IGNORED).sum())
 
 
 class Regression(Objective):
@@ -74,12 +90,16 @@ class Regression(Objective):
         error = self.out_proj(encoded.pooled) - torch.nan_to_num(expected)
         return (error.square() * known).sum() / known.sum().clamp(min=1)
 
+    def size(self, labels: Tensor, intact: Tensor, targets: dict[str, Tensor]) -> int:
+        """Known values of intact molecules."""
+        return int((torch.isfinite(targets[self.name]) & intact.unsqueeze(1)).sum())
+
 
 def mask_tokens(
     input_ids: Tensor,
     maskable: Tensor,
     *,
-    vocabulary: tuple[int, int],
+    vocabulary: tuple[int, int] | Tensor,
     mask_id: int,
     share: float = 0.15,
     generator: torch.Generator | None = None,
@@ -89,7 +109,7 @@ def mask_tokens(
     Args:
         input_ids: (batch, length).
         maskable: positions that may be chosen, bool, same shape.
-        vocabulary: range of ids, first and one past the last, from which random tokens are drawn.
+        vocabulary: range of ids, first and one past the last, from which random tokens are drawn; or those ids.
         mask_id: id of the mask token.
         share: probability of each maskable position.
         generator: source of randomness.
@@ -101,6 +121,9 @@ def mask_tokens(
     chosen = (draw < share) & maskable
     labels = torch.where(chosen, input_ids, torch.full_like(input_ids, IGNORED))
     kind = torch.rand(input_ids.shape, generator=generator)
-    random_ids = torch.randint(*vocabulary, input_ids.shape, generator=generator)
+    if isinstance(vocabulary, Tensor):
+        random_ids = vocabulary[torch.randint(len(vocabulary), input_ids.shape, generator=generator)]
+    else:
+        random_ids = torch.randint(*vocabulary, input_ids.shape, generator=generator)
     corrupted = torch.where(chosen & (kind < 0.8), torch.full_like(input_ids, mask_id), input_ids)
     return torch.where(chosen & (kind >= 0.9), random_ids, corrupted), labels

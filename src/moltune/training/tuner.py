@@ -13,6 +13,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
+from moltune.data.augment import AugmentedDataset
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
 from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, quiet_transformers
@@ -22,6 +23,7 @@ from moltune.models.molformer import MolformerConfig
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, fit
+from moltune.training.spellings import Averaged, predict_spellings
 from moltune.training.warmstart import start_head
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ class Tuned:
         """Predict in the target's unit, float64, shape (n,)."""
         length = self.max_length if self.truncate else None
         return predict_smiles(self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=length)
+
+    def predict_spellings(self, smiles: Sequence[str], k: int, batch_size: int = 128) -> Averaged:
+        """Predict under k SMILES of each molecule; see :func:`moltune.training.spellings.predict_spellings`."""
+        return predict_spellings(self.model, self.tokenizer, smiles, k, batch_size=batch_size, truncate=self.truncate)
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in ``save_pretrained`` layout."""
@@ -140,6 +146,7 @@ def tune(
         head=model.head,
         head_dropout=model.head_dropout,
         revision=model.revision,
+        weights=model.weights,
         target_mean=float(target.mean()),
         target_std=float(target.std()),
         target_name=target_name,
@@ -156,7 +163,9 @@ def tune(
     network = way.switch_on(network)
     fitted = fit(
         network,
-        SmilesDataset(tokenizer, smiles, target, cut),
+        SmilesDataset(tokenizer, smiles, target, cut)
+        if not training.augment
+        else AugmentedDataset(tokenizer, smiles, target, cut, copies=training.augment, seed=seed, limit=length),
         SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
         training,
         pad_token_id=int(tokenizer.pad_token_id),

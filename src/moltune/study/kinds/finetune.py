@@ -15,7 +15,10 @@ from pydantic import Field
 from moltune.config import FinetuneConfig, Settings, make_config, set_nested
 from moltune.data.split import Split, write_index_file
 from moltune.errors import CheckpointError, ConfigError, RunFolderError
-from moltune.study.arms import ArmKind, ArmSpec, ArmUnavailable, Outcome, Workbench, register_kind
+from moltune.evaluation.baselines import FeatureTable
+from moltune.study.adaptation import adaptation_step, adapted_checkpoint
+from moltune.study.arms import ArmKind, ArmSpec, ArmUnavailable, Outcome, Step, Workbench, register_kind
+from moltune.study.features import feature_step, row_lookup
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe
 
@@ -25,7 +28,10 @@ logger = logging.getLogger(__name__)
 _OF_THE_STUDY = ("data", "split", "seed", "output", "evaluation")
 # They move files and clocks, not results.
 _WITHOUT_EFFECT = ("threads", "report_to")
-_METRICS_OF_PARTS = ("test", "validation", "train", "baselines", "comparison")
+_METRICS_OF_PARTS = ("test", "validation", "train", "baselines", "comparison", "blend")
+# Settings that came later: at their defaults they are left out, so that runs made before them are still found.
+_LATER = ("adapt", "prediction", "model.weights", "training.augment")
+_FEATURES = "rdkit+morgan"
 
 
 class FinetuneOptions(Settings):
@@ -39,7 +45,10 @@ class FinetuneOptions(Settings):
 
 @register_kind
 class FinetuneKind(ArmKind):
-    """One fine-tuning run per block; an interrupted one goes on from its last epoch."""
+    """One fine-tuning run per block; an interrupted one goes on from its last epoch.
+
+    With ``prediction.blend`` the arm's predictions are the blend's.
+    """
 
     name = "finetune"
     description = "a fine-tuned language model"
@@ -50,9 +59,11 @@ class FinetuneKind(ArmKind):
         """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""
         from moltune.models.checkpoints import load_config
         from moltune.models.methods import make_method
+        from moltune.training.blend import check_members
 
         config = self.config(arm, recipe)
         make_method(config.method)
+        check_members(config.prediction.blend)
         try:
             load_config(config.model.name, config.model.revision)
         except CheckpointError as error:
@@ -82,11 +93,20 @@ class FinetuneKind(ArmKind):
         settings = config.model_dump(mode="json", exclude=set(_OF_THE_STUDY))
         for name in _WITHOUT_EFFECT:
             settings["training"].pop(name)
+        _leave_out_defaults(settings)
         return {
             "settings": settings,
             "weights": weights_digest(config.model.name),
             "_keep_model": self.options(arm).keep_model,
         }
+
+    def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
+        """The adaptation of the encoder, and the features of a blend's baselines."""
+        config = self.config(arm, recipe)
+        steps = [feature_step(_FEATURES)] if set(config.prediction.blend) - {"mean"} else []
+        if config.adapt.objective != "none":
+            steps.append(adaptation_step(config, recipe, block, weights_digest(config.model.name)))
+        return steps
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fine-tune in the scratch folder, going on where a killed run stopped."""
@@ -103,21 +123,41 @@ class FinetuneKind(ArmKind):
             "evaluation": {"baselines": [], "figures": False, "bootstrap": 0},
         }
         values["training"] = {**values["training"], "threads": bench.threads}
+        adapted = adapted_checkpoint(bench)
+        if adapted is not None:
+            started = {"name": str(adapted[0]), "revision": None, "weights": "pretrained"}
+            values |= {"model": {**values["model"], **started}, "adapt": {"objective": "none"}}
         config = make_config(values)
+        features = FeatureTable(row_lookup(bench, _FEATURES)) if f"features {_FEATURES}" in bench.steps else None
         try:
-            run = finetune(config, molecules=bench.molecules, resume=True)
+            run = finetune(config, molecules=bench.molecules, resume=True, features=features)
         except RunFolderError as error:
             # The study folder was moved, or the thread count changed: what is left there cannot be trusted.
             logger.warning("%s; the run starts again", error)
             shutil.rmtree(bench.folder / "run")
-            run = finetune(config, molecules=bench.molecules)
+            run = finetune(config, molecules=bench.molecules, features=features)
         predictions = run.predictions.assign(row=run.splits["row"].to_numpy())
         predictions = predictions.rename(columns={"split": "part"})
+        if config.prediction.blend:
+            predictions["predicted"] = predictions["predicted_blend"]
         kept = predictions.loc[predictions["part"].isin(["validation", "test"]), ["row", "part", "predicted"]]
         facts = {name: value for name, value in run.metrics.items() if name not in _METRICS_OF_PARTS}
         facts["training_seconds"] = facts.pop("seconds", None)
+        if config.prediction.blend:
+            facts["blend_weights"] = run.metrics["blend"]["weights"]
+        if adapted is not None:
+            facts["adaptation"] = adapted[1]
         models = {"model": run.model_path} if specification["_keep_model"] else {}
         return Outcome(kept.reset_index(drop=True), facts, run.history, models)
+
+
+def _leave_out_defaults(settings: dict[str, Any]) -> None:
+    defaults = FinetuneConfig().model_dump(mode="json")
+    for name in _LATER:
+        group, _, setting = name.partition(".")
+        here, there = (settings[group], defaults[group]) if setting else (settings, defaults)
+        if here[setting or group] == there[setting or group]:
+            del here[setting or group]
 
 
 def _merge(values: dict[str, Any], settings: Mapping[str, Any]) -> None:

@@ -1,0 +1,100 @@
+"""Encoders with the head of a masked language model, for training that goes on from any checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+
+from moltune.errors import CheckpointError, ConfigError
+from moltune.models.checkpoints import (
+    load_config,
+    load_encoder,
+    quiet_transformers,
+    random_encoder,
+    resolve,
+)
+from moltune.models.regression import RegressionConfig
+
+logger = logging.getLogger(__name__)
+
+# Names under which masked language models of transformers keep what maps hidden states to logits, in order.
+_HEADS: tuple[tuple[str, ...], ...] = (("lm_head",), ("cls",), ("head", "decoder"))
+
+
+def load_for_adaptation(
+    name: str, *, revision: str | None = None, weights: str = "pretrained", need_head: bool
+) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """Load an encoder, and the masked language model around it if the checkpoint holds one or one is needed.
+
+    The two share their tensors. Where the checkpoint has no head, one with fresh weights is made, and a notice says so.
+
+    Args:
+        name: bundled name, folder, run folder, or hub id.
+        revision: branch, tag or commit of a hub id.
+        weights: ``random`` for fresh weights in the same architecture.
+        need_head: whether a masked language model is needed; otherwise one is returned only if the checkpoint has it.
+
+    Returns:
+        The encoder, and the language model or None; both in evaluation mode.
+
+    Raises:
+        CheckpointError: a tensor is missing or misshapen.
+        ConfigError: a head is needed, but transformers knows no masked language model of this architecture.
+    """
+    config = load_config(name, revision)
+    has_head = any("MaskedLM" in made_for for made_for in config.architectures or ())
+    if has_head and weights == "pretrained":
+        return _whole(name, config, revision)
+    encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
+    if not need_head:
+        return encoder, None
+    if weights == "pretrained":
+        logger.warning("%s holds no head for masked tokens: it starts from fresh weights", name)
+    inner = config.encoder if isinstance(config, RegressionConfig) else config
+    try:
+        language = AutoModelForMaskedLM.from_config(inner)
+    except ValueError:
+        raise ConfigError(
+            f"transformers knows no masked language model of the {inner.model_type} architecture; choose mtr"
+        ) from None
+    setattr(language, language.base_model_prefix, encoder)
+    language.tie_weights()
+    return encoder, language.float().eval()
+
+
+def language_head(language: PreTrainedModel) -> nn.Module:
+    """What maps the last hidden states of ``language``'s encoder to logits.
+
+    Raises:
+        ConfigError: the architecture keeps it where moltune does not know of.
+    """
+    for names in _HEADS:
+        parts = [getattr(language, name, None) for name in names]
+        if all(isinstance(part, nn.Module) for part in parts):
+            return parts[0] if len(parts) == 1 else nn.Sequential(*parts)  # type: ignore[return-value,arg-type]
+    raise ConfigError(
+        f"moltune cannot train the masked-token head of {type(language).__name__}; choose the objective mtr"
+    )
+
+
+def _whole(name: str, config: Any, revision: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
+    # Checks the encoder tensor by tensor; transformers alone would fill what is missing with fresh weights.
+    load_encoder(name, revision)
+    options = {} if revision is None else {"revision": revision}
+    with quiet_transformers():
+        language, info = AutoModelForMaskedLM.from_pretrained(
+            resolve(name),
+            config=config,
+            dtype="float32",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{name} does not fit its own architecture: it lacks {', '.join(missing[:8])}")
+    return language.base_model, language.eval()
