@@ -18,7 +18,7 @@ from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, quiet_transformers
+from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, save_regression
 from moltune.models.coverage import check_smiles
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, check_settings
@@ -146,9 +146,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"{folder} exists already; choose another folder")
-        with quiet_transformers():
-            self.model_.save_pretrained(folder)
-            self.tokenizer_.save_pretrained(folder)
+        save_regression(self.model_, self.tokenizer_, folder)
         return folder
 
     @classmethod

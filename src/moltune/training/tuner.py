@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, quiet_transformers
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, save_regression
 from moltune.models.coverage import check_smiles
 from moltune.models.methods import ParameterCount, make_method
 from moltune.models.molformer import MolformerConfig
@@ -57,10 +57,8 @@ class Tuned:
         return predict_smiles(self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=length)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer in ``save_pretrained`` layout."""
-        with quiet_transformers():
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        """Write model and tokenizer; see :func:`moltune.models.checkpoints.save_regression`."""
+        save_regression(self.model, self.tokenizer, folder)
 
 
 def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
