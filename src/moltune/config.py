@@ -143,7 +143,9 @@ class ProbeSettings(Settings):
     )
     C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
     epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")
-    gamma: PositiveFloat | Literal["scale"] = Field("scale", description="SVR: width of the RBF kernel; scale: 1/(d·σ²)")
+    gamma: PositiveFloat | Literal["scale"] = Field(
+        "scale", description="SVR: width of the RBF kernel; scale: 1/(d·σ²)"
+    )
 
     @model_validator(mode="after")
     def _each_feature_once(self) -> Self:

@@ -21,6 +21,7 @@ from moltune.models.coverage import check_smiles
 from moltune.models.regression import RegressionModel
 from moltune.run import CONFIG, Run
 from moltune.training.inference import predict_smiles
+from moltune.training.probe import Probe, is_probe, load_probe
 
 PREDICTION_COLUMNS = ["row", "input", "smiles", "predicted", "note"]
 
@@ -30,22 +31,26 @@ class Predictor:
     """A tuned model with the cleaning that its training data went through.
 
     Attributes:
-        model: in evaluation mode.
-        tokenizer: that belongs to it.
+        model: in evaluation mode; a probe where the run fitted one.
+        tokenizer: that belongs to it; None for a probe, which reads SMILES itself.
         cleaning: steps that each molecule goes through first.
         policy: what happens to unknown tokens and over-long SMILES.
         unit: of the target; empty when not known.
     """
 
-    model: RegressionModel
-    tokenizer: PreTrainedTokenizerBase
+    model: RegressionModel | Probe
+    tokenizer: PreTrainedTokenizerBase | None
     cleaning: CleanSettings
     policy: ModelSettings
     unit: str = ""
 
     @classmethod
-    def load(cls, path: str | Path) -> Predictor:
+    def load(cls, path: str | Path, base: str | Path | None = None) -> Predictor:
         """Load a run folder, or the ``model`` folder of one (then with the default cleaning).
+
+        Args:
+            path: the folder.
+            base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
 
         Raises:
             RunFolderError: the run is unfinished.
@@ -56,12 +61,14 @@ class Predictor:
             run = Run.load(path)
             cleaning, policy = run.config.data.clean, run.config.model
             unit = str(run.provenance.get("data", {}).get("unit") or "")
-        return cls(load_regression(path), load_tokenizer(path), cleaning, policy, unit)
+        if is_probe(path):
+            return cls(load_probe(path, base), None, cleaning, policy, unit)
+        return cls(load_regression(path, base), load_tokenizer(path), cleaning, policy, unit)
 
     @property
     def target_name(self) -> str:
         """Name of the predicted property."""
-        return self.model.config.target_name
+        return str(self.model.target["name"] if isinstance(self.model, Probe) else self.model.config.target_name)
 
     def predict(
         self, smiles: Sequence[str], *, batch_size: int = 128, progress: Callable[[int], None] | None = None
@@ -99,15 +106,7 @@ class Predictor:
         blocking, warnings = self._issues(smiles)
         table["predicted"] = np.nan
         good = [position for position in range(len(table)) if position not in blocking]
-        limit = max_length(self.model.encoder, self.tokenizer) if self.policy.too_long == "truncate" else None
-        table.loc[table.index[good], "predicted"] = predict_smiles(
-            self.model,
-            self.tokenizer,
-            [smiles[position] for position in good],
-            batch_size=batch_size,
-            max_length=limit,
-            progress=progress,
-        )
+        table.loc[table.index[good], "predicted"] = self._values([smiles[at] for at in good], batch_size, progress)
         table["note"] = [blocking.get(position) or warnings.get(position, "") for position in range(len(table))]
         rejected = pd.DataFrame(
             {
@@ -150,12 +149,25 @@ class Predictor:
         left_out = molecules.rows_in - len(values)
         return {**metrics, "rows": {"in": molecules.rows_in, "evaluated": len(values), "left_out": left_out}}
 
+    def _values(self, smiles: Sequence[str], batch_size: int, progress: Callable[[int], None] | None) -> np.ndarray:
+        if isinstance(self.model, Probe):
+            return self.model.predict(smiles, progress=progress)
+        assert self.tokenizer is not None
+        limit = max_length(self.model.encoder, self.tokenizer) if self.policy.too_long == "truncate" else None
+        return predict_smiles(
+            self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=limit, progress=progress
+        )
+
     def _issues(self, smiles: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Molecules that cannot be predicted, and those that can with a warning."""
         blocking: dict[int, str] = {}
         warnings: dict[int, str] = {}
-        limit = max_length(self.model.encoder, self.tokenizer)
-        for position, issue in check_smiles(self.tokenizer, smiles, limit).items():
+        if isinstance(self.model, Probe):
+            found = self.model.issues(smiles)
+        else:
+            assert self.tokenizer is not None
+            found = check_smiles(self.tokenizer, smiles, max_length(self.model.encoder, self.tokenizer))
+        for position, issue in found.items():
             tolerated = (issue.kind == "unknown" and self.policy.unknown_tokens == "warn") or (
                 issue.kind == "too long" and self.policy.too_long == "truncate"
             )

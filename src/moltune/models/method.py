@@ -54,7 +54,9 @@ class Method(ABC):
 
     def __init__(self, settings: MethodSettings) -> None:
         if settings.peft and not self.takes_peft:
-            raise ConfigError(f"{self.name} is no method of peft, so peft.{next(iter(settings.peft))} means nothing to it")
+            raise ConfigError(
+                f"{self.name} is no method of peft, so peft.{next(iter(settings.peft))} means nothing to it"
+            )
         if settings.ia3_start != 1 and self.name != "ia3":
             raise ConfigError(f"method.ia3_start belongs to ia3, not to {self.name}")
         if settings.layer_norm_biases and self.name != "bitfit":

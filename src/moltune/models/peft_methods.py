@@ -43,7 +43,9 @@ class AdapterMethod(Method):
         model.config.base_digest, model.config.method = digest, self.name
         after = _look(model)
         if before is not None and after is not None and (before - after).abs().max() > _SAME:
-            logger.warning("%s changes the encoder before any training: it does not start from the base model", self.name)
+            logger.warning(
+                "%s changes the encoder before any training: it does not start from the base model", self.name
+            )
         return model
 
     def put_on(self, model: RegressionModel) -> None:
@@ -154,9 +156,13 @@ class LayerNormTuning(PeftMethod):
 
     def find_targets(self, encoder: nn.Module) -> list[str]:
         """The names of all layer norms."""
-        norms = {name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)}
+        norms = {
+            name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)
+        }
         if not norms:
-            raise ConfigError(f"{type(encoder).__name__} has no LayerNorm: name its norms with peft.target_modules=[...]")
+            raise ConfigError(
+                f"{type(encoder).__name__} has no LayerNorm: name its norms with peft.target_modules=[...]"
+            )
         return sorted(norms)
 
 

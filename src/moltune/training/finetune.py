@@ -38,8 +38,12 @@ from moltune.run import (
     settings_of,
     start_run,
 )
+from moltune.training.features import check_feature
+from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
-from moltune.training.tuner import Tuned, tune, unfit_molecules
+from moltune.training.probe import TunedProbe
+from moltune.training.resources import folder_bytes
+from moltune.training.tuner import Tuned, unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +87,9 @@ def finetune(
     for name in config.evaluation.baselines:
         make_baseline(name)
     make_method(config.method)
+    if config.method.name == PROBE:
+        for feature in config.method.probe.features:
+            check_feature(feature)
     check_settings(config.training)
     path = config.output or default_output(config)
     prepared = prepare(config, molecules)
@@ -94,7 +101,7 @@ def finetune(
     run.write_table(REJECTS, prepared.molecules.rejected)
 
     parts = prepared.parts
-    tuned = tune(
+    tuned = tune_model(
         parts["train"],
         parts.get("validation"),
         model=config.model,
@@ -110,6 +117,8 @@ def finetune(
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.save)
     judged = judge(tuned, parts, config)
+    judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
+    judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     run.write_table(PREDICTIONS, predictions_table(prepared, judged))
     notes = warnings_for(prepared)
     if config.evaluation.figures:
@@ -178,7 +187,7 @@ class Prepared:
 def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:
     """Load and clean unless that is done, check against the model, and split."""
     molecules = load_molecules(None, config.data) if molecules is None else molecules
-    unfit = unfit_molecules(molecules.smiles, config.model)
+    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
     if unfit:
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
     molecules = molecules.reject(unfit)
@@ -204,7 +213,7 @@ class Judged:
     metrics: dict[str, Any]
 
 
-def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig) -> Judged:
+def judge(tuned: Tuned | TunedProbe, parts: Parts, config: FinetuneConfig) -> Judged:
     """Predict every part and compare with the baselines on the test part."""
     options: dict[str, Any] = {
         "bootstrap": config.evaluation.bootstrap,
@@ -230,6 +239,7 @@ def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig) -> Judged:
     metrics["best_epoch"] = tuned.best_epoch
     metrics["epochs"] = len(tuned.history)
     metrics["seconds"] = round(tuned.seconds, 3)
+    metrics["cost"] = tuned.cost.to_dict()
     return Judged(predicted, baselines, metrics)
 
 
@@ -248,10 +258,11 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     return table
 
 
-def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
+def draw(folder: Path, tuned: Tuned | TunedProbe, parts: Parts, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
-    loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
+    if len(tuned.history):
+        loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
     shown = "test" if "test" in parts else "validation" if "validation" in parts else "train"
     labels = {"unit": prepared.unit, "target": prepared.target_name}
     true, predicted = parts[shown][1], judged.predicted[shown]
