@@ -235,20 +235,19 @@ class FinetuneConfig(Settings):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        method, peft = values.get("method", {}), values.pop("peft", None)
+        # What is no plain value was checked before, and stays as it is.
+        method, training, peft = values.get("method", {}), values.get("training", {}), values.pop("peft", None)
         if isinstance(method, str):
-            method = {"name": method}
-        if isinstance(method, MethodSettings):
-            method = method.model_dump()
-        if not isinstance(method, dict):
-            return values
+            method = values["method"] = {"name": method}
         if peft is not None:
             if not isinstance(peft, dict):
                 raise ValueError("peft is a group of settings, such as peft.r=4")
-            own = method.get("peft")
-            method = {**method, "peft": {**(own if isinstance(own, dict) else {}), **peft}}
-        values["method"] = method
-        defaults, training = training_defaults(str(method.get("name", "full"))), values.get("training", {})
+            plain = method.model_dump() if isinstance(method, MethodSettings) else method
+            own = plain.get("peft") if isinstance(plain, dict) else None
+            if isinstance(plain, dict):
+                method = values["method"] = {**plain, "peft": {**(own if isinstance(own, dict) else {}), **peft}}
+        name = method.get("name", "full") if isinstance(method, dict) else getattr(method, "name", "full")
+        defaults = training_defaults(str(name))
         if defaults and isinstance(training, dict):
             values["training"] = {**defaults, **training}
         return values

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import data, demo, evaluate, finetune, params, predict, study
+from moltune.cli import data, demo, evaluate, finetune, merge, params, predict, study, tune
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -63,6 +63,8 @@ def _root(
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("tune")(tune.tune)
+app.command("merge")(merge.merge)
 app.command("params")(params.params)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet, Smiles, Target
+from moltune.cli.options import Base, Json, Quiet, Smiles, Target
 
 
 def evaluate(
@@ -17,6 +17,7 @@ def evaluate(
     target: Target = None,
     smiles: Smiles = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval; 0: none.")] = 1000,
+    base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -25,7 +26,7 @@ def evaluate(
     from moltune.evaluation.summary import METRIC_LABELS, format_estimate
     from moltune.predict import Predictor
 
-    metrics = Predictor.load(run).evaluate_source(data, smiles=smiles, target=target, bootstrap=bootstrap)
+    metrics = Predictor.load(run, base).evaluate_source(data, smiles=smiles, target=target, bootstrap=bootstrap)
     if as_json:
         print_json(metrics)
         return

@@ -22,6 +22,10 @@ Ratios = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random. [default: 0]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options override it.")]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="Where the checkpoint under an adapter or a probe is now, if it was moved."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting by name, such as training.patience=10; repeatable."),

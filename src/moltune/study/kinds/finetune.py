@@ -116,6 +116,8 @@ class FinetuneKind(ArmKind):
         kept = predictions.loc[predictions["part"].isin(["validation", "test"]), ["row", "part", "predicted"]]
         facts = {name: value for name, value in run.metrics.items() if name not in _METRICS_OF_PARTS}
         facts["training_seconds"] = facts.pop("seconds", None)
+        cost = facts.pop("cost", {})
+        facts |= {name: value for name, value in cost.items() if name != "seconds"}
         models = {"model": run.model_path} if specification["_keep_model"] else {}
         return Outcome(kept.reset_index(drop=True), facts, run.history, models)
 

@@ -93,7 +93,12 @@ class ProbeKind(ArmKind):
         parts = parts_of(split, bench.molecules)
         started = time.monotonic()
         probe = fit_probe(parts["train"], settings, source, seed=seed)
-        facts = {"trainable_parameters": probe.head.fitted, "training_seconds": round(time.monotonic() - started, 3)}
+        arrays = {**probe.scaler.arrays(), **probe.head.arrays()}
+        facts = {
+            "trainable_parameters": probe.head.fitted,
+            "training_seconds": round(time.monotonic() - started, 3),
+            "weights_bytes": sum(array.nbytes for array in arrays.values()),
+        }
         predicted = {name: probe.predict(smiles) for name, (smiles, _) in parts.items() if name != "train"}
         return Outcome(prediction_table(split, bench.molecules, predicted), facts)
 
