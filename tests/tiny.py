@@ -62,7 +62,7 @@ def same_weights(first: Run, second: Run) -> bool:
 def without_seconds(metrics: Any) -> Any:
     """Metrics without what differs between two equal runs."""
     if isinstance(metrics, dict):
-        return {key: without_seconds(value) for key, value in metrics.items() if key != "seconds"}
+        return {key: without_seconds(value) for key, value in metrics.items() if key not in ("seconds", "cost")}
     return metrics
 
 

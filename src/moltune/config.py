@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -31,6 +32,7 @@ SplitMethod = Literal["random", "stratified", "scaffold", "cluster", "column", "
 HeadName = Literal["mean", "cls", "molformer"]
 DEFAULT_BLEND = ["xgboost"]
 AdaptObjective = Literal["none", "mlm", "mtr", "both"]
+FeatureName = Literal["embedding", "rdkit", "morgan", "minimol"]
 
 
 def parse_ratios(value: Any) -> Any:
@@ -128,10 +130,62 @@ class ModelSettings(Settings):
     )
 
 
+def parse_list(value: Any) -> Any:
+    """Turn ``"a,b"`` into ``["a", "b"]``; anything else stays."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class ProbeSettings(Settings):
+    """A head fitted on features that are computed once; nothing in the encoder changes."""
+
+    head: Literal["ridge", "svr", "gp"] = Field(
+        "ridge", description="ridge regression, support vector regression or Gaussian process"
+    )
+    features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
+        default_factory=lambda: list[FeatureName](["embedding"]),
+        min_length=1,
+        description="any of embedding, rdkit, morgan, minimol",
+    )
+    C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
+    epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")
+    gamma: PositiveFloat | Literal["scale"] = Field(
+        "scale", description="SVR: width of the RBF kernel; scale: 1/(d·σ²)"
+    )
+
+    @model_validator(mode="after")
+    def _each_feature_once(self) -> Self:
+        if len(set(self.features)) < len(self.features):
+            raise ValueError("features are named once each")
+        return self
+
+
 class MethodSettings(Settings):
     """Which parameters are trained."""
 
-    name: str = Field("full", description="tuning method; `moltune params` lists what is available")
+    name: str = Field(
+        "full", description="tuning method, or any tuner of peft by name; `moltune params` lists what is available"
+    )
+    peft: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the method's peft configuration, such as r or target_modules"
+    )
+    ia3_start: float = Field(1.0, description="ia3: first value of the scaling vectors; 1 changes nothing")
+    layer_norm_biases: bool = Field(False, description="bitfit: train the biases of layer norms, too")
+    probe: ProbeSettings = ProbeSettings()
+
+
+# What differs from the defaults of TrainingSettings, found by `moltune tune` on validation parts with moltune/mini.
+METHOD_TRAINING: dict[str, dict[str, Any]] = {
+    "lora": {"epochs": 12, "learning_rate": 3e-3},
+    "dora": {"epochs": 12, "learning_rate": 3e-3},
+    "ia3": {"epochs": 12, "learning_rate": 1e-2},
+    "bitfit": {"epochs": 12, "learning_rate": 3e-3},
+    "ln": {"epochs": 12, "learning_rate": 3e-3},
+}
+
+
+def training_defaults(method: str) -> dict[str, Any]:
+    """Training settings that a method has instead of the general ones."""
+    return dict(METHOD_TRAINING.get(method, {}))
 
 
 class TrainingSettings(Settings):
@@ -143,6 +197,10 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(5e-4, gt=0)
     head_learning_rate: float | None = Field(None, gt=0, description="unset: learning_rate")
     weight_decay: NonNegativeFloat = 0.01
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each layer below the last learns at this share of the rate of the one above it"
+    )
+    freeze_encoder_epochs: NonNegativeInt = Field(0, description="train the head alone for this many epochs first")
     optimizer: str = Field("adamw_torch", description="any optimiser that transformers' Trainer knows")
     schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
@@ -207,6 +265,30 @@ class FinetuneConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     seed: NonNegativeInt = 0
     output: Path | None = Field(None, description="run folder; unset: runs/<data>-<model>-<method>-seed<seed>")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, values: Any) -> Any:
+        """Take ``method: lora`` and ``peft.r=4`` as short forms; fill in the method's own training defaults."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        # What is no plain value was checked before, and stays as it is.
+        method, training, peft = values.get("method", {}), values.get("training", {}), values.pop("peft", None)
+        if isinstance(method, str):
+            method = values["method"] = {"name": method}
+        if peft is not None:
+            if not isinstance(peft, dict):
+                raise ValueError("peft is a group of settings, such as peft.r=4")
+            plain = method.model_dump() if isinstance(method, MethodSettings) else method
+            own = plain.get("peft") if isinstance(plain, dict) else None
+            if isinstance(plain, dict):
+                method = values["method"] = {**plain, "peft": {**(own if isinstance(own, dict) else {}), **peft}}
+        name = method.get("name", "full") if isinstance(method, dict) else getattr(method, "name", "full")
+        defaults = training_defaults(str(name))
+        if defaults and isinstance(training, dict):
+            values["training"] = {**defaults, **training}
+        return values
 
     @property
     def split_seed(self) -> int:

@@ -14,14 +14,15 @@ from transformers import PreTrainedTokenizerBase
 from moltune.config import CleanSettings, DataSettings, ModelSettings, PredictionSettings, make_settings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.errors import DataError, RunFolderError
+from moltune.errors import ConfigError, DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
 from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.coverage import check_smiles
 from moltune.models.regression import RegressionModel
-from moltune.run import BLENDED, CONFIG, Run
+from moltune.run import ADAPTED, BLENDED, CONFIG, Run
 from moltune.training.blend import Blend
-from moltune.training.spellings import predict_spellings
+from moltune.training.probe import Probe, is_probe, load_probe
+from moltune.training.spellings import Averaged, predict_spellings
 
 PREDICTION_COLUMNS = ["row", "input", "smiles", "predicted", "note"]
 SPREAD, BLEND_COLUMN = "spread", "predicted_blend"
@@ -32,8 +33,8 @@ class Predictor:
     """A tuned model with the cleaning that its training data went through.
 
     Attributes:
-        model: in evaluation mode.
-        tokenizer: that belongs to it.
+        model: in evaluation mode; a probe where the run fitted one.
+        tokenizer: that belongs to it; None for a probe, which reads SMILES itself.
         cleaning: steps that each molecule goes through first.
         policy: what happens to unknown tokens and over-long SMILES.
         unit: of the target; empty when not known.
@@ -41,8 +42,8 @@ class Predictor:
         blend: with classical baselines; None where the run has none.
     """
 
-    model: RegressionModel
-    tokenizer: PreTrainedTokenizerBase
+    model: RegressionModel | Probe
+    tokenizer: PreTrainedTokenizerBase | None
     cleaning: CleanSettings
     policy: ModelSettings
     unit: str = ""
@@ -50,18 +51,26 @@ class Predictor:
     blend: Blend | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, tta: int | None = None, blend: bool | None = None) -> Predictor:
+    def load(
+        cls,
+        path: str | Path,
+        base: str | Path | None = None,
+        *,
+        tta: int | None = None,
+        blend: bool | None = None,
+    ) -> Predictor:
         """Load a run folder, or the ``model`` folder of one (then with the default cleaning).
 
         Args:
             path: of the run or model.
+            base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
             tta: SMILES of each molecule to average over; unset: as in the run.
             blend: also give the run's blend with classical baselines; unset: where the run has one.
 
         Raises:
             RunFolderError: the run is unfinished, or has no blend although one was asked for.
             CheckpointError: there is no tuned model.
-            ConfigError: ``tta`` is below one.
+            ConfigError: ``tta`` is below one, or above it for a probe.
         """
         cleaning, policy, unit, as_run, blended = CleanSettings(), ModelSettings(), "", 1, None
         if (Path(path) / CONFIG).is_file():
@@ -71,10 +80,16 @@ class Predictor:
             as_run = run.config.prediction.tta
             if blend is not False and (run.path / BLENDED).is_dir():
                 blended = Blend.load(run.path / BLENDED)
+            if base is None and (run.path / ADAPTED).is_dir():
+                base = run.path / ADAPTED
         if blend and blended is None:
             raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
         k = make_settings(PredictionSettings, {"tta": as_run if tta is None else tta}).tta
-        return cls(load_regression(path), load_tokenizer(path), cleaning, policy, unit, k, blended)
+        if not is_probe(path):
+            return cls(load_regression(path, base), load_tokenizer(path), cleaning, policy, unit, k, blended)
+        if k > 1:
+            raise ConfigError("a probe reads one SMILES of each molecule; leave tta at 1")
+        return cls(load_probe(path, base), None, cleaning, policy, unit, k, blended)
 
     @property
     def columns(self) -> list[str]:
@@ -85,7 +100,7 @@ class Predictor:
     @property
     def target_name(self) -> str:
         """Name of the predicted property."""
-        return self.model.config.target_name
+        return str(self.model.target["name"] if isinstance(self.model, Probe) else self.model.config.target_name)
 
     def predict(
         self, smiles: Sequence[str], *, batch_size: int = 128, progress: Callable[[int], None] | None = None
@@ -125,15 +140,7 @@ class Predictor:
         blocking, warnings = self._issues(smiles)
         good = [position for position in range(len(table)) if position not in blocking]
         readable = [smiles[position] for position in good]
-        averaged = predict_spellings(
-            self.model,
-            self.tokenizer,
-            readable,
-            self.tta,
-            batch_size=batch_size,
-            truncate=self.policy.too_long == "truncate",
-            progress=progress,
-        )
+        averaged = self._values(readable, batch_size, progress)
         found = {"predicted": averaged.mean, SPREAD: averaged.spread}
         if self.blend is not None:
             found[BLEND_COLUMN] = self.blend.predict(readable, averaged.mean)
@@ -187,12 +194,30 @@ class Predictor:
         left_out = molecules.rows_in - len(values)
         return {**metrics, "rows": {"in": molecules.rows_in, "evaluated": len(values), "left_out": left_out}}
 
+    def _values(self, smiles: Sequence[str], batch_size: int, progress: Callable[[int], None] | None) -> Averaged:
+        if isinstance(self.model, Probe):
+            return Averaged(self.model.predict(smiles, progress=progress), None)
+        assert self.tokenizer is not None
+        return predict_spellings(
+            self.model,
+            self.tokenizer,
+            smiles,
+            self.tta,
+            batch_size=batch_size,
+            truncate=self.policy.too_long == "truncate",
+            progress=progress,
+        )
+
     def _issues(self, smiles: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Molecules that cannot be predicted, and those that can with a warning."""
         blocking: dict[int, str] = {}
         warnings: dict[int, str] = {}
-        limit = max_length(self.model.encoder, self.tokenizer)
-        for position, issue in check_smiles(self.tokenizer, smiles, limit).items():
+        if isinstance(self.model, Probe):
+            found = self.model.issues(smiles)
+        else:
+            assert self.tokenizer is not None
+            found = check_smiles(self.tokenizer, smiles, max_length(self.model.encoder, self.tokenizer))
+        for position, issue in found.items():
             tolerated = (issue.kind == "unknown" and self.policy.unknown_tokens == "warn") or (
                 issue.kind == "too long" and self.policy.too_long == "truncate"
             )

@@ -13,16 +13,26 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from moltune.config import FinetuneConfig, MethodSettings, ModelSettings, SplitSettings, TrainingSettings, make_settings
+from moltune.config import (
+    FinetuneConfig,
+    MethodSettings,
+    ModelSettings,
+    SplitSettings,
+    TrainingSettings,
+    make_settings,
+    training_defaults,
+)
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, quiet_transformers
-from moltune.models.coverage import check_smiles
+from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, save_regression
+from moltune.models.coverage import Issue, check_smiles
+from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, check_settings
-from moltune.training.tuner import tune, unfit_molecules
+from moltune.training.probe import Probe, is_probe, load_probe
+from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +52,12 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         validation_fraction: share of the training molecules watched for early stopping; 0 trains for all epochs.
         seed: of the validation share, the head's first weights, order and dropout.
         settings: further fields of :class:`moltune.config.TrainingSettings`.
+        method_settings: further fields of :class:`moltune.config.MethodSettings`, such as
+            ``{"peft": {"r": 4}}`` or ``{"probe": {"head": "svr", "features": ["rdkit"]}}``.
 
     Attributes:
-        model_: the tuned :class:`moltune.models.regression.RegressionModel`.
-        tokenizer_: its tokenizer.
+        model_: the tuned :class:`moltune.models.regression.RegressionModel`, or :class:`moltune.training.probe.Probe`.
+        tokenizer_: its tokenizer; None for a probe.
         history_: losses per epoch.
         best_epoch_: epoch whose weights the model has.
         n_features_in_: 1, the SMILES.
@@ -70,6 +82,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         seed: int = 0,
         settings: dict[str, Any] | None = None,
+        method_settings: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -82,6 +95,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.seed = seed
         self.settings = settings
+        self.method_settings = method_settings
 
     def fit(self, X: Sequence[str], y: Sequence[float], report: EpochReport | None = None) -> Self:
         """Tune on n SMILES and n targets.
@@ -94,19 +108,22 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         check_settings(training)
         molecules = _checked(X, y)
         model = make_settings(ModelSettings, {"name": self.model, "head": self.head})
-        unfit = unfit_molecules(molecules.smiles, model)
+        method = make_settings(MethodSettings, {**(self.method_settings or {}), "name": self.method})
+        unfit = unfit_molecules(molecules.smiles, model) if reads_tokens(method) else {}
         if unfit:
             position, reason = next(iter(unfit.items()))
             raise _unreadable(position, molecules.smiles[position], reason)
         smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
-        train, validation = self._divide(molecules)
+        # A probe looks at no validation part, so none is kept from it.
+        whole = method.name == PROBE
+        train, validation = (np.arange(len(molecules)), np.arange(0)) if whole else self._divide(molecules)
         folder = Path(tempfile.mkdtemp(prefix="moltune-"))
         try:
-            tuned = tune(
+            tuned = tune_model(
                 (smiles[train].tolist(), target[train]),
                 (smiles[validation].tolist(), target[validation]),
                 model=model,
-                method=MethodSettings(name=self.method),
+                method=method,
                 training=training,
                 seed=seed,
                 folder=folder,
@@ -128,13 +145,22 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         smiles = _checked(X).smiles
-        limit = max_length(self.model_.encoder, self.tokenizer_)
-        for position, issue in check_smiles(self.tokenizer_, smiles, limit).items():
+        issues = self._issues(smiles)
+        for position, issue in issues.items():
             if issue.kind == "unknown":
                 logger.warning("molecule %d (%s): %s", position + 1, smiles[position], issue.message)
             else:
                 raise _unreadable(position, smiles[position], issue.message)
+        if isinstance(self.model_, Probe):
+            return self.model_.predict(smiles)
+        assert self.tokenizer_ is not None
         return predict_smiles(self.model_, self.tokenizer_, smiles)
+
+    def _issues(self, smiles: list[str]) -> dict[int, Issue]:
+        if isinstance(self.model_, Probe):
+            return self.model_.issues(smiles)
+        assert self.tokenizer_ is not None
+        return check_smiles(self.tokenizer_, smiles, max_length(self.model_.encoder, self.tokenizer_))
 
     def save(self, folder: str | Path) -> Path:
         """Write the tuned model in ``save_pretrained`` layout.
@@ -146,9 +172,11 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"{folder} exists already; choose another folder")
-        with quiet_transformers():
-            self.model_.save_pretrained(folder)
-            self.tokenizer_.save_pretrained(folder)
+        if isinstance(self.model_, Probe):
+            self.model_.save(folder)
+        else:
+            assert self.tokenizer_ is not None
+            save_regression(self.model_, self.tokenizer_, folder)
         return folder
 
     @classmethod
@@ -158,8 +186,20 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         Raises:
             CheckpointError: there is no tuned model.
         """
+        if is_probe(folder):
+            probe = load_probe(folder)
+            settings = {"probe": probe.settings.model_dump()}
+            estimator = cls(method=PROBE, method_settings=settings)
+            if probe.base:
+                estimator.set_params(model=probe.base["model"], head=probe.base["pooling"])
+            estimator.model_, estimator.tokenizer_, estimator.n_features_in_ = probe, None, 1
+            return estimator
         network = load_regression(folder)
-        estimator = cls(model=network.config.base_model or str(folder), head=network.config.head)
+        estimator = cls(
+            model=network.config.base_model or str(folder),
+            method=network.config.method or "full",
+            head=network.config.head,
+        )
         estimator.model_, estimator.tokenizer_ = network, load_tokenizer(folder)
         estimator.n_features_in_ = 1
         return estimator
@@ -170,7 +210,8 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
             if getattr(self, name) is not None
         }
-        return make_settings(TrainingSettings, {**(self.settings or {}), **named})
+        defaults = training_defaults(self.method)
+        return make_settings(TrainingSettings, {**defaults, **(self.settings or {}), **named})
 
     def _divide(self, molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
         share = self.validation_fraction

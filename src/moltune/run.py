@@ -35,7 +35,7 @@ from moltune.config import FinetuneConfig, make_config, read_yaml
 from moltune.errors import RunFolderError
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
-BLENDED = "blend"
+BLENDED, ADAPTED = "blend", "adapted"
 REPORT, SPLITS, REJECTS, HISTORY, PREDICTIONS = (
     "report.html",
     "splits.csv",

@@ -11,7 +11,7 @@ from tests.tiny import save_tiny_molformer
 from moltune.errors import ConfigError
 from moltune.study.arms import ArmUnavailable
 from moltune.study.plan import write_splits
-from moltune.study.recipe import check_arms, make_recipe
+from moltune.study.recipe import check_arms, load_recipe, make_recipe
 from moltune.study.runner import Ran, run_study
 from moltune.study.store import Store
 from moltune.study.workers import InlineExecutor
@@ -154,3 +154,44 @@ def test_a_model_that_is_not_there_makes_the_arm_unavailable(values: dict[str, A
     values["arms"].append({"name": "full", "kind": "finetune", "settings": {"model.name": "moltune/gigantic"}})
     with pytest.raises(ArmUnavailable, match="moltune/gigantic"):
         check_arms(make_recipe(values))
+
+
+def test_probe_arms_share_their_features_and_agree_with_finetune(values: dict[str, Any], tmp_path: Path) -> None:
+    model = save_tiny_molformer(tmp_path / "tiny")
+    values["model"] = {"name": str(model)}
+    values["protocol"] = {"splits": 2, "seeds": 1, "split": {"bins": 3}}
+    probe = {"name": "probe", "probe": {"head": "svr", "features": ["embedding", "rdkit"]}}
+    values["arms"] = [
+        {"name": "one", "kind": "probe", "head": "svr", "features": ["embedding", "rdkit"]},
+        {"name": "two", "kind": "probe", "features": ["embedding"]},
+        {"name": "run", "kind": "finetune", "settings": {"method": probe}},
+    ]
+    ran = run(values, tmp_path / "study")
+    assert ran.failed == {}
+    steps = sorted(task.arm for task in ran.plan.tasks if task.kind == "step")
+    assert steps == ["features embedding", "features rdkit"]
+    found: dict[str, list[Any]] = {}
+    for task in ran.plan.runs:
+        result = Store(ran.folder).result(task.hash)
+        assert result is not None
+        found.setdefault(task.arm, []).append(result)
+    for one, other in zip(found["one"], found["run"], strict=True):
+        left = one.predictions.sort_values("row")["predicted"].to_numpy()
+        np.testing.assert_allclose(left, other.predictions.sort_values("row")["predicted"], rtol=0, atol=1e-5)
+        assert one.facts["facts"]["trainable_parameters"] == other.facts["facts"]["trainable_parameters"]
+        assert other.facts["facts"]["weights_bytes"] > 0
+    values["arms"][0]["model"] = {"name": "moltune/gigantic"}
+    with pytest.raises(ArmUnavailable, match="moltune/gigantic"):
+        check_arms(make_recipe(values))
+    values["arms"][0]["features"] = ["rdkit"]
+    with pytest.raises(ConfigError, match="has no effect"):
+        check_arms(make_recipe(values))
+
+
+def test_the_peft_recipe_names_every_method() -> None:
+    recipe = load_recipe("peft")
+    methods = {arm.options["settings"]["method"]["name"] for arm in recipe.arms if arm.kind == "finetune"}
+    assert methods == {"full", "lora", "ia3", "bitfit"}
+    assert any(arm.kind == "probe" for arm in recipe.arms)
+    assert len(recipe.protocol.blocks()) == 5
+    assert recipe.reference_arm.name == "full"

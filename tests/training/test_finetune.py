@@ -76,6 +76,7 @@ def test_metrics_layout(finished: Run) -> None:
         "best_epoch",
         "epochs",
         "seconds",
+        "cost",
     ]
     for part in ("test", "validation", "train"):
         assert metrics[part].keys() == names == metrics["baselines"]["mean"][part].keys()

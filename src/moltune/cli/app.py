@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import adapt, data, demo, evaluate, finetune, params, predict, pretrain, study
+from moltune.cli import adapt, data, demo, evaluate, finetune, merge, params, predict, pretrain, study, tune
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -64,6 +64,8 @@ app.command("finetune")(finetune.finetune)
 app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("tune")(tune.tune)
+app.command("merge")(merge.merge)
 app.command("pretrain")(pretrain.pretrain)
 app.command("params")(params.params)
 app.command("demo")(demo.demo)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet, Smiles, Target, Tta
+from moltune.cli.options import Base, Json, Quiet, Smiles, Target, Tta
 
 
 def evaluate(
@@ -21,6 +21,7 @@ def evaluate(
         bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
     ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval; 0: none.")] = 1000,
+    base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,7 +30,7 @@ def evaluate(
     from moltune.evaluation.summary import METRIC_LABELS, format_estimate
     from moltune.predict import Predictor
 
-    metrics = Predictor.load(run, tta=tta, blend=blend).evaluate_source(
+    metrics = Predictor.load(run, base, tta=tta, blend=blend).evaluate_source(
         data, smiles=smiles, target=target, bootstrap=bootstrap
     )
     if as_json:

@@ -22,6 +22,7 @@ from moltune.cli.options import (
     settings_from,
 )
 from moltune.config import DEFAULT_BLEND
+from moltune.errors import ConfigError
 
 
 def finetune(
@@ -36,7 +37,18 @@ def finetune(
     method: Annotated[
         str | None, typer.Option("--method", help="Which parameters are trained. [default: full]")
     ] = None,
-    head: Annotated[str | None, typer.Option("--head", help="mean, cls or molformer. [default: mean]")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", help="mean, cls or molformer; with --method probe: ridge, svr or gp. [default: mean]"),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="A,B", help="Of a probe: any of embedding, rdkit, morgan, minimol."),
+    ] = None,
+    freeze_encoder_epochs: Annotated[
+        int | None,
+        typer.Option("--freeze-encoder-epochs", min=0, help="Train the head alone for so many epochs first."),
+    ] = None,
     split: SplitName = None,
     ratios: Ratios = None,
     seed: Seed = None,
@@ -69,6 +81,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on one property, compare it with simple baselines, and write a run folder."""
     set_up_logging(quiet)
+    of_probe = head in ("ridge", "svr", "gp")
     settings = settings_from(
         config,
         {
@@ -76,7 +89,10 @@ def finetune(
             "data.target": target,
             "data.smiles": smiles,
             "model.name": model,
-            "model.head": head,
+            "model.head": None if of_probe else head,
+            "method.probe.head": head if of_probe else None,
+            "method.probe.features": features,
+            "training.freeze_encoder_epochs": freeze_encoder_epochs,
             "method.name": method,
             "split.method": split,
             "split.ratios": ratios,
@@ -94,6 +110,9 @@ def finetune(
         },
         overrides,
     )
+    if (of_probe or features is not None) and settings.method.name != "probe":
+        option = f"--head {head}" if of_probe else "--features"
+        raise ConfigError(f"{option} belongs to --method probe, not to {settings.method.name}")
     from moltune.cli.show import show_run
     from moltune.training.finetune import finetune as run_finetune
 

@@ -34,6 +34,10 @@ Tta = Annotated[
     typer.Option("--tta", min=1, help="Average each prediction over this many SMILES of the molecule."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options override it.")]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", help="Where the checkpoint under an adapter or a probe is now, if it was moved."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting by name, such as training.patience=10; repeatable."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moltune.cli.console import molecule_progress, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet, Smiles, Tta
+from moltune.cli.options import Base, Json, Quiet, Smiles, Tta
 from moltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def predict(
         bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +50,7 @@ def predict(
     listed = None if source is not None else _listed(inputs)
     from moltune.predict import Predictor
 
-    predictor = Predictor.load(run, tta=tta, blend=blend)
+    predictor = Predictor.load(run, base, tta=tta, blend=blend)
     with molecule_progress(None, quiet) as progress:
         if source is not None:
             table = predictor.predict_source(source, smiles=smiles, batch_size=batch_size, progress=progress)

@@ -24,9 +24,14 @@ def show_run(run: Run, as_json: bool) -> None:
         out.print(f"first adapted ({adaptation['objective']}) to the {adaptation['part']}\n", markup=False)
     out.print(_table(run))
     counted = run.metrics
+    cost = counted.get("cost", {})
+    took = f"{counted['seconds']:.0f} s"
+    if cost:
+        took += f", {cost['peak_memory_bytes'] / 2**20:,.0f} MiB at most, {cost['saved_bytes'] / 1e6:.3g} MB saved"
+    chosen = f"epoch {counted['best_epoch']} of {counted['epochs']} kept; " if counted["epochs"] else ""
     out.print(
         f"\n{counted['trainable_parameters']:,} of {counted['total_parameters']:,} parameters trained, "
-        f"{counted['seconds']:.0f} s, epoch {counted['best_epoch']} of {counted['epochs']} kept; "
+        f"{took}; {chosen}"
         "one split and one seed, so differences between runs may be noise\n"
     )
     rows = run.provenance.get("rows", {})

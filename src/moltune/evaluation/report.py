@@ -170,6 +170,14 @@ def _cost_section(metrics: Mapping[str, Any]) -> str:
         facts.append(("Epoch chosen", f"{metrics['best_epoch']:g}"))
     if metrics.get("seconds") is not None:
         facts.append(("Time to train", _duration(metrics["seconds"])))
+    cost = metrics.get("cost") or {}
+    if cost.get("molecules_per_second") is not None:
+        facts.append(("Training molecules per second", format_number(cost["molecules_per_second"])))
+    if cost.get("peak_memory_bytes") is not None:
+        peak, growth = (f"{cost[key] / 2**20:,.0f} MiB" for key in ("peak_memory_bytes", "memory_growth_bytes"))
+        facts.append(("Peak memory", f"{peak}, of which {growth} for the training"))
+    if cost.get("weights_bytes") is not None:
+        facts.append(("Saved weights", f"{cost['weights_bytes'] / 1e6:,.3g} MB"))
     for name, result in (metrics.get("baselines") or {}).items():
         if result.get("seconds") is not None:
             facts.append((f"Time of {baseline_label(name)}", _duration(result["seconds"])))

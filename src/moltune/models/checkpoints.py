@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from moltune.errors import CheckpointError
+from moltune.models.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
 from moltune.models.register import register
 from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
 from moltune.models.strict import KNOWN_HEADS
@@ -117,7 +118,7 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
     config = load_config(name, revision)
     with _explained(name):
         if isinstance(config, RegressionConfig):
-            return load_regression(name).encoder.eval()
+            return merge_adapter(load_regression(name)).encoder.eval()
         encoder, info = AutoModel.from_pretrained(
             resolve(name),
             config=config,
@@ -158,17 +159,34 @@ def empty_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMo
         return build_encoder(config.encoder if isinstance(config, RegressionConfig) else config)
 
 
-def load_regression(name: str | Path) -> RegressionModel:
+def load_regression(name: str | Path, base: str | Path | None = None) -> RegressionModel:
     """Load a tuned regression model in evaluation mode.
 
+    Args:
+        name: folder, run folder, or hub id.
+        base: where an adapter's base checkpoint is now; unset: where it was in training.
+
     Raises:
-        CheckpointError: it is no such model, or incomplete.
+        CheckpointError: it is no such model, or incomplete, or an adapter whose base is not there or another one.
     """
     config = load_config(name)
     if not isinstance(config, RegressionConfig):
         raise CheckpointError(f"{name} is a {config.model_type} checkpoint, not a tuned regression model")
+    folder = Path(resolve(name))
+    if (folder / ADAPTER_CONFIG).is_file():
+        return load_adapter(_on_base(config, folder, base), folder).eval()
     with _explained(name):
         return RegressionModel.from_pretrained(resolve(name), dtype="float32").eval()
+
+
+def save_regression(model: RegressionModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write a tuned model with its tokenizer: adapter and head alone where it carries an adapter, else everything."""
+    with quiet_transformers():
+        if model.adapter is not None:
+            save_adapter(model, Path(folder))
+        else:
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def make_regression(
@@ -193,7 +211,12 @@ def make_regression(
     encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
     # transformers resets the attention implementation of a configuration that becomes part of another one.
     config = RegressionConfig(
-        encoder=copy.deepcopy(encoder.config), head=head, head_dropout=head_dropout, base_model=str(name), **settings
+        encoder=copy.deepcopy(encoder.config),
+        head=head,
+        head_dropout=head_dropout,
+        base_model=str(name),
+        base_revision=revision,
+        **settings,
     )
     return RegressionModel(config, encoder=encoder)
 
@@ -224,6 +247,20 @@ def _check_encoder(encoder: PreTrainedModel, info: dict[str, Any], name: str) ->
         if names:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             raise CheckpointError(f"{name} does not fit its own architecture: the encoder {kind} {shown}")
+
+
+def _on_base(config: RegressionConfig, folder: Path, base: str | Path | None) -> RegressionModel:
+    """The base encoder of an adapter under a head that is still to be loaded."""
+    named = config.base_model if base is None else str(base)
+    if named is None:
+        raise CheckpointError(f"the adapter in {folder} names no base checkpoint: say which one it was trained on")
+    try:
+        encoder = load_encoder(named, config.base_revision if base is None else None)
+    except CheckpointError as error:
+        raise CheckpointError(f"the adapter in {folder} needs the checkpoint that it was trained on: {error}") from None
+    if hasattr(encoder.config, "redraw_features") and hasattr(config.encoder, "redraw_features"):
+        encoder.config.redraw_features = config.encoder.redraw_features
+    return RegressionModel(config, encoder=encoder)
 
 
 def _revision(revision: str | None) -> dict[str, str]:

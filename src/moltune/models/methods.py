@@ -1,70 +1,14 @@
-"""Tuning methods: which parameters are trained, and how many they are."""
+"""The registry of tuning methods."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any
-
 from moltune.config import MethodSettings
 from moltune.errors import ConfigError
+from moltune.models.method import Method, ParameterCount
+from moltune.models.peft_methods import BitFit, Dora, Ia3, LayerNormTuning, Lora, peft_method, peft_tuners
 from moltune.models.regression import RegressionModel
 
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters of a model under one method.
-
-    Attributes:
-        method: name of the method.
-        adapter: trainable parameters outside the head.
-        head: trainable parameters of the head.
-        trainable: the two together.
-        total: all parameters, trainable or not.
-    """
-
-    method: str
-    adapter: int
-    head: int
-    trainable: int
-    total: int
-
-    @property
-    def share(self) -> float:
-        """Trainable part of the whole."""
-        return self.trainable / self.total
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, ``share`` included."""
-        return {**asdict(self), "share": self.share}
-
-
-class Method(ABC):
-    """A way to tune a regression model.
-
-    A method is switched on once, on a model fresh from :func:`moltune.models.checkpoints.make_regression`; what it
-    leaves with ``requires_grad`` is what the optimiser gets. The model that comes back has the same forward pass
-    and, unless the method says otherwise, the same predictions as before.
-    """
-
-    name: str
-    description: str
-
-    def __init__(self, settings: MethodSettings) -> None:
-        self.settings = settings
-
-    @abstractmethod
-    def switch_on(self, model: RegressionModel) -> RegressionModel:
-        """Mark (or add) the parameters to train; return the model to train."""
-
-    def count(self, model: RegressionModel) -> ParameterCount:
-        """Count the parameters of a model on which this method is switched on."""
-        head = {id(parameter) for parameter in model.head.parameters()}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        in_head = sum(parameter.numel() for parameter in trained if id(parameter) in head)
-        trainable = sum(parameter.numel() for parameter in trained)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        return ParameterCount(self.name, trainable - in_head, in_head, trainable, total)
+__all__ = ["METHODS", "Method", "ParameterCount", "make_method"]
 
 
 class FullFineTuning(Method):
@@ -91,15 +35,38 @@ class HeadOnly(Method):
         return model
 
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (FullFineTuning, HeadOnly)}
+class Probe(Method):
+    """A head fitted on frozen features by :mod:`moltune.training.probe`; no step of the optimiser is taken."""
+
+    name = "probe"
+    description = "a head fitted on frozen features (method.probe.head, method.probe.features)"
+
+    def switch_on(self, model: RegressionModel) -> RegressionModel:
+        """Freeze everything; the count is that of a linear head on the embedding."""
+        return model.requires_grad_(False)
+
+    def count(self, model: RegressionModel) -> ParameterCount:
+        """Count the weights of a ridge on the embedding; a run counts what its own head fitted."""
+        total = sum(parameter.numel() for parameter in model.encoder.parameters())
+        fitted = int(model.config.encoder.hidden_size) + 1
+        return ParameterCount(self.name, 0, fitted, fitted, total + fitted)
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (FullFineTuning, HeadOnly, Probe, BitFit, Lora, Ia3, Dora, LayerNormTuning)
+}
 
 
 def make_method(settings: MethodSettings) -> Method:
-    """Build the method that the settings name.
+    """Build the method that the settings name: one of ``METHODS``, or any tuner of peft by its own name.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, it has no such setting, or settings of another method are given.
     """
-    if settings.name not in METHODS:
-        raise ConfigError(f"there is no method {settings.name!r}; choose one of: {', '.join(METHODS)}")
-    return METHODS[settings.name](settings)
+    kind = METHODS.get(settings.name) or peft_method(settings.name)
+    if kind is None:
+        others = ", ".join(name.lower() for name in peft_tuners())
+        raise ConfigError(
+            f"there is no method {settings.name!r}; choose one of: {', '.join(METHODS)}; or a tuner of peft: {others}"
+        )
+    return kind(settings)

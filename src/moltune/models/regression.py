@@ -26,6 +26,9 @@ class RegressionConfig(PreTrainedConfig):
         target_std: standard deviation of the training targets, in the target's unit.
         target_name: name of the target.
         base_model: the checkpoint that the encoder came from, as named by the user.
+        base_revision: its branch, tag or commit on the hub.
+        base_digest: digest of that encoder's tensors, where only an adapter is stored; see ``models/digest.py``.
+        method: the tuning method, where only an adapter is stored.
     """
 
     model_type = "moltune-regression"
@@ -40,6 +43,9 @@ class RegressionConfig(PreTrainedConfig):
         target_std: float = 1.0,
         target_name: str = "target",
         base_model: str | None = None,
+        base_revision: str | None = None,
+        base_digest: str | None = None,
+        method: str | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(encoder, dict):
@@ -52,6 +58,9 @@ class RegressionConfig(PreTrainedConfig):
         self.target_std = target_std
         self.target_name = target_name
         self.base_model = base_model
+        self.base_revision = base_revision
+        self.base_digest = base_digest
+        self.method = method
         kwargs.setdefault("problem_type", "regression")
         kwargs["num_labels"] = 1
         super().__init__(**kwargs)
@@ -79,6 +88,8 @@ class RegressionModel(StrictLoading, PreTrainedModel):
 
     config_class = RegressionConfig
     config: RegressionConfig
+    # What a tuning method added to the encoder (moltune.models.adapters.Adapter), if anything.
+    adapter: Any = None
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
 

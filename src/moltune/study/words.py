@@ -91,7 +91,8 @@ def _p(value: float | None) -> str:
 def arms_table(analysis: Analysis) -> pd.DataFrame:
     """One line per arm, best first, then the published numbers; all cells are text.
 
-    Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, Seconds, Trained.
+    Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, Seconds,
+    Trained parameters (with their share), Peak memory (of the process), Saved (weights of one run).
     """
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
@@ -106,6 +107,9 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
             row[METRIC_LABELS[metric]] = _spread(runs[metric])
         row["Seconds"] = format_number(runs["seconds"].mean()) if len(runs) else "–"
         row["Trained parameters"] = _parameters(runs)
+        row["Peak memory"] = _megabytes(runs["peak_memory_mb"].max()) if len(runs) else "–"
+        saved = _largest(runs, "weights_bytes")
+        row["Saved"] = "–" if saved is None else _megabytes(saved / 1e6)
         rows.append(row)
     for published in analysis.recipe.published:
         row = dict.fromkeys(rows[0], "–") | {"Arm": f"{published.label} (published)", "Kind": "theirs, not tested"}
@@ -125,9 +129,20 @@ def _spread(values: pd.Series) -> str:
 
 
 def _parameters(runs: pd.DataFrame) -> str:
+    """How many are trained, and their share of all."""
+    trained, total = _largest(runs, "trainable_parameters"), _largest(runs, "total_parameters")
+    if trained is None:
+        return "–"
+    return f"{int(trained):,}" + (f" ({trained / total:.3%})" if total else "")
+
+
+def _largest(runs: pd.DataFrame, fact: str) -> float | None:
     facts = [entry for entry in runs["facts"] if isinstance(entry, Mapping)]
-    counts = [int(entry["trainable_parameters"]) for entry in facts if entry.get("trainable_parameters") is not None]
-    return f"{max(counts):,}" if counts else "–"
+    return max((float(entry[fact]) for entry in facts if entry.get(fact) is not None), default=None)
+
+
+def _megabytes(value: float) -> str:
+    return f"{format_number(value)} MB" if pd.notna(value) else "–"
 
 
 def comparisons_table(analysis: Analysis) -> pd.DataFrame:

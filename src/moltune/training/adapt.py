@@ -30,13 +30,13 @@ from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.split import Split, make_split
 from moltune.errors import ConfigError, DataError, RunFolderError
-from moltune.run import CHECKPOINTS, Run, differences, machine, versions, write_atomically
+from moltune.run import ADAPTED, CHECKPOINTS, Run, differences, machine, versions, write_atomically
 from moltune.training.adaptation import Adaptation, AdaptReport, adapt_encoder, objective_weights
 from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, RESULT, CARD, WORK, ADAPTED = "adapt.yaml", "adaptation.json", "README.md", "work", "adapted"
+SETTINGS, RESULT, CARD, WORK = "adapt.yaml", "adaptation.json", "README.md", "work"
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,12 @@ def _fill(
         output=folder,
         report=report,
     )
-    values = {"adaptation": result.to_dict(), "part": chosen.part, "base_model": model.name, "weights": model.weights}
+    values: dict[str, Any] = {
+        "adaptation": result.to_dict(),
+        "part": chosen.part,
+        "base_model": model.name,
+        "weights": model.weights,
+    }
     values |= {"settings": config.adapt.model_dump(mode="json"), "seed": config.seed}
     card = model_card(model, config, chosen, result)
     write_atomically(folder / CARD, lambda temporary: temporary.write_text(card, encoding="utf-8"))

@@ -42,8 +42,12 @@ from moltune.run import (
 from moltune.training.adapt import adapt_run
 from moltune.training.blend import BLEND, Blend, check_members, judge_blend, make_blend
 from moltune.training.blend import MODEL as LANGUAGE_MODEL
+from moltune.training.features import check_feature
+from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
-from moltune.training.tuner import Tuned, tune, unfit_molecules
+from moltune.training.probe import TunedProbe
+from moltune.training.resources import folder_bytes
+from moltune.training.tuner import Tuned, unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +93,7 @@ def finetune(
     for name in config.evaluation.baselines:
         make_baseline(name)
     check_members(config.prediction.blend)
-    make_method(config.method)
+    check_method(config)
     check_settings(config.training)
     path = config.output or default_output(config)
     prepared = prepare(config, molecules)
@@ -105,7 +109,7 @@ def finetune(
     parts = prepared.parts
     smiles = {name: texts for name, (texts, _) in parts.items()}
     model, adapted = adapt_run(run, smiles, prepared.molecules.provenance)
-    tuned = tune(
+    tuned = tune_model(
         parts["train"],
         parts.get("validation"),
         model=model,
@@ -121,6 +125,8 @@ def finetune(
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.save)
     judged = judge(tuned, parts, config, features)
+    judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
+    judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     if judged.blend is not None:
         run.write_folder(BLENDED, judged.blend.save)
     if adapted is not None:
@@ -146,6 +152,26 @@ def finetune(
     run.write_json(METRICS, judged.metrics)
     remove_checkpoints(run.path / CHECKPOINTS)
     return run
+
+
+def check_method(config: FinetuneConfig) -> None:
+    """See whether the method exists and goes together with the other settings.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    make_method(config.method)
+    if config.model.weights == "random" and config.method.name != "full":
+        raise ConfigError(
+            f"{config.method.name} saves only what it changed, and random weights are in no checkpoint that it could "
+            "be put on again: use --method full"
+        )
+    if config.method.name != PROBE:
+        return
+    for feature in config.method.probe.features:
+        check_feature(feature)
+    if config.prediction.tta > 1 or config.training.augment:
+        raise ConfigError("a probe reads one SMILES of each molecule; leave augment at 0 and tta at 1")
 
 
 @dataclass(frozen=True)
@@ -197,7 +223,7 @@ class Prepared:
 def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:
     """Load and clean unless that is done, check against the model, and split."""
     molecules = load_molecules(None, config.data) if molecules is None else molecules
-    unfit = unfit_molecules(molecules.smiles, config.model)
+    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
     if unfit:
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
     molecules = molecules.reject(unfit)
@@ -229,7 +255,9 @@ class Judged:
     blended: dict[str, np.ndarray]
 
 
-def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig, features: FeatureTable | None = None) -> Judged:
+def judge(
+    tuned: Tuned | TunedProbe, parts: Parts, config: FinetuneConfig, features: FeatureTable | None = None
+) -> Judged:
     """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
     options: dict[str, Any] = {
         "bootstrap": config.evaluation.bootstrap,
@@ -253,7 +281,8 @@ def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig, features: FeatureT
             name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
-    blend, blended = None, {}
+    blend: Blend | None = None
+    blended: dict[str, np.ndarray] = {}
     if config.prediction.blend:
         members = {LANGUAGE_MODEL: predicted, **{name: result.predictions for name, result in baselines.items()}}
         validation = {name: found["validation"] for name, found in members.items()}
@@ -265,6 +294,7 @@ def judge(tuned: Tuned, parts: Parts, config: FinetuneConfig, features: FeatureT
     metrics["best_epoch"] = tuned.best_epoch
     metrics["epochs"] = len(tuned.history)
     metrics["seconds"] = round(tuned.seconds, 3)
+    metrics["cost"] = tuned.cost.to_dict()
     return Judged(predicted, baselines, metrics, spread, blend, blended)
 
 
@@ -284,10 +314,11 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     return table
 
 
-def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
+def draw(folder: Path, tuned: Tuned | TunedProbe, parts: Parts, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
-    loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
+    if len(tuned.history):
+        loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
     shown = "test" if "test" in parts else "validation" if "validation" in parts else "train"
     labels = {"unit": prepared.unit, "target": prepared.target_name}
     true, predicted = parts[shown][1], judged.predicted[shown]

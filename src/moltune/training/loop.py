@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
@@ -33,6 +35,7 @@ from moltune.models.checkpoints import quiet_transformers
 from moltune.models.regression import RegressionModel
 from moltune.training.precision import wants_bf16
 from moltune.training.resume import StopEarly, last_whole_checkpoint
+from moltune.training.schedule import FreezeEncoder, parameter_groups
 
 HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
 
@@ -48,11 +51,13 @@ class Fitted:
             targets' variance, NaN where there is no validation part.
         best_epoch: the epoch whose weights the model now has.
         steps: optimiser steps taken.
+        molecules_per_second: through the training steps of this process; None where it took none.
     """
 
     history: pd.DataFrame
     best_epoch: int
     steps: int
+    molecules_per_second: float | None = None
 
 
 class MoleculeTrainer(Trainer):
@@ -60,7 +65,11 @@ class MoleculeTrainer(Trainer):
 
     def __init__(self, *args: Any, settings: TrainingSettings, **kwargs: Any) -> None:
         self.settings = settings
+        self.molecules = 0
         super().__init__(*args, **kwargs)
+        assert self.model is not None
+        # Staged unfreezing switches gradients off and on; what is trained in the end does not change.
+        self.trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -85,6 +94,7 @@ class MoleculeTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take one step; a loss that is not finite ends the run."""
+        self.molecules += len(args[1]["labels"] if len(args) > 1 else kwargs["inputs"]["labels"])
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise NumericsError(
@@ -92,6 +102,16 @@ class MoleculeTrainer(Trainer):
                 "lower training.learning_rate, or train with training.precision=fp32"
             )
         return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint of an adapter holds what is trained; the frozen base is at hand when it is read."""
+        if not isinstance(self.model, RegressionModel) or self.model.adapter is None:
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = dict(self.model.named_parameters())
+        save_file({name: tensors[name].detach().cpu() for name in self.trained}, folder / "model.safetensors")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Compute the validation loss; one that is not finite ends the run."""
@@ -104,20 +124,19 @@ class MoleculeTrainer(Trainer):
         return metrics
 
 
-def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Split trainable parameters into encoder and head, with and without weight decay; empty groups are left out."""
-    head = {id(parameter) for parameter in model.head.parameters()}
-    groups = []
-    for is_head, rate in ((False, settings.learning_rate), (True, settings.head_learning_rate)):
-        for is_matrix, decay in ((True, settings.weight_decay), (False, 0.0)):
-            chosen = [
-                parameter
-                for parameter in model.parameters()
-                if parameter.requires_grad and (id(parameter) in head) == is_head and (parameter.ndim > 1) == is_matrix
-            ]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "lr": rate or settings.learning_rate})
-    return groups
+class _TimeSteps(TrainerCallback):
+    """Counts the seconds of training steps, without validation and checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds, self._started = 0.0, 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds += time.monotonic() - self._started
 
 
 class _ReportEpochs(TrainerCallback):
@@ -169,7 +188,10 @@ def fit(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     arguments = _arguments(settings, folder, seed, watched)
-    callbacks: list[TrainerCallback] = [] if report is None else [_ReportEpochs(report)]
+    clock = _TimeSteps()
+    callbacks: list[TrainerCallback] = [clock] if report is None else [clock, _ReportEpochs(report)]
+    if settings.freeze_encoder_epochs:
+        callbacks.append(FreezeEncoder(model, settings.freeze_encoder_epochs))
     if watched and settings.patience is not None:
         callbacks.append(StopEarly(settings.patience))
     if "tensorboard" in settings.report_to:
@@ -195,7 +217,8 @@ def fit(
     if watched:
         best = int(history["epoch"].iloc[int(history["validation_loss"].argmin())])
     model.eval()
-    return Fitted(history, best, trainer.state.global_step)
+    rate = round(trainer.molecules / clock.seconds, 1) if clock.seconds else None
+    return Fitted(history, best, trainer.state.global_step, rate)
 
 
 def _tensorboard(log_folder: Path) -> TrainerCallback:
@@ -256,6 +279,11 @@ def check_settings(settings: TrainingSettings) -> None:
         ConfigError: an optimiser, schedule or tracker is unknown, needs a package that is not installed, or needs
             arguments of its own.
     """
+    if settings.freeze_encoder_epochs >= settings.epochs:
+        raise ConfigError(
+            f"training.freeze_encoder_epochs={settings.freeze_encoder_epochs} leaves the encoder none of "
+            f"{settings.epochs} epochs; use the method `head` to train the head alone"
+        )
     arguments = _arguments(settings, Path("unused"), seed=0, watched=True)
     parameter = nn.Parameter(torch.zeros(1))
     problem = f"training.optimizer={settings.optimizer}"

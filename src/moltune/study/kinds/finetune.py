@@ -147,6 +147,8 @@ class FinetuneKind(ArmKind):
             facts["blend_weights"] = run.metrics["blend"]["weights"]
         if adapted is not None:
             facts["adaptation"] = adapted[1]
+        cost = facts.pop("cost", {})
+        facts |= {name: value for name, value in cost.items() if name != "seconds"}
         models = {"model": run.model_path} if specification["_keep_model"] else {}
         return Outcome(kept.reset_index(drop=True), facts, run.history, models)
 

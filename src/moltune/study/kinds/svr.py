@@ -7,10 +7,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVR
 
 from moltune.config import Settings
 from moltune.data.split import Split
@@ -27,8 +23,7 @@ from moltune.study.arms import (
 from moltune.study.features import check_feature, feature_step, row_lookup
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe
-
-_MOST_DEVIATIONS = 5.0
+from moltune.training.probe_heads import Scaler, SvrHead
 
 
 class SvrOptions(Settings):
@@ -73,13 +68,13 @@ class SvrKind(ArmKind):
             return np.hstack([lookup(smiles) for lookup in lookups]).astype(np.float64)
 
         parts = parts_of(split, bench.molecules)
-        model = make_pipeline(
-            SimpleImputer(strategy="median", keep_empty_features=True),
-            StandardScaler(),
-            FunctionTransformer(np.clip, kw_args={"a_min": -_MOST_DEVIATIONS, "a_max": _MOST_DEVIATIONS}),
-            SVR(C=specification["C"], epsilon=specification["epsilon"], gamma=specification["gamma"]),
-        )
         smiles, target = parts["train"]
-        model.fit(features(smiles), target)
-        predicted = {name: model.predict(features(smiles)) for name, (smiles, _) in parts.items() if name != "train"}
+        scaler = Scaler(np.float64).fit(features(smiles))
+        model = SvrHead(specification["C"], specification["epsilon"], specification["gamma"])
+        model.fit(scaler.transform(features(smiles)), target)
+        predicted = {
+            name: model.predict(scaler.transform(features(smiles)))
+            for name, (smiles, _) in parts.items()
+            if name != "train"
+        }
         return Outcome(prediction_table(split, bench.molecules, predicted))

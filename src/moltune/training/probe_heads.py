@@ -1,0 +1,246 @@
+"""Regressors on fixed features: ridge, support vectors, Gaussian process. Each is some arrays, never a pickle."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.svm import SVR
+
+from moltune.config import ProbeSettings
+from moltune.errors import DataError, NumericsError
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+MOST_DEVIATIONS = 5.0
+MOST_FOR_GP = 8000
+_FOR_KERNEL = 800
+_CHUNK = 512
+
+
+class Scaler:
+    """Missing values become the training median; columns are standardised and clipped at five standard deviations.
+
+    Args:
+        dtype: of the result. float32 keeps saved kernel regressors small, and rounding once, before the fit, makes a
+            loaded one predict exactly as it did.
+    """
+
+    def __init__(self, dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.dtype = dtype
+
+    def fit(self, features: np.ndarray) -> Self:
+        """Learn medians, means and deviations from the training part, shape (n, d).
+
+        Raises:
+            NumericsError: a feature is infinite.
+        """
+        features = np.asarray(features, dtype=np.float64)
+        if np.isinf(features).any():
+            raise NumericsError(f"feature column {int(np.flatnonzero(np.isinf(features).any(0))[0])} is infinite")
+        known = ~np.isnan(features).all(axis=0)
+        self.median = np.zeros(features.shape[1])
+        self.median[known] = np.nanmedian(features[:, known], axis=0)
+        filled = np.where(np.isnan(features), self.median, features)
+        self.mean, self.std = filled.mean(axis=0), filled.std(axis=0)
+        # What is left of rounding in a constant column is no deviation.
+        self.std[self.std <= 10 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(self.mean))] = 1.0
+        return self
+
+    def transform(self, features: np.ndarray) -> np.ndarray:
+        """Scale, shape (n, d)."""
+        features = np.asarray(features, dtype=np.float64)
+        filled = np.where(np.isnan(features), self.median, features)
+        scaled = (filled - self.mean) / self.std
+        return np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(self.dtype)
+
+    def arrays(self) -> Arrays:
+        """What it learned."""
+        return {"median": self.median, "mean": self.mean, "std": self.std}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The inverse of :meth:`arrays`."""
+        scaler = cls()
+        scaler.median, scaler.mean, scaler.std = (arrays[name] for name in ("median", "mean", "std"))
+        return scaler
+
+
+class ProbeHead(ABC):
+    """A regressor on scaled features.
+
+    ``fit`` takes features (n, d) and targets (n,); ``predict`` maps (m, d) to float64 (m,); ``fitted`` is how many
+    numbers were estimated from the targets.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
+        """Learn."""
+
+    @abstractmethod
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predict."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """Everything that :meth:`predict` needs."""
+
+    @abstractmethod
+    def restore(self, arrays: Arrays) -> Self:
+        """The inverse of :meth:`arrays`."""
+
+    @property
+    @abstractmethod
+    def fitted(self) -> int:
+        """Number of fitted coefficients."""
+
+
+class RidgeHead(ProbeHead):
+    """Ridge regression in closed form; generalised cross-validation chooses the penalty λ.
+
+    GCV(λ) = n ‖y − ŷ‖² / (n − 1 − tr H(λ))², the one being the intercept (Golub, Heath & Wahba 1979,
+    doi:10.1080/00401706.1979.10489751).
+    """
+
+    name = "ridge"
+    penalties = np.logspace(-8, 2, 81)
+
+    def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
+        """One singular value decomposition serves every penalty."""
+        features = np.asarray(features, dtype=np.float64)
+        center, offset = features.mean(axis=0), float(target.mean())
+        left, values, right = np.linalg.svd(features - center, full_matrices=False)
+        centred = target - offset
+        along = left.T @ centred
+        outside = max(0.0, float(centred @ centred - along @ along))
+        squares = values**2
+        grid = self.penalties * max(float(squares.max(initial=0.0)), np.finfo(np.float64).tiny)
+        shrunk = squares[None] / (squares[None] + grid[:, None])
+        left_over = ((1 - shrunk) ** 2 * along[None] ** 2).sum(axis=1) + outside
+        freedom = np.maximum(len(target) - 1 - shrunk.sum(axis=1), 1e-9)
+        self.penalty = float(grid[int((left_over / freedom**2).argmin())])
+        self.weights = right.T @ (values / (squares + self.penalty) * along)
+        self.intercept = offset - float(center @ self.weights)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Linear."""
+        return np.asarray(features, dtype=np.float64) @ self.weights + self.intercept
+
+    def arrays(self) -> Arrays:
+        """Weights and intercept."""
+        return {"weights": self.weights, "intercept": np.array([self.intercept])}
+
+    def restore(self, arrays: Arrays) -> Self:
+        """Take them back."""
+        self.weights, self.intercept = arrays["weights"], float(arrays["intercept"][0])
+        return self
+
+    @property
+    def fitted(self) -> int:
+        """One per feature, and the intercept."""
+        return len(self.weights) + 1
+
+
+class _KernelHead(ProbeHead):
+    """f(x) = Σ aᵢ exp(−γ‖x − xᵢ‖²) + b."""
+
+    points: np.ndarray
+    dual: np.ndarray
+    gamma: float
+    intercept: float
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Sum over the stored points, some hundred molecules at a time."""
+        parts = [
+            np.exp(-self.gamma * cdist(features[start : start + _CHUNK], self.points, "sqeuclidean")) @ self.dual
+            for start in range(0, len(features), _CHUNK)
+        ]
+        return np.concatenate(parts) + self.intercept if parts else np.empty(0)
+
+    def arrays(self) -> Arrays:
+        """Points, weights, γ and b."""
+        return {"points": self.points, "dual": self.dual, "kernel": np.array([self.gamma, self.intercept])}
+
+    def restore(self, arrays: Arrays) -> Self:
+        """Take them back."""
+        self.points, self.dual = arrays["points"], arrays["dual"]
+        self.gamma, self.intercept = (float(value) for value in arrays["kernel"])
+        return self
+
+    @property
+    def fitted(self) -> int:
+        """One per stored point, and the intercept."""
+        return len(self.dual) + 1
+
+
+class SvrHead(_KernelHead):
+    """Support vector regression with an RBF kernel (Drucker et al., NIPS 1996)."""
+
+    name = "svr"
+
+    def __init__(self, C: float = 5.0, epsilon: float = 0.1, gamma: float | Literal["scale", "auto"] = "scale") -> None:
+        self.C, self.epsilon, self.width = C, epsilon, gamma
+
+    def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
+        """Solve with libsvm; the solution is unique."""
+        machine = SVR(C=self.C, epsilon=self.epsilon, gamma=self.width, cache_size=500).fit(features, target)
+        self.points, self.dual = features[machine.support_], machine.dual_coef_[0]
+        self.gamma, self.intercept = float(machine._gamma), float(machine.intercept_[0])
+        return self
+
+
+class GpHead(_KernelHead):
+    """Mean of a Gaussian process with an RBF kernel and noise (Rasmussen & Williams 2006, algorithm 2.1).
+
+    Signal, length scale and noise maximise the marginal likelihood of at most 800 training molecules; the process is
+    then conditioned on all of them.
+    """
+
+    name = "gp"
+
+    def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
+        """Choose the kernel, then solve (K + σ²I) a = y.
+
+        Raises:
+            DataError: more molecules than a dense kernel matrix is sensible for.
+        """
+        if len(target) > MOST_FOR_GP:
+            raise DataError(
+                f"a Gaussian process on {len(target)} molecules needs too much memory (at most {MOST_FOR_GP}); "
+                "use --head svr or ridge"
+            )
+        chosen = np.random.default_rng(seed).permutation(len(target))[:_FOR_KERNEL]
+        middle = float(np.median(cdist(features[chosen], features[chosen]))) or 1.0
+        kernel = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(middle, (middle * 1e-2, middle * 1e2)) + WhiteKernel(
+            0.1, (1e-5, 1e1)
+        )
+        offset = float(target.mean())
+        process = GaussianProcessRegressor(kernel, alpha=1e-8, random_state=seed)
+        process.fit(features[chosen].astype(np.float64), target[chosen] - offset)
+        signal, length, noise = np.exp(process.kernel_.theta)
+        self.gamma, self.points, self.intercept = float(0.5 / length**2), features, offset
+        covariance = signal * np.exp(-self.gamma * cdist(features, features, "sqeuclidean"))
+        covariance[np.diag_indices_from(covariance)] += noise + 1e-8
+        self.dual = signal * cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), target - offset)
+        return self
+
+
+HEADS: dict[str, type[ProbeHead]] = {head.name: head for head in (RidgeHead, SvrHead, GpHead)}
+
+
+def make_probe_head(settings: ProbeSettings) -> ProbeHead:
+    """Build the head that the settings name."""
+    if settings.head == SvrHead.name:
+        return SvrHead(settings.C, settings.epsilon, settings.gamma)
+    return HEADS[settings.head]()

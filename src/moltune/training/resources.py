@@ -1,0 +1,84 @@
+"""What a piece of work costs: wall-clock time and peak memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import torch
+
+_INTERVAL = 0.02
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training took, in this process (an interrupted one counts from where it went on).
+
+    Attributes:
+        seconds: wall-clock time.
+        molecules_per_second: training molecules that went forward, backward and through the optimiser, per second of
+            those steps; for a probe, training molecules per second of featurising and fitting.
+        peak_memory_bytes: largest resident memory of the process, libraries included; on a GPU, of torch's tensors.
+        memory_growth_bytes: the peak less what was in use at the beginning. In a process that has trained before,
+            freed memory that the process still holds makes it too small.
+    """
+
+    seconds: float
+    molecules_per_second: float | None
+    peak_memory_bytes: int
+    memory_growth_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class Meter:
+    """Measures the time and the peak memory of a ``with`` block; memory is looked at fifty times a second."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._process = psutil.Process()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._gpu = torch.cuda.is_available()
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        if self._gpu:
+            torch.cuda.reset_peak_memory_stats()
+        self._before = self._peak = self._now()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+        self.seconds = time.monotonic() - self._started
+
+    def cost(self, molecules_per_second: float | None) -> Cost:
+        """The result, once the block is over."""
+        growth = max(0, self._peak - self._before)
+        return Cost(round(self.seconds, 3), molecules_per_second, self._peak, growth)
+
+    def _watch(self) -> None:
+        while not self._done.wait(_INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        self._peak = max(self._peak, torch.cuda.max_memory_allocated() if self._gpu else self._now())
+
+    def _now(self) -> int:
+        return int(torch.cuda.memory_allocated() if self._gpu else self._process.memory_info().rss)
+
+
+def folder_bytes(folder: Path, suffix: str = "") -> int:
+    """Size of a folder's files, those with the suffix."""
+    return sum(path.stat().st_size for path in folder.rglob(f"*{suffix}") if path.is_file())
