@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import audit, data, demo, evaluate, finetune, influence, params, predict, study
+from moltune.cli import audit, data, demo, evaluate, finetune, influence, params, predict, select, study, uncertainty
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -67,6 +67,8 @@ app.command("params")(params.params)
 app.command("demo")(demo.demo)
 app.command("audit")(audit.audit)
 app.command("influence")(influence.influence)
+app.command("uncertainty")(uncertainty.uncertainty)
+app.command("select")(select.select)
 app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 

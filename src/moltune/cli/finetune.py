@@ -31,6 +31,9 @@ def finetune(
     epochs: Annotated[int | None, typer.Option("--epochs", help="At most this many.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
+    add: Annotated[
+        str | None, typer.Option("--add", help="Labelled molecules to add to the training part, such as selected ones.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, made if missing.")] = None,
     config: ConfigFile = None,
     overrides: Set = None,
@@ -47,6 +50,7 @@ def finetune(
             "data.source": data,
             "data.target": target,
             "data.smiles": smiles,
+            "data.add": add,
             "model.name": model,
             "model.head": head,
             "method.name": method,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from moltune.data.molecules import Molecules
+
+logger = logging.getLogger(__name__)
 
 LEVELS = ("smiles", "inchikey", "connectivity")
 """The same canonical SMILES; the same InChIKey (blind to most tautomers); the same first block of the InChIKey (blind
@@ -57,6 +60,20 @@ def disagreement(pairs: pd.DataFrame, level: str) -> dict[str, Any]:
         "mean": float(difference.mean()) if some else None,
         "largest": float(np.abs(difference).max()) if some else None,
     }
+
+
+def exclude_held_out(molecules: Molecules, known: Molecules, parts: np.ndarray) -> tuple[Molecules, list[str]]:
+    """Leave out molecules whose connectivity block is in the validation or test part; returns them, too."""
+    shared = shared_molecules(molecules, known)
+    held_out = np.isin(parts[shared["known_position"].to_numpy(dtype=np.int64)], ["validation", "test"])
+    positions = sorted(set(shared.loc[held_out, "position"].tolist()))
+    if not positions:
+        return molecules, []
+    names = [molecules.smiles[position] for position in positions]
+    logger.warning(
+        "%d molecules excluded that the validation or test part holds, too, such as %s", len(names), names[0]
+    )
+    return molecules.reject(dict.fromkeys(positions, "in the validation or test part")), names
 
 
 def _keyed(molecules: Molecules) -> pd.DataFrame:

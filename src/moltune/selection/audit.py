@@ -352,8 +352,8 @@ class _Facts:
         sd = _sd(self.known.target)
         text = (
             f"A model of the training labels is off by an RMSE of {noise.external_rmse:.3g} on the new molecules, "
-            f"where {noise.expected_rmse:.3g} was to be expected at their similarity; the labels' excess standard deviation "
-            f"is {noise.excess:.3g} (95 % interval {noise.excess_lower:.3g} to {noise.excess_upper:.3g})"
+            f"where {noise.expected_rmse:.3g} was to be expected at their similarity; the labels' excess standard "
+            f"deviation is {noise.excess:.3g} (95 % interval {noise.excess_lower:.3g} to {noise.excess_upper:.3g})"
         )
         if noise.correlation is not None:
             text += f", and their correlation with the predictions {noise.correlation:.2f}"
