@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rdkit.Chem.Draw import rdMolDraw2D
 
@@ -16,7 +17,8 @@ def draw_molecules(smiles: Sequence[str], legends: Sequence[str], path: Path, *,
     rows = -(-len(smiles) // columns)
     width, height = 260, 220
     canvas = rdMolDraw2D.MolDraw2DCairo(width * columns, height * rows, width, height)
-    options = canvas.drawOptions()
+    # Any: the stubs take its fields for something else.
+    options: Any = canvas.drawOptions()
     options.legendFontSize = 18
     options.clearBackground = True
     canvas.DrawMolecules(parse_all(list(smiles)), legends=list(legends))

@@ -1,5 +1,5 @@
 """The kinds of arms, one file each; importing this package registers them."""
 
-from moltune.study.kinds import baseline, external, finetune, svr
+from moltune.study.kinds import baseline, external, finetune, selection, svr
 
-__all__ = ["baseline", "external", "finetune", "svr"]
+__all__ = ["baseline", "external", "finetune", "selection", "svr"]

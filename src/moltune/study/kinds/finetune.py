@@ -96,7 +96,7 @@ class FinetuneKind(ArmKind):
         index = write_index_file(bench.molecules, split, bench.folder / "split.json")
         values = {
             **specification["settings"],
-            "data": {"source": str(bench.molecules.provenance.get("source"))},
+            "data": {"source": str(bench.molecules.provenance.get("source")), **specification.get("_data", {})},
             "split": {"method": "index", "index_file": str(index)},
             "seed": seed,
             "output": str(bench.folder / "run"),
