@@ -82,7 +82,7 @@ def ekfac_products(
         logits = network(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
         return (logits - config.target_mean) / config.target_std, wanted
 
-    class Regression(Task):  # type: ignore[misc]
+    class Regression(Task):
         """Squared error; sampled targets have variance 1/2, the Gaussian whose Fisher is that loss's Gauss-Newton."""
 
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:

@@ -370,9 +370,10 @@ def _flags(external: Molecules, molecules: Molecules, parts: np.ndarray) -> list
     """What a reader should know of each external molecule: where in the run it is already."""
     flags: list[list[str]] = [[] for _ in range(len(external))]
     words = {"smiles": "same molecule", "inchikey": "same InChIKey", "connectivity": "stereoisomer"}
-    for pair in shared_molecules(external, molecules).itertuples():
-        part = parts[pair.known_position]
-        flags[pair.position].append(f"{words[pair.level]} in {part} (row {pair.known_row}, {pair.known_label:g})")
+    for pair in shared_molecules(external, molecules).to_dict(orient="records"):
+        part = parts[int(pair["known_position"])]
+        where = f"in {part} (row {pair['known_row']}, {pair['known_label']:g})"
+        flags[int(pair["position"])].append(f"{words[pair['level']]} {where}")
     return ["; ".join(found) for found in flags]
 
 

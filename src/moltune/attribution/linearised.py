@@ -7,15 +7,20 @@ forward-mode pass, Jᵀ w one reverse pass, however many molecules there are: no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.scope import Scope
 from moltune.errors import NumericsError
+
+# Their stubs promise a third value, which only has_aux returns.
+jvp: Any = torch.func.jvp
+vjp: Any = torch.func.vjp
 
 
 class Linearised:

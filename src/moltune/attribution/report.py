@@ -127,7 +127,14 @@ def _histogram(found: Influence, facts: dict[str, Any], stem: Path) -> Path:
     scores = found.table["score"].to_numpy()
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((6.4, 4.2))
-        axes.hist(scores, bins=40, color=BLUE, alpha=0.8, edgecolor="white", linewidth=0.6)
+        axes.hist(
+            scores,
+            bins=int(np.clip(2 * np.sqrt(len(scores)), 10, 40)),
+            color=BLUE,
+            alpha=0.8,
+            edgecolor="white",
+            linewidth=0.6,
+        )
         axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
         axes.axvline(facts["threshold"], color=VERMILION, linewidth=1.6, label=f"threshold {facts['threshold']:.2g}")
         axes.set(xlabel=_score_label(found), ylabel="Molecules", title="Influence scores")

@@ -127,11 +127,18 @@ def _draw_residuals(audit: Audit, stem: Path) -> Path:
     residuals = audit.noise.residuals
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((6.4, 4.2))
-        axes.hist(residuals, bins=40, color=VERMILION, alpha=0.6, density=True, label="external molecules")
+        axes.hist(
+            residuals,
+            bins=int(np.clip(2 * np.sqrt(len(residuals)), 10, 40)),
+            color=VERMILION,
+            alpha=0.6,
+            density=True,
+            label="external molecules",
+        )
         width = audit.noise.expected_rmse
         grid = np.linspace(min(residuals.min(), -3 * width), max(residuals.max(), 3 * width), 300)
         normal = np.exp(-0.5 * (grid / width) ** 2) / (width * np.sqrt(2 * np.pi))
-        axes.plot(grid, normal, color=BLUE, linewidth=1.8, label=f"expected error (normal, RMSE {width:.2g})")
+        axes.plot(grid, normal, color=BLUE, linewidth=1.8, label=f"expected (RMSE {width:.2g})")
         axes.axvline(0, color=GREY, linestyle="--", linewidth=1.2)
         axes.set(xlabel=_axis_label("Label − prediction", audit.unit), ylabel="Density", title=_plain("Residuals"))
         axes.legend(loc="best")

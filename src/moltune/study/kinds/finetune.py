@@ -44,7 +44,7 @@ class FinetuneKind(ArmKind):
     name = "finetune"
     description = "a fine-tuned language model"
     Options: ClassVar[type[Settings]] = FinetuneOptions
-    libraries = ("numpy", "rdkit", "torch", "transformers", "peft")
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit", "torch", "transformers", "peft")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""

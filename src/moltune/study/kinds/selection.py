@@ -55,7 +55,7 @@ class SelectionKind(FinetuneKind):
     name = "selection"
     description = "a fine-tuned language model with selected external molecules"
     Options: ClassVar[type[Settings]] = SelectionOptions
-    libraries = ("numpy", "rdkit", "scikit-learn", "torch", "transformers", "peft")
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit", "scikit-learn", "torch", "transformers", "peft")
     uses_external = True
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
