@@ -80,6 +80,7 @@ class DataSettings(Settings):
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
     smiles: str | None = Field(None, description="SMILES column; unset: found by name")
     target: str | None = Field(None, description="target column; unset: found when obvious")
+    add: str | None = Field(None, description="further labelled molecules for the training part, such as selected ones")
     clean: CleanSettings = CleanSettings()
 
 

@@ -28,10 +28,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from moltune.config import FinetuneConfig, make_config, read_yaml
+from moltune.data.molecules import REJECT_COLUMNS, Molecules
 from moltune.errors import RunFolderError
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
@@ -115,6 +117,16 @@ class Run:
     def splits(self) -> pd.DataFrame:
         """The part that each molecule belongs to."""
         return pd.read_csv(self.path / SPLITS)
+
+    def molecules(self) -> tuple[Molecules, np.ndarray]:
+        """Cleaned molecules of the run with their labels, and the part of each, shape (n,)."""
+        splits = self.splits
+        table = splits[["row", "smiles", "inchikey"]].assign(
+            input=splits["smiles"], target=self.predictions["true"].astype(np.float64)
+        )[["row", "input", "smiles", "inchikey", "target"]]
+        provenance = {**self.provenance.get("data", {}), "source": str(self.path)}
+        molecules = Molecules(table, pd.DataFrame(columns=REJECT_COLUMNS), pd.DataFrame(), len(table), provenance)
+        return molecules, splits["split"].to_numpy(dtype=object)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a CSV file of the folder atomically."""

@@ -9,7 +9,23 @@ import typer
 from typer.core import TyperGroup
 
 from moltune import __version__
-from moltune.cli import adapt, data, demo, evaluate, finetune, merge, params, predict, pretrain, study, tune
+from moltune.cli import (
+    adapt,
+    audit,
+    data,
+    demo,
+    evaluate,
+    finetune,
+    influence,
+    merge,
+    params,
+    predict,
+    pretrain,
+    select,
+    study,
+    tune,
+    uncertainty,
+)
 from moltune.cli.console import err, print_error
 from moltune.errors import MoltuneError
 
@@ -69,6 +85,10 @@ app.command("merge")(merge.merge)
 app.command("pretrain")(pretrain.pretrain)
 app.command("params")(params.params)
 app.command("demo")(demo.demo)
+app.command("audit")(audit.audit)
+app.command("influence")(influence.influence)
+app.command("uncertainty")(uncertainty.uncertainty)
+app.command("select")(select.select)
 app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 

@@ -71,6 +71,9 @@ def finetune(
     blend: Annotated[
         bool, typer.Option("--blend", help="Also average with XGBoost; --set prediction.blend=[...] names others.")
     ] = False,
+    add: Annotated[
+        str | None, typer.Option("--add", help="Labelled molecules to add to the training part, such as selected ones.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, made if missing.")] = None,
     config: ConfigFile = None,
     overrides: Set = None,
@@ -88,6 +91,7 @@ def finetune(
             "data.source": data,
             "data.target": target,
             "data.smiles": smiles,
+            "data.add": add,
             "model.name": model,
             "model.head": None if of_probe else head,
             "method.probe.head": head if of_probe else None,

@@ -21,6 +21,7 @@ RecipeName = Annotated[str, typer.Argument(help="YAML file or bundled recipe; `m
 Folder = Annotated[Path, typer.Argument(help="Study folder.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Study folder, new or begun.")]
 Source = Annotated[str | None, typer.Option("--data", help="Other data than the recipe's.")]
+External = Annotated[str | None, typer.Option("--external", help="Labelled molecules that selection arms draw on.")]
 Model = Annotated[str | None, typer.Option("--model", help="Another language model than the recipe's.")]
 
 
@@ -42,12 +43,14 @@ def list_recipes(as_json: Json = False) -> None:
 
 
 @app.command()
-def validate(recipe: RecipeName, data: Source = None, model: Model = None, as_json: Json = False) -> None:
+def validate(
+    recipe: RecipeName, data: Source = None, model: Model = None, external: External = None, as_json: Json = False
+) -> None:
     """Check a recipe: settings, arms, files and packages; nothing is computed."""
     set_up_logging()
     from moltune.study.recipe import check_arms
 
-    loaded, notes = check_arms(_load(recipe, data, model))
+    loaded, notes = check_arms(_load(recipe, data, model, external))
     blocks = loaded.protocol.blocks()
     facts: dict[str, Any] = {
         "recipe": loaded.name,
@@ -94,6 +97,7 @@ def run(
     ] = None,
     data: Source = None,
     model: Model = None,
+    external: External = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -103,7 +107,7 @@ def run(
     from moltune.study.report import write_study
     from moltune.study.runner import run_study
 
-    loaded = _load(recipe, data, model)
+    loaded = _load(recipe, data, model, external)
     executor = None
     if ray is not None:
         from moltune.study.cluster import RayExecutor
@@ -160,10 +164,10 @@ def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
         out.print(f"{line.arm}: {line.words}", markup=False)
 
 
-def _load(recipe: str, data: str | None, model: str | None) -> Any:
+def _load(recipe: str, data: str | None, model: str | None, external: str | None = None) -> Any:
     from moltune.study.recipe import change_recipe, load_recipe
 
-    return change_recipe(load_recipe(recipe), data=data, model=model)
+    return change_recipe(load_recipe(recipe), data=data, model=model, external=external)
 
 
 def _print(analysis: Any, folder: Path) -> None:

@@ -213,8 +213,12 @@ def load_recipe(name: str | Path) -> Recipe:
     return make_recipe(read_yaml(path), path.resolve().parent)
 
 
-def change_recipe(recipe: Recipe, *, data: str | None = None, model: str | None = None) -> Recipe:
-    """The same study on other data, or with another language model in every arm that does not name its own.
+def change_recipe(
+    recipe: Recipe, *, data: str | None = None, model: str | None = None, external: str | None = None
+) -> Recipe:
+    """The same study on other data, or with another language model or other external molecules.
+
+    The language model is that of every arm that does not name its own.
 
     Raises:
         ConfigError: the recipe does not fit the change.
@@ -225,6 +229,9 @@ def change_recipe(recipe: Recipe, *, data: str | None = None, model: str | None 
         changes["data"] = recipe.data.model_copy(update={"source": data, **columns})
         # Numbers from elsewhere belong to the data that they were measured on.
         changes["published"] = []
+    if external is not None:
+        settings = recipe.external or DataSettings()
+        changes["external"] = settings.model_copy(update={"source": external})
     if model is not None:
         changes["model"] = recipe.model.model_copy(update={"name": model, "revision": None})
     return recipe.model_copy(update=changes)

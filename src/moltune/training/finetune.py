@@ -40,6 +40,7 @@ from moltune.run import (
     start_run,
 )
 from moltune.training.adapt import adapt_run
+from moltune.training.additions import add_molecules, added_words, mark_added
 from moltune.training.blend import BLEND, Blend, check_members, judge_blend, make_blend
 from moltune.training.blend import MODEL as LANGUAGE_MODEL
 from moltune.training.features import check_feature
@@ -103,7 +104,7 @@ def finetune(
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
         return run
-    run.write_table(SPLITS, prepared.split.to_frame(prepared.molecules))
+    run.write_table(SPLITS, mark_added(prepared.split.to_frame(prepared.molecules), prepared.molecules))
     run.write_table(REJECTS, prepared.molecules.rejected)
 
     parts = prepared.parts
@@ -182,11 +183,13 @@ class Prepared:
         molecules: those that the model can read.
         split: their parts.
         leakage: what the parts share.
+        added: provenance of molecules added to the training part; None: there are none.
     """
 
     molecules: Molecules
     split: Split
     leakage: Leakage
+    added: dict[str, Any] | None = None
 
     @property
     def parts(self) -> Parts:
@@ -217,6 +220,7 @@ class Prepared:
             "rows": {"in": molecules.rows_in, "kept": len(molecules), "rejected": len(molecules.rejected)},
             "split": self.split.settings,
             "leakage": self.leakage.to_dict(),
+            **({} if self.added is None else {"added": self.added}),
         }
 
 
@@ -228,10 +232,11 @@ def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepa
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
     molecules = molecules.reject(unfit)
     split = make_split(molecules, config.split, config.split_seed)
+    molecules, split, added = add_molecules(molecules, split, config.data, config.model)
     leakage = check_leakage(molecules, split)
     for words in leakage.words:
         logger.warning(words)
-    return Prepared(molecules, split, leakage)
+    return Prepared(molecules, split, leakage, added)
 
 
 @dataclass(frozen=True)
@@ -311,7 +316,7 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
         for name, positions in prepared.split.parts().items():
             if len(positions):
                 table.loc[positions, column] = values[name]
-    return table
+    return mark_added(table, prepared.molecules)
 
 
 def draw(folder: Path, tuned: Tuned | TunedProbe, parts: Parts, judged: Judged, prepared: Prepared) -> None:
@@ -333,7 +338,7 @@ def warnings_for(prepared: Prepared) -> list[str]:
     notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(molecules).items()]
     if len(molecules.conflicts):
         notes.append(f"{len(molecules.conflicts)} molecules were measured more than once with labels that disagree")
-    return notes + prepared.leakage.words
+    return notes + added_words(prepared.added) + prepared.leakage.words
 
 
 def default_output(config: FinetuneConfig) -> Path:

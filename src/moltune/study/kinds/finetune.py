@@ -53,16 +53,16 @@ class FinetuneKind(ArmKind):
     name = "finetune"
     description = "a fine-tuned language model"
     Options: ClassVar[type[Settings]] = FinetuneOptions
-    libraries = ("numpy", "rdkit", "torch", "transformers", "peft")
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit", "torch", "transformers", "peft")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""
         from moltune.models.checkpoints import load_config
-        from moltune.models.methods import make_method
         from moltune.training.blend import check_members
+        from moltune.training.finetune import check_method
 
         config = self.config(arm, recipe)
-        make_method(config.method)
+        check_method(config)
         check_members(config.prediction.blend)
         try:
             load_config(config.model.name, config.model.revision)
@@ -116,7 +116,7 @@ class FinetuneKind(ArmKind):
         index = write_index_file(bench.molecules, split, bench.folder / "split.json")
         values = {
             **specification["settings"],
-            "data": {"source": str(bench.molecules.provenance.get("source"))},
+            "data": {"source": str(bench.molecules.provenance.get("source")), **specification.get("_data", {})},
             "split": {"method": "index", "index_file": str(index)},
             "seed": seed,
             "output": str(bench.folder / "run"),

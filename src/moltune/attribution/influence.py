@@ -1,0 +1,410 @@
+"""Influence of external molecules on the loss of a tuned model.
+
+The score of a molecule z is the predicted change of the mean squared error on the validation part, in the target's
+unit squared, when z is added to the n training molecules with their weight::
+
+    score(z) = −1/n · ∇L_val(θ)ᵀ (H + δ)⁻¹ ∇ℓ(z, θ)          (Koh & Liang 2017, arXiv:1703.04730)
+
+Negative helps. The convention ``positive-helps`` (founding study B) turns the sign.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from scipy.stats import spearmanr
+
+from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, mean_eigenvalue
+from moltune.attribution.inputs import Inputs
+from moltune.attribution.linearised import Linearised
+from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
+from moltune.attribution.solvers import SOLVERS, Solution, SolverSettings, make_solver
+from moltune.attribution.tracin import Checkpoint, tracin_products
+from moltune.config import DataSettings
+from moltune.data.load import load_molecules
+from moltune.data.molecules import Molecules
+from moltune.data.overlap import shared_molecules
+from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
+from moltune.models.regression import RegressionModel
+from moltune.run import Run
+from moltune.training.tuner import unfit_molecules
+
+logger = logging.getLogger(__name__)
+
+BIASED = "biased: selected on test"
+SCORE_COLUMNS = ["smiles", "inchikey", "label", "prediction", "residual", "score", "rank", "flags"]
+_WITHOUT_SOLUTION = ("ekfac", "tracin")
+
+
+class NotConverged(NumericsError):
+    """A solver's residual is above the tolerance, so its scores cannot be trusted."""
+
+
+class InfluenceSettings(SolverSettings):
+    """How influence is computed."""
+
+    scope: str = Field("head", pattern=SCOPE_PATTERN, description="head, last-1, last-2 ..., adapter, all")
+    solver: str = Field("cg", description="cg, exact, lissa, identity, ekfac, tracin")
+    curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
+    damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of damping_unit")
+    damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
+    weight_decay: NonNegativeFloat | None = Field(None, description="of the training loss; unset: the run's")
+    step: Literal["derivative", "whole"] = Field(
+        "derivative",
+        description="derivative: to first order in the molecule's weight; whole: with its own leverage and the square "
+        "of the step, which is exact for a linear head (solver exact, few parameters)",
+    )
+    convention: Literal["negative-helps", "positive-helps"] = "negative-helps"
+    target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
+    curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
+    tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
+    jacobian_mb: PositiveFloat = Field(1024.0, description="keep the Jacobian where it fits into this many MB")
+    allow_unconverged: bool = Field(False, description="return scores of a solver that did not converge")
+    founding_study: bool = Field(
+        False, description="as the founding studies: gradients that are not finite become 0, the mean one has length 1"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.solver not in (*SOLVERS, *_WITHOUT_SOLUTION):
+            raise ValueError(f"there is no solver {self.solver!r}; choose {', '.join((*SOLVERS, *_WITHOUT_SOLUTION))}")
+        if self.step == "whole" and (self.solver, self.curvature) != ("exact", "gauss-newton"):
+            raise ValueError("step=whole needs the solver exact and the curvature gauss-newton")
+        return self
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Scores of external molecules.
+
+    Attributes:
+        table: columns of ``SCORE_COLUMNS``, in table order of the external molecules; label, prediction and residual
+            (prediction minus label) in the target's unit, score in its square. Rank 1 helps most.
+        external: the molecules.
+        facts: the content of ``scores.json``.
+        unit: of the target.
+    """
+
+    table: pd.DataFrame
+    external: Molecules
+    facts: dict[str, Any]
+    unit: str = ""
+
+    @property
+    def helps_low(self) -> bool:
+        """Whether a low score is a good one."""
+        return bool(self.facts["convention"] == "negative-helps")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A tuned model with the molecules that an influence is about.
+
+    Attributes:
+        model: in evaluation mode, float32.
+        scope: parameters.
+        train: training molecules.
+        target: molecules whose loss counts.
+        external: molecules to score.
+    """
+
+    model: RegressionModel
+    scope: Scope
+    train: Linearised
+    target: Linearised
+    external: Linearised
+
+
+def influence(
+    run: Run | str | Path,
+    external: str | Path | pd.DataFrame | Molecules,
+    settings: InfluenceSettings | None = None,
+    *,
+    data: DataSettings | None = None,
+    checkpoints: Sequence[Checkpoint] = (),
+) -> Influence:
+    """Score external molecules by their influence on a tuned model's loss.
+
+    Args:
+        run: a finished fine-tuning run.
+        external: labelled molecules.
+        settings: how.
+        data: columns of the external file; it is cleaned as the run's data were.
+        checkpoints: saved states for the solver tracin; unset: the tuned model alone.
+
+    Raises:
+        DataError: the external molecules have no labels, or the run has no such part.
+        NotConverged: the solver did not converge, and ``allow_unconverged`` is off.
+        NumericsError: a value is not finite; molecule and tensor are named.
+        ConfigError: scope, solver and curvature do not go together.
+    """
+    settings = settings or InfluenceSettings()
+    run = run if isinstance(run, Run) else Run.load(run)
+    if run.config.method.name == "probe":
+        raise ConfigError(f"{run.path} holds a probe, which has no gradients; influence needs a fine-tuned model")
+    molecules, parts = run.molecules()
+    if not (parts == settings.target).any():
+        raise DataError(f"the run {run.path} has no {settings.target} part to score against")
+    if not isinstance(external, Molecules):
+        columns = (data or DataSettings()).model_copy(update={"clean": run.config.data.clean})
+        external = load_molecules(external, columns)
+    external = external.reject(unfit_molecules(external.smiles, run.config.model.model_copy(update=_same_model(run))))
+    if not len(external):
+        raise DataError("the model can read none of the external molecules")
+    if settings.target == "test":
+        logger.warning("scores against the test part: every number that follows from them is %s", BIASED)
+    started = time.monotonic()
+    setting = make_setting(run, molecules, parts, external, settings)
+    seconds = {"prepare": time.monotonic() - started}
+    started = time.monotonic()
+    scores, facts = score(setting, settings, _decay(run, settings), checkpoints=checkpoints)
+    seconds["score"] = time.monotonic() - started
+    table = _table(setting, scores, external, _flags(external, molecules, parts), settings)
+    facts = {
+        "run": str(run.path),
+        "external": str(external.provenance.get("source") or ""),
+        "molecules": len(external),
+        "training_molecules": len(setting.train),
+        "target_molecules": len(setting.target),
+        "parameters": setting.scope.size,
+        "convention": settings.convention,
+        "target": settings.target,
+        **({"stamp": BIASED} if settings.target == "test" else {}),
+        **facts,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "settings": settings.model_dump(mode="json"),
+    }
+    unit = str(run.provenance.get("data", {}).get("unit") or "")
+    return Influence(table, external, facts, unit)
+
+
+def make_setting(
+    run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
+) -> Setting:
+    """Load the run's model and linearise it on training, target and external molecules."""
+    model = load_regression(run.path).float().eval()
+    tokenizer = load_tokenizer(run.path)
+    scope = choose_scope(model, settings.scope)
+    cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None
+    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
+
+    def linearised(names: list[str], labels: np.ndarray) -> Linearised:
+        standardised = (labels - model.config.target_mean) / model.config.target_std
+        inputs = Inputs(model, scope, tokenizer, names, cut)
+        return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens)
+
+    chosen = {name: np.flatnonzero(parts == name) for name in ("train", settings.target)}
+    return Setting(
+        model,
+        scope,
+        linearised(smiles[chosen["train"]].tolist(), target[chosen["train"]]),
+        linearised(smiles[chosen[settings.target]].tolist(), target[chosen[settings.target]]),
+        linearised(external.smiles, external.target),
+    )
+
+
+def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: float) -> Curvature:
+    """Curvature of the training loss, with weight decay and damping."""
+    n = len(setting.train)
+    positions = list(range(n))
+    if settings.curvature_molecules is not None and settings.curvature_molecules < n:
+        rng = np.random.default_rng(settings.seed)
+        positions = np.sort(rng.choice(n, settings.curvature_molecules, replace=False)).tolist()
+    damping = settings.damping
+    if settings.damping_unit == "mean-eigenvalue" and damping > 0:
+        damping *= mean_eigenvalue(setting.train, positions, settings.seed)
+    decay = setting.scope.decay(weight_decay)
+    if settings.curvature == "hessian":
+        return Hessian(setting.train, decay, damping, positions)
+    # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
+    kept = 0.0 if settings.solver == "identity" else settings.jacobian_mb
+    return GaussNewton(setting.train, decay, damping, positions, jacobian_mb=kept)
+
+
+def score(
+    setting: Setting,
+    settings: InfluenceSettings,
+    weight_decay: float,
+    *,
+    checkpoints: Sequence[Checkpoint] = (),
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Scores (n,), in the target's unit squared and in the convention of the settings, and what the solver says.
+
+    Raises:
+        NotConverged, NumericsError, ConfigError: as :func:`influence`.
+    """
+    unit = setting.model.config.target_std**2 / len(setting.train)
+    sign = -1.0 if settings.convention == "negative-helps" else 1.0
+    if settings.solver in _WITHOUT_SOLUTION:
+        products = _without_solution(setting, settings, checkpoints)
+        return sign * unit * products, {"solver": settings.solver, "residual": None, "converged": None}
+    gradient = setting.target.loss_gradient() if not settings.founding_study else torch.empty(0)
+    replaced = 0
+    if settings.founding_study:
+        gradient, replaced = _founding_gradient(setting)
+    setting.scope.check_finite(gradient, f"the gradient of the {settings.target} loss")
+    curvature = make_curvature(setting, settings, weight_decay)
+    solver_settings = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
+    solution = make_solver(settings.solver, solver_settings).solve(curvature, gradient)
+    facts: dict[str, Any] = {
+        "solver": settings.solver,
+        "curvature": settings.curvature,
+        "residual": solution.residual,
+        "converged": solution.converged,
+        "tolerance": settings.tolerance,
+        "damping": curvature.damping,
+        "weight_decay": weight_decay,
+        "curvature_molecules": len(curvature.positions),
+        "solver_seconds": round(solution.seconds, 3),
+        "gradient_norm": float(gradient.norm()),
+        **{f"solver_{name}": value for name, value in solution.facts.items()},
+        **_repeats(setting, solution),
+        **({"founding_study_replaced": replaced} if settings.founding_study else {}),
+    }
+    if not solution.converged:
+        message = (
+            f"{settings.solver} did not converge: its residual is {solution.residual:.3g}, above the tolerance "
+            f"{settings.tolerance:g}. {_cure(settings)}"
+        )
+        if not settings.allow_unconverged:
+            raise NotConverged(f"{message}; --allow-unconverged returns the scores all the same")
+        logger.warning(message)
+    if settings.step == "whole":
+        assert isinstance(curvature, GaussNewton)
+        changes = whole_step(setting, curvature, gradient).cpu().numpy()
+        return -sign * setting.model.config.target_std**2 * changes, facts
+    products = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
+    return sign * unit * products, facts
+
+
+def whole_step(setting: Setting, curvature: GaussNewton, gradient: torch.Tensor) -> torch.Tensor:
+    """Change of the target loss (standardised) when each molecule is added whole, float64, shape (n,).
+
+    With prediction gradient j, residual r and leverage h = 2/n jᵀH⁻¹j the Gauss-Newton step of adding a molecule is
+    Δθ = −2r/n H⁻¹j / (1 + h) (Sherman & Morrison 1950), and the target loss changes by ∇LᵀΔθ + mean (J Δθ)². For a
+    model that is linear in its parameters, trained to its optimum, this is retraining itself.
+
+    Raises:
+        ConfigError: there are too many parameters for a dense curvature.
+    """
+    n = len(setting.train)
+    rows = setting.external.jacobian(range(len(setting.external))).double()
+    solved = torch.linalg.solve(curvature.dense(), rows.T)
+    leverage = 2 / n * (rows.T * solved).sum(dim=0)
+    steps = solved * (-2 / n * setting.external.residuals / (1 + leverage))
+    moved = setting.target.jacobian(range(len(setting.target))).double() @ steps
+    return gradient @ steps + (moved**2).mean(dim=0)
+
+
+def _cure(settings: InfluenceSettings) -> str:
+    if settings.solver == "lissa":
+        return "Raise --depth, --batch-size or --damping, or take the solver cg"
+    return "Raise --iterations or --damping"
+
+
+def _without_solution(setting: Setting, settings: InfluenceSettings, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
+    if settings.solver == "ekfac":
+        damping = None if settings.damping_unit == "mean-eigenvalue" else settings.damping
+        return _ekfac(setting, damping, settings.seed)
+    if not checkpoints:
+        along = setting.external.jvp(setting.target.loss_gradient())
+        return np.asarray((2 * setting.external.residuals * along).cpu().numpy())
+    model_inputs = setting.external.inputs
+
+    def inputs(model: RegressionModel, scope: Scope, smiles: Sequence[str]) -> Inputs:
+        return Inputs(model, scope, model_inputs.tokenizer, smiles, model_inputs.max_length)
+
+    def pair(made: Linearised) -> tuple[Sequence[str], torch.Tensor]:
+        return made.inputs.smiles, made.target
+
+    return tracin_products(
+        checkpoints, settings.scope, inputs, pair(setting.external), pair(setting.target), tokens=settings.tokens
+    )
+
+
+def _ekfac(setting: Setting, damping: float | None, seed: int) -> np.ndarray:
+    from moltune.attribution.ekfac import ekfac_products
+
+    return ekfac_products(setting.train, setting.external, setting.target, damping=damping, seed=seed)
+
+
+def _founding_gradient(setting: Setting) -> tuple[torch.Tensor, int]:
+    """Mean gradient with what is not finite replaced by zero, scaled to length one; and how much was replaced."""
+    gradient = setting.target.loss_gradient()
+    finite = torch.isfinite(gradient)
+    replaced = int((~finite).sum())
+    gradient = torch.where(finite, gradient, torch.zeros_like(gradient))
+    norm = float(gradient.norm())
+    if replaced:
+        logger.warning("founding study: %d of %d gradient entries were not finite and are 0 now", replaced, len(finite))
+    return gradient / norm if norm > 0 else gradient, replaced
+
+
+def _repeats(setting: Setting, solution: Solution) -> dict[str, Any]:
+    """Mean Spearman correlation of the scores of the repeats, where there are some."""
+    if len(solution.repeats) < 2:
+        return {}
+    scores = [(setting.external.residuals * setting.external.jvp(x)).cpu().numpy() for x in solution.repeats]
+    pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
+    return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(pairs))}
+
+
+def _decay(run: Run, settings: InfluenceSettings) -> float:
+    return run.config.training.weight_decay if settings.weight_decay is None else settings.weight_decay
+
+
+def _same_model(run: Run) -> dict[str, Any]:
+    return {"name": str(run.model_path), "revision": None}
+
+
+def _flags(external: Molecules, molecules: Molecules, parts: np.ndarray) -> list[str]:
+    """What a reader should know of each external molecule: where in the run it is already."""
+    flags: list[list[str]] = [[] for _ in range(len(external))]
+    words = {"smiles": "same molecule", "inchikey": "same InChIKey", "connectivity": "stereoisomer"}
+    for pair in shared_molecules(external, molecules).to_dict(orient="records"):
+        part = parts[int(pair["known_position"])]
+        where = f"in {part} (row {pair['known_row']}, {pair['known_label']:g})"
+        flags[int(pair["position"])].append(f"{words[pair['level']]} {where}")
+    return ["; ".join(found) for found in flags]
+
+
+def _table(
+    setting: Setting, scores: np.ndarray, external: Molecules, flags: list[str], settings: InfluenceSettings
+) -> pd.DataFrame:
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise NumericsError(f"the score of {external.smiles[bad[0]]} is not finite")
+    config = setting.model.config
+    predicted = setting.external.predicted.cpu().numpy() * config.target_std + config.target_mean
+    best_first = scores if settings.convention == "negative-helps" else -scores
+    rank = np.empty(len(scores), dtype=np.int64)
+    rank[np.argsort(best_first, kind="stable")] = np.arange(1, len(scores) + 1)
+    if settings.target == "test":
+        flags = [f"{flag}; {BIASED}" if flag else BIASED for flag in flags]
+    return pd.DataFrame(
+        {
+            "smiles": external.smiles,
+            "inchikey": external.table["inchikey"].to_numpy(),
+            "label": external.target,
+            "prediction": predicted,
+            "residual": predicted - external.target,
+            "score": scores,
+            "rank": rank,
+            "flags": flags,
+        },
+        columns=SCORE_COLUMNS,
+    )
+
+
+__all__ = ["Influence", "InfluenceSettings", "NotConverged", "influence", "make_curvature", "make_setting", "score"]

@@ -1,0 +1,164 @@
+"""Influence scores on disk: table, facts, figures, one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from moltune.attribution.influence import Influence
+from moltune.data.write import write_bytes, write_table
+from moltune.errors import DataError
+from moltune.evaluation.drawn import draw_molecules
+from moltune.evaluation.figures import _STYLE, BLUE, GREY, VERMILION, _axis_label, _new_figure, _save, _text_box
+from moltune.evaluation.normality import anderson_darling
+from moltune.evaluation.page import html_page
+
+SCORES, FACTS, REPORT = "scores.csv", "scores.json", "influence.html"
+_DRAWN = 6
+
+
+def write_influence(found: Influence, folder: str | Path, *, percentile: float = 33.0) -> Path:
+    """Write ``scores.csv``, ``scores.json``, ``influence.html`` and ``figures/``; returns the page's path.
+
+    Args:
+        found: the scores.
+        folder: made if missing.
+        percentile: share of molecules, best first, left of the threshold that the histogram shows.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {**found.facts, **describe_scores(found, percentile)}
+    write_table(found.table, folder / SCORES)
+    write_bytes((json.dumps(facts, indent=2, allow_nan=False) + "\n").encode(), folder / FACTS)
+    figures = draw_influence(found, facts, folder / "figures")
+    columns = ["rank", "smiles", "label", "prediction", "residual", "score", "flags"]
+    ranked = found.table.sort_values("rank")[columns]
+    page = html_page(
+        f"Influence of {len(found.table)} molecules",
+        sentence(found, facts),
+        findings(facts, found),
+        {"Those that help most": ranked.head(20), "Those that harm most": ranked.tail(20).iloc[::-1]},
+        figures,
+    )
+    write_bytes(page.encode(), folder / REPORT)
+    return folder / REPORT
+
+
+def describe_scores(found: Influence, percentile: float) -> dict[str, Any]:
+    """Threshold, normality and spread of the scores, ready for JSON."""
+    scores = found.table["score"].to_numpy()
+    share = percentile if found.helps_low else 100 - percentile
+    facts: dict[str, Any] = {"percentile": percentile, "threshold": float(np.percentile(scores, share))}
+    facts["share_that_helps"] = float(np.mean(scores < 0 if found.helps_low else scores > 0))
+    try:
+        test = anderson_darling(scores)
+    except DataError:
+        return facts
+    normality = {"statistic": test.statistic, "p": test.p, "skewness": test.skewness}
+    return {**facts, "anderson_darling": normality}
+
+
+def sentence(found: Influence, facts: dict[str, Any]) -> str:
+    """What the scores say, and that they are a prediction."""
+    sign = "negative scores help" if found.helps_low else "positive scores help"
+    return (
+        f"{facts['share_that_helps']:.0%} of the molecules are predicted to lower the {facts['target']} error "
+        f"({sign}). "
+        "This is a first-order prediction of the loss: whether a selection helps must be measured against random "
+        "selection, all and none."
+    )
+
+
+def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
+    """Level and sentence of all that bears on trust."""
+    result = []
+    if "stamp" in facts:
+        result.append(("bad", f"The scores are {facts['stamp']}: test numbers of models that use them are too good."))
+    if facts["residual"] is not None:
+        text = f"Solver {facts['solver']}: residual {facts['residual']:.2g} of the gradient's length"
+        if facts["solver"] == "identity":
+            result.append(("note", f"{text}; it does not solve for the curvature."))
+        elif facts["converged"]:
+            result.append(("good", f"{text}, within the tolerance of {facts['tolerance']:g}."))
+        else:
+            result.append(("bad", f"{text}, above the tolerance of {facts['tolerance']:g}: it did not converge."))
+    else:
+        result.append(
+            ("note", f"The solver {facts['solver']} solves no linear system, so there is no residual to show.")
+        )
+    if "repeats_rank_correlation" in facts:
+        agreement = facts["repeats_rank_correlation"]
+        level = "good" if agreement > 0.95 else "bad"
+        result.append((level, f"Rank correlation between its {facts['repeats']} repeats: {agreement:.3f}."))
+    flagged = int((found.table["flags"].str.contains(" in ")).sum())
+    if flagged:
+        result.append(("bad", f"{flagged} molecules are in the run's own data already; see the flags."))
+    return result
+
+
+def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Draw the figures; returns caption → PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    side = "left" if found.helps_low else "right"
+    figures = {
+        f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": _histogram(
+            found, facts, folder / "scores"
+        ),
+        "Score against residual: far from zero only where the model errs.": _against_residual(
+            found, folder / "score_against_residual"
+        ),
+    }
+    ranked = found.table.sort_values("rank")
+    ends = {"best": ("help", ranked.head(_DRAWN)), "worst": ("harm", ranked.tail(_DRAWN).iloc[::-1])}
+    for name, (does, part) in ends.items():
+        legends = [
+            f"{score:.2g}  (label {label:.3g})" for score, label in zip(part["score"], part["label"], strict=True)
+        ]
+        path = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
+        figures[f"The {len(part)} molecules that {does} most, with their scores."] = path
+    return figures
+
+
+def _histogram(found: Influence, facts: dict[str, Any], stem: Path) -> Path:
+    scores = found.table["score"].to_numpy()
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((6.4, 4.2))
+        axes.hist(
+            scores,
+            bins=int(np.clip(2 * np.sqrt(len(scores)), 10, 40)),
+            color=BLUE,
+            alpha=0.8,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
+        axes.axvline(facts["threshold"], color=VERMILION, linewidth=1.6, label=f"threshold {facts['threshold']:.2g}")
+        axes.set(xlabel=_score_label(found), ylabel="Molecules", title="Influence scores")
+        if "anderson_darling" in facts:
+            test = facts["anderson_darling"]
+            p = "p < 0.001" if test["p"] < 0.001 else f"p = {test['p']:.3f}"
+            text = f"Anderson-Darling A² = {test['statistic']:.2f}, {p}\nskewness = {test['skewness']:.2f}"
+            _text_box(axes, text)
+        axes.legend(loc="upper right")
+        axes.margins(y=0.3)
+        return _save(figure, stem)[0]
+
+
+def _against_residual(found: Influence, stem: Path) -> Path:
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((6.4, 4.2))
+        axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
+        axes.scatter(found.table["residual"], found.table["score"], s=18, color=BLUE, alpha=0.6, linewidths=0)
+        axes.set(xlabel=_axis_label("Prediction − label", found.unit), ylabel=_score_label(found))
+        axes.set(title="Influence against residual")
+        return _save(figure, stem)[0]
+
+
+def _score_label(found: Influence) -> str:
+    square = f" ({found.unit}²)" if found.unit and " " not in found.unit else ""
+    change = "Predicted change" if found.helps_low else "Predicted fall"
+    return f"{change} of the {found.facts['target']} MSE{square}"

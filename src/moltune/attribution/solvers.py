@@ -1,0 +1,308 @@
+"""Ways to solve (H + Λ + δ) x = v, behind one small interface; each says how well it did."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from moltune.attribution.curvature import Curvature, GaussNewton, largest_eigenvalue
+from moltune.config import Settings
+from moltune.errors import ConfigError, NumericsError
+
+
+class SolverSettings(Settings):
+    """Numbers of the solvers; each uses those that concern it."""
+
+    tolerance: float = Field(1e-2, gt=0, lt=1, description="residual above which a solver has not converged")
+    iterations: PositiveInt = Field(500, description="cg: at most this many")
+    depth: PositiveInt = Field(1000, description="lissa: steps of each repeat")
+    batch_size: PositiveInt = Field(64, description="lissa: molecules per step")
+    repeats: PositiveInt = Field(3, description="lissa: independent runs, averaged")
+    deflate: NonNegativeInt = Field(16, description="lissa: leading eigenvectors of the preconditioner; 0: none")
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found.
+
+    Attributes:
+        x: float64, shape (p,).
+        residual: ‖(H + Λ + δ) x − v‖ / ‖v‖ over all molecules of the curvature.
+        converged: whether the residual is within the tolerance.
+        seconds: wall-clock time, the residual's product included.
+        repeats: x of each independent run of a stochastic solver.
+        facts: what else is worth knowing, JSON-ready.
+    """
+
+    x: Tensor
+    residual: float
+    converged: bool
+    seconds: float
+    repeats: list[Tensor] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Solver(ABC):
+    """x ≈ (H + Λ + δ)⁻¹ v."""
+
+    name: str
+    description: str
+    # Gradient similarity does not solve the system, so its residual is shown but condemns nothing.
+    judged = True
+
+    def __init__(self, settings: SolverSettings | None = None) -> None:
+        self.settings = settings or SolverSettings()
+
+    @abstractmethod
+    def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """x, the x of each repeat, and facts."""
+
+    def solve(self, curvature: Curvature, v: Tensor) -> Solution:
+        """Solve, and measure the residual with the whole curvature.
+
+        Raises:
+            NumericsError: the solution is not finite.
+            ConfigError: the solver cannot treat this curvature.
+        """
+        started = time.monotonic()
+        v = v.double()
+        size = float(v.norm())
+        if size == 0:
+            raise NumericsError("the gradient of the target loss is exactly zero, so every influence is zero")
+        x, repeats, facts = self.approximate(curvature, v)
+        curvature.train.scope.check_finite(x, f"the solution of {self.name}")
+        residual = float((curvature.product(x) - v).norm()) / size
+        converged = not self.judged or residual <= self.settings.tolerance
+        return Solution(x, residual, converged, time.monotonic() - started, repeats, facts)
+
+
+class Identity(Solver):
+    """x = v: the score is the similarity of gradients."""
+
+    name = "identity"
+    description = "gradient similarity, no curvature"
+    judged = False
+
+    def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """v itself."""
+        return v.clone(), [], {}
+
+
+class Exact(Solver):
+    """A dense solve in float64: among parameters, or among molecules where there are fewer of these.
+
+    With D = Λ + δ and J of n molecules, Woodbury's identity gives
+    (2/n JᵀJ + D)⁻¹ v = D⁻¹ v − D⁻¹Jᵀ (n/2 I + J D⁻¹ Jᵀ)⁻¹ J D⁻¹ v.
+    """
+
+    name = "exact"
+    description = "dense solve, for few parameters or few molecules"
+
+    def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """Dense solve; a matrix that is not positive semi-definite is an error that says what to do."""
+        if isinstance(curvature, GaussNewton) and curvature.kept is not None and curvature.size > len(curvature.kept):
+            return self._among_molecules(curvature, curvature.kept, v), [], {"form": "molecules"}
+        matrix = curvature.dense()
+        matrix = (matrix + matrix.T) / 2
+        values = torch.linalg.eigvalsh(matrix)
+        smallest = float(values[0])
+        if smallest < -1e-9 * float(values[-1]):
+            raise NumericsError(
+                f"the curvature bends downwards (smallest eigenvalue {smallest:.3g}): raise the damping, or take the "
+                "Gauss-Newton curvature"
+            )
+        facts = {"form": "parameters", "smallest_eigenvalue": smallest}
+        return torch.linalg.solve(matrix, v), [], facts
+
+    def _among_molecules(self, curvature: Curvature, rows: Tensor, v: Tensor) -> Tensor:
+        if not (curvature.diagonal > 0).all():
+            raise ConfigError("an exact solve over more parameters than molecules needs damping above zero")
+        inverse = 1 / curvature.diagonal
+        n = len(rows)
+        gram = torch.eye(n, dtype=torch.float64, device=v.device) * (n / 2)
+        # Column blocks keep the float64 copy small.
+        for start in range(0, rows.shape[1], 65536):
+            block = rows[:, start : start + 65536].double()
+            gram += (block * inverse[start : start + 65536]) @ block.T
+        inner = torch.linalg.solve(gram, _times(rows, inverse * v))
+        return inverse * (v - _times(rows.T, inner))
+
+
+class ConjugateGradient(Solver):
+    """Conjugate gradients (Hestenes & Stiefel 1952); stops at a tenth of the tolerance."""
+
+    name = "cg"
+    description = "conjugate gradients over the whole curvature"
+
+    def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """Iterate; a direction of negative curvature (Hessian only) is an error that says what to do."""
+        x = torch.zeros_like(v)
+        residual = v.clone()
+        direction = residual.clone()
+        squared, stop = float(residual @ residual), (0.1 * self.settings.tolerance) ** 2 * float(v @ v)
+        used = 0
+        while used < self.settings.iterations and squared > stop:
+            product = curvature.product(direction)
+            bend = float(direction @ product)
+            if not math.isfinite(bend):
+                raise NumericsError("a product with the curvature is not finite")
+            if bend <= 0:
+                raise NumericsError(
+                    f"the curvature bends downwards ({bend:.3g}) in a direction that conjugate gradients met: raise "
+                    "the damping, or take the Gauss-Newton curvature"
+                )
+            used += 1
+            step = squared / bend
+            x += step * direction
+            residual -= step * product
+            after = float(residual @ residual)
+            direction = residual + (after / squared) * direction
+            squared = after
+        return x, [], {"iterations": used}
+
+
+class Lissa(Solver):
+    """Stochastic Neumann series (Agarwal et al. 2017, JMLR 18, 116; Koh & Liang 2017, arXiv:1703.04730).
+
+    Each step takes a batch B of molecules, x ← x + (1/σ) P (v − H_B x). σ is 1.1 times the largest eigenvalue of P H_B
+    that power iteration finds over some batches, so that every step contracts. P is the identity for ``deflate=0``,
+    the published recursion; otherwise P evens out the leading eigenvectors, found once on a part of the molecules, so
+    that σ is that of the remaining spectrum. Whatever P is, the fixed point is the same. The second half of the steps
+    is averaged (Polyak & Juditsky 1992), which lets the noise of the batches die out; repeats are averaged in turn.
+    """
+
+    name = "lissa"
+    description = "stochastic Neumann series, scaled by power iteration"
+
+    def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
+        """Run the repeats."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed)
+        batch = min(settings.batch_size, len(curvature.positions))
+        precondition = self._preconditioner(curvature)
+        scale = 1.1 * max(
+            _preconditioned_eigenvalue(curvature, precondition, _draw(curvature, batch, generator), seed)
+            for seed in range(4)
+        )
+        if not scale > 0 or not math.isfinite(scale):
+            raise NumericsError(f"the largest eigenvalue of the curvature comes out as {scale}")
+        repeats = [self._run(curvature, v, precondition, scale, batch, generator) for _ in range(settings.repeats)]
+        facts = {"scale": scale, "depth": settings.depth, "batch_size": batch, "deflated": settings.deflate}
+        return torch.stack(repeats).mean(dim=0), repeats, facts
+
+    def _run(
+        self,
+        curvature: Curvature,
+        v: Tensor,
+        precondition: Callable[[Tensor], Tensor],
+        scale: float,
+        batch: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        x = precondition(v) / scale
+        average, counted = torch.zeros_like(x), 0
+        limit = 1e8 * float(x.norm()) + 1
+        for step in range(self.settings.depth):
+            positions = _draw(curvature, batch, generator)
+            x = x + precondition(v - curvature.product(x, positions)) / scale
+            if not float(x.norm()) < limit:
+                raise NumericsError(
+                    f"lissa diverges (step {step + 1}, scale {scale:.3g}): the curvature of the batches differs too "
+                    "much; raise --batch-size or the damping, or take the solver cg"
+                )
+            if step >= self.settings.depth // 2:
+                average += x
+                counted += 1
+        return average / counted
+
+    def _preconditioner(self, curvature: Curvature) -> Callable[[Tensor], Tensor]:
+        count = min(self.settings.deflate, curvature.size - 1, len(curvature.positions) - 1)
+        if count < 1:
+            return lambda vector: vector
+        generator = torch.Generator().manual_seed(self.settings.seed + 1)
+        some = _draw(curvature, min(256, len(curvature.positions)), generator)
+        values, vectors = leading_eigenpairs(curvature, count + 1, some, seed=self.settings.seed)
+        # The next eigenvalue is the level that the leading ones are brought down to.
+        floor, values, vectors = values[-1].clamp(min=1e-12), values[:-1], vectors[:, :-1]
+        gain = (1 / values.clamp(min=float(floor)) - 1 / floor) * floor
+
+        def precondition(vector: Tensor) -> Tensor:
+            return vector + vectors @ (gain * (vectors.T @ vector))
+
+        return precondition
+
+
+def leading_eigenpairs(
+    curvature: Curvature, count: int, positions: list[int], *, passes: int = 3, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalues, descending, and eigenvectors (p, count) of the curvature of some molecules.
+
+    Randomised subspace iteration (Halko et al. 2011, arXiv:0909.4061).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width = min(count + 4, curvature.size)
+    basis = torch.randn(curvature.size, width, generator=generator, dtype=torch.float64).to(curvature.diagonal.device)
+
+    def apply(columns: Tensor) -> Tensor:
+        return torch.stack([curvature.product(column, positions) for column in columns.T], dim=1)
+
+    for _ in range(passes):
+        basis = torch.linalg.qr(apply(basis)).Q
+    small = basis.T @ apply(basis)
+    values, inner = torch.linalg.eigh((small + small.T) / 2)
+    order = torch.argsort(values, descending=True)[:count]
+    return values[order], basis @ inner[:, order]
+
+
+class _Preconditioned(Curvature):
+    """P H, for power iteration; similar to P½ H P½, so its eigenvalues are real."""
+
+    def __init__(self, inner: Curvature, precondition: Callable[[Tensor], Tensor]) -> None:
+        self.inner, self.precondition = inner, precondition
+        self.train, self.diagonal, self.positions = inner.train, inner.diagonal, inner.positions
+
+    def data_product(self, vector: Tensor, positions: Any) -> Tensor:
+        raise NotImplementedError
+
+    def product(self, vector: Tensor, positions: Any = None) -> Tensor:
+        return self.precondition(self.inner.product(vector, positions))
+
+
+def _preconditioned_eigenvalue(
+    curvature: Curvature, precondition: Callable[[Tensor], Tensor], positions: list[int], seed: int
+) -> float:
+    return largest_eigenvalue(_Preconditioned(curvature, precondition), positions, steps=10, seed=seed)
+
+
+def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[int]:
+    chosen = torch.randperm(len(curvature.positions), generator=generator)[:count].tolist()
+    return [curvature.positions[place] for place in chosen]
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Product of a float32 matrix and a float64 vector without a float64 copy of the whole matrix."""
+    step = max(1, 2**24 // max(1, matrix.shape[1]))
+    return torch.cat([matrix[start : start + step].double() @ vector for start in range(0, len(matrix), step)])
+
+
+SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (ConjugateGradient, Exact, Lissa, Identity)}
+
+
+def make_solver(name: str, settings: SolverSettings | None = None) -> Solver:
+    """Build a solver.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in SOLVERS:
+        raise ConfigError(f"there is no solver {name!r}; choose one of: {', '.join(SOLVERS)}, ekfac, tracin")
+    return SOLVERS[name](settings)

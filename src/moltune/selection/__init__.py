@@ -1,0 +1,1 @@
+"""What is in external data, and which of its molecules to add."""

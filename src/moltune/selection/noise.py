@@ -1,0 +1,142 @@
+"""How far the labels of an external file are off what the training labels say, measured by a cross-validated model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVR
+
+from moltune.data.descriptors import morgan_bits
+from moltune.data.leakage import nearest_similarity
+
+EDGES = np.array([0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0 + 1e-9])
+_LEAST_IN_STRATUM = 20
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Errors of a model of the training labels, on training molecules left out and on the external ones.
+
+    Attributes:
+        cv_rmse: out-of-fold error on the training molecules.
+        expected_rmse: the same, at the external molecules' similarity to the nearest training molecule.
+        external_rmse: error on the external molecules of the model of all training molecules.
+        bias: mean of external label minus prediction.
+        correlation: Pearson correlation of external labels and predictions; None where one is constant.
+        excess: standard deviation that the external labels have beyond what the model's own error explains:
+            √max(0, external MSE − expected MSE). Label noise, another scale and another quantity all end up in it.
+        excess_lower: lower end of its 95 % bootstrap interval over molecules.
+        excess_upper: upper end.
+        extrapolated: share of external molecules whose stratum of similarity has too few training molecules, so that
+            the nearest stratum stands in: their expected error is a guess.
+        residuals: external label minus prediction, in table order.
+    """
+
+    cv_rmse: float
+    expected_rmse: float
+    external_rmse: float
+    bias: float
+    correlation: float | None
+    excess: float
+    excess_lower: float
+    excess_upper: float
+    extrapolated: float
+    residuals: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, without the residuals."""
+        return {name: value for name, value in asdict(self).items() if name != "residuals"}
+
+
+def label_noise(
+    external: tuple[np.ndarray, np.ndarray, Sequence[str]],
+    known: tuple[np.ndarray, np.ndarray, Sequence[str]],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    make_model: Callable[[], Pipeline] | None = None,
+) -> LabelNoise:
+    """Estimate the noise of external labels against a model of the known ones.
+
+    Support vector regression (RBF, C 5) on standardised features predicts each training molecule from the other folds
+    and each external molecule from all training molecules. The squared errors of training molecules, averaged within
+    strata of Tanimoto similarity to the nearest molecule learned from, are what an external molecule of that stratum
+    may be expected to have.
+
+    Args:
+        external: features (n, d), labels (n,), SMILES.
+        known: the same for the training molecules.
+        folds: of the cross-validation.
+        seed: of folds and bootstrap.
+        make_model: another regression; unset: the one above.
+    """
+    x, y, smiles = external
+    known_x, known_y, known_smiles = known
+    make_model = make_model or _support_vectors
+    bits = morgan_bits([*known_smiles, *smiles])
+    n = len(known_y)
+    out_of_fold, similarity = np.empty(n), np.empty(n)
+    for rest, left_out in KFold(folds, shuffle=True, random_state=seed).split(known_x):
+        out_of_fold[left_out] = make_model().fit(known_x[rest], known_y[rest]).predict(known_x[left_out])
+        similarity[left_out] = nearest_similarity(bits, left_out, rest)
+    errors = (known_y - out_of_fold) ** 2
+    predicted = make_model().fit(known_x, known_y).predict(x)
+    residuals = y - predicted
+    stratum = _strata(nearest_similarity(bits, np.arange(n, n + len(y)), np.arange(n)))
+    known_stratum = _strata(similarity)
+    rng = np.random.default_rng(seed)
+    expected, extrapolated = _expected(errors, known_stratum, stratum)
+    samples = []
+    for _ in range(_RESAMPLES):
+        a, b = rng.integers(0, n, n), rng.integers(0, len(y), len(y))
+        resampled, _ = _expected(errors[a], known_stratum[a], stratum[b])
+        samples.append(_excess(np.mean(residuals[b] ** 2), resampled))
+    lower, upper = np.quantile(samples, [0.025, 0.975]).tolist()
+    constant = y.std() == 0 or predicted.std() == 0
+    return LabelNoise(
+        cv_rmse=float(np.sqrt(errors.mean())),
+        expected_rmse=float(np.sqrt(expected)),
+        external_rmse=float(np.sqrt(np.mean(residuals**2))),
+        bias=float(residuals.mean()),
+        correlation=None if constant else float(np.corrcoef(y, predicted)[0, 1]),
+        excess=_excess(np.mean(residuals**2), expected),
+        excess_lower=lower,
+        excess_upper=upper,
+        extrapolated=extrapolated,
+        residuals=residuals,
+    )
+
+
+def _support_vectors() -> Pipeline:
+    return make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        FunctionTransformer(np.clip, kw_args={"a_min": -5.0, "a_max": 5.0}),
+        SVR(C=5.0, epsilon=0.1),
+    )
+
+
+def _strata(similarity: np.ndarray) -> np.ndarray:
+    return np.digitize(similarity, EDGES[1:-1])
+
+
+def _expected(errors: np.ndarray, known_stratum: np.ndarray, stratum: np.ndarray) -> tuple[float, float]:
+    """Mean squared error at the strata of the external molecules, and the share of these that is extrapolated."""
+    counts = np.bincount(known_stratum, minlength=len(EDGES) - 1)
+    sums = np.bincount(known_stratum, weights=errors, minlength=len(EDGES) - 1)
+    usable = np.flatnonzero(counts >= min(_LEAST_IN_STRATUM, counts.max()))
+    means = np.array([sums[s] / counts[s] for s in usable])
+    nearest = np.abs(usable[None, :] - stratum[:, None]).argmin(axis=1)
+    return float(means[nearest].mean()), float(np.mean(usable[nearest] != stratum))
+
+
+def _excess(observed: Any, expected: float) -> float:
+    return float(np.sqrt(max(0.0, float(observed) - expected)))

@@ -1,0 +1,84 @@
+"""From a table of scored molecules to the file that ``finetune --add`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moltune.config import DataSettings
+from moltune.data.load import load_molecules
+from moltune.data.molecules import KEPT_COLUMNS, Molecules
+from moltune.data.overlap import exclude_held_out
+from moltune.errors import ConfigError
+from moltune.models.checkpoints import load_regression, load_tokenizer
+from moltune.run import Run
+from moltune.selection.strategies import EMBEDDING, SelectSettings, candidates_from, choose
+from moltune.training.inference import embed_smiles
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selected molecules.
+
+    Attributes:
+        table: ``smiles``, ``label``, ``inchikey``, ``row`` (in the source) and the source's further columns, the best
+            first.
+        facts: JSON-ready: strategy, amounts, what was excluded.
+    """
+
+    table: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def select(
+    source: str | Path | pd.DataFrame | Molecules,
+    settings: SelectSettings,
+    *,
+    run: str | Path | None = None,
+    data: DataSettings | None = None,
+) -> Selection:
+    """Select molecules of a table.
+
+    Args:
+        source: ``scores.csv``, ``uncertainty.csv``, or any labelled molecules for strategies that need no scores.
+        settings: strategy and amount.
+        run: the run that the molecules would be added to: those that its validation or test part holds are excluded
+            first, and similarity is to its validation part. An influence table names its convention itself.
+        data: columns of the source.
+
+    Raises:
+        DataError: the source cannot be read, or lacks what the strategy needs.
+        ConfigError: settings that do not go together.
+    """
+    molecules = source if isinstance(source, Molecules) else load_molecules(source, data or DataSettings())
+    offered = len(molecules)
+    excluded: list[str] = []
+    known: dict[str, Any] = {}
+    if run is not None:
+        opened = Run.load(run)
+        own, parts = opened.molecules()
+        molecules, excluded = exclude_held_out(molecules, own, parts)
+        validation = [own.smiles[i] for i in np.flatnonzero(parts == "validation")]
+        known["reference"] = validation
+        if settings.space == EMBEDDING and settings.strategy in ("similarity", "cluster"):
+            model, tokenizer = load_regression(opened.path), load_tokenizer(opened.path)
+            known["embeddings"] = embed_smiles(model, tokenizer, molecules.smiles)
+            known["reference_embeddings"] = embed_smiles(model, tokenizer, validation)
+    elif settings.space == EMBEDDING:
+        raise ConfigError("the embedding space needs a run: name one with --run")
+    order = choose(candidates_from(molecules.table, **known), settings)
+    chosen = molecules.table.iloc[order].rename(columns={"target": "label"})
+    own_columns = ["smiles", "label", "inchikey", "row"]
+    further = [name for name in chosen.columns if name not in {*own_columns, *KEPT_COLUMNS}]
+    facts = {
+        "offered": offered,
+        "excluded": len(excluded),
+        "excluded_smiles": excluded,
+        "selected": len(chosen),
+        "settings": settings.model_dump(mode="json"),
+    }
+    return Selection(chosen[[*own_columns, *further]].reset_index(drop=True), facts)

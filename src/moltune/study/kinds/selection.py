@@ -1,0 +1,260 @@
+"""Arms that add selected molecules of the recipe's external data to the training part, and fine-tune on both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from moltune.config import DataSettings, Settings, make_config, make_settings
+from moltune.data.load import load_molecules
+from moltune.data.molecules import Molecules
+from moltune.data.overlap import exclude_held_out
+from moltune.data.split import Split, write_index_file
+from moltune.data.write import write_table
+from moltune.errors import ConfigError
+from moltune.study.arms import ArmSpec, Outcome, Step, Workbench, control_rule, register_kind
+from moltune.study.kinds.finetune import FinetuneKind, FinetuneOptions
+from moltune.study.protocol import Block, Protocol
+from moltune.study.recipe import Recipe
+
+_NEEDS_SCORES = ("influence", "influence-reversed", "uncertainty", "residual")
+_CONTROLS = {
+    "random": "as many molecules at random: a selection that does not beat it has selected nothing",
+    "influence-reversed": "as many molecules from the other end: a score that means something must beat it",
+    "all": "every external molecule: shows whether selecting helps at all",
+    "none": "no external molecule: shows whether adding helps at all",
+}
+
+
+class SelectionOptions(FinetuneOptions):
+    """What is selected, how the scores are computed, and the settings of the fine-tuning."""
+
+    strategy: str = Field(description="influence, influence-reversed, uncertainty, random, similarity, all, none ...")
+    count: int | None = Field(None, ge=0)
+    percentile: float | None = Field(None, ge=0, le=100)
+    threshold: float | None = None
+    convention: str = Field("negative-helps", pattern="^(negative|positive)-helps$")
+    clusters: int = Field(10, ge=1)
+    influence: dict[str, Any] = Field(default_factory=dict, description="settings of `moltune influence`")
+    passes: int = Field(30, ge=2, description="of Monte-Carlo dropout")
+
+
+@register_kind
+class SelectionKind(FinetuneKind):
+    """Scores come from a model tuned on the same split and seed without any addition, once for all arms.
+
+    Molecules that the validation or test part of the split holds are excluded from every arm.
+    """
+
+    name = "selection"
+    description = "a fine-tuned language model with selected external molecules"
+    Options: ClassVar[type[Settings]] = SelectionOptions
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit", "scikit-learn", "torch", "transformers", "peft")
+    uses_external = True
+
+    def check(self, arm: ArmSpec, recipe: Recipe) -> None:
+        """Raise ConfigError where there are no external data, or the amount does not fit the strategy."""
+        if recipe.external is None or recipe.external.source is None:
+            raise ConfigError(
+                f"arm {arm.name!r} selects from external data, and the recipe names none: give `--external FILE`, or "
+                "external: {source: FILE} in the recipe"
+            )
+        _amount(self.options(arm))
+        self._influence(arm)
+        super().check(arm, recipe)
+
+    def specification(self, arm: ArmSpec, recipe: Recipe, block: Block) -> dict[str, Any]:
+        """The fine-tuning's, what is selected, and a digest of the external molecules."""
+        assert recipe.external is not None
+        options = self.options(arm)
+        wanted = _amount(options).model_copy(update={"seed": block.seed}).model_dump(mode="json")
+        if options.strategy != "random":
+            # A seed that changes nothing must not look like another experiment.
+            wanted["seed"] = 0
+        external = recipe.external.model_dump(mode="json")
+        return {
+            **super().specification(arm, recipe, block),
+            "select": wanted,
+            "external": external_digest(external),
+            "_external": external,
+            "_block": block.name,
+        }
+
+    def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
+        """The fine-tuning's, and scores of all external molecules on this block where the strategy needs them."""
+        options = self.options(arm)
+        steps = super().steps(arm, recipe, block)
+        if options.strategy not in _NEEDS_SCORES:
+            return steps
+        assert recipe.external is not None
+        external = recipe.external.model_dump(mode="json")
+        tuned = super().specification(arm, recipe, block)
+        specification = {
+            "settings": tuned["settings"],
+            "weights": tuned["weights"],
+            "influence": self._influence(arm).model_dump(mode="json"),
+            "passes": options.passes,
+            "protocol": recipe.protocol.model_dump(mode="json", exclude={"name", "note"}),
+            "block": block.model_dump(mode="json"),
+            "external": external_digest(external),
+            "_external": external,
+        }
+        return [*steps, Step(_step_name(block.name), specification, "moltune.study.kinds.selection:compute_scores")]
+
+    def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
+        """Select, then fine-tune with the selected molecules added."""
+        molecules = external_molecules(specification["_external"])
+        table = pd.DataFrame({"row": molecules.table["row"].to_numpy(), "smiles": molecules.smiles})
+        scores = _scores(bench, specification["_block"])
+        if scores is not None:
+            # Molecules that the model cannot read have no scores and are no candidates.
+            table = table.merge(scores, on="row")
+            kept = set(table["row"])
+            unread = {i: "not scored" for i, row in enumerate(molecules.table["row"]) if row not in kept}
+            molecules = molecules.reject(unread)
+        parts = split.to_frame(bench.molecules)["split"].to_numpy(dtype=object)
+        candidates, excluded = exclude_held_out(molecules, bench.molecules, parts)
+        table = table.set_index("row").loc[candidates.table["row"]].reset_index()
+        chosen = _choose(table, bench, split, specification["select"])
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        added: dict[str, Any] = {}
+        if len(chosen):
+            picked = candidates.table.iloc[chosen][["smiles", "target"]].rename(columns={"target": "label"})
+            path = bench.folder / "selected.csv"
+            write_table(picked, path)
+            added = {"add": str(path)}
+        outcome = super().run({**specification, "_data": added}, split, seed, bench)
+        facts = {**outcome.facts, "candidates": len(candidates), "added": len(chosen), "excluded": len(excluded)}
+        return Outcome(outcome.predictions, facts, outcome.history, outcome.kept)
+
+    def _influence(self, arm: ArmSpec) -> Any:
+        from moltune.attribution.influence import InfluenceSettings
+
+        return make_settings(InfluenceSettings, self.options(arm).influence)
+
+
+@control_rule
+def selection_controls(recipe: Recipe) -> list[ArmSpec]:
+    """A selection is compared with as many at random, with its reverse, with all and with none."""
+    arms = [arm for arm in recipe.arms if arm.kind == SelectionKind.name and not arm.control]
+    strategies = {arm.options.get("strategy") for arm in arms}
+    selecting = [arm for arm in arms if arm.options.get("strategy") not in _CONTROLS]
+    if not selecting:
+        return []
+    first = next((arm for arm in selecting if arm.options["strategy"] == "influence"), selecting[0])
+    controls = []
+    for strategy, reason in _CONTROLS.items():
+        if strategy in strategies or (strategy == "influence-reversed" and "influence" not in strategies):
+            continue
+        options = dict(first.options)
+        options["strategy"] = strategy
+        # A threshold on scores means nothing at random.
+        dropped = ["threshold"] if strategy == "random" else []
+        dropped += ["count", "percentile", "threshold"] if strategy in ("all", "none") else []
+        for name in dropped:
+            options.pop(name, None)
+        if strategy == "random" and not {"count", "percentile"} & options.keys():
+            continue
+        values = {**options, "name": f"add-{strategy}", "kind": SelectionKind.name, "control": reason}
+        controls.append(ArmSpec.model_validate(values))
+    return controls
+
+
+def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Tune on a block without additions and score every external molecule with that model.
+
+    Returns:
+        ``row`` (of the external source), ``score``, ``residual`` and ``variance``, each of shape (n,).
+    """
+    from moltune.attribution.influence import InfluenceSettings, influence
+    from moltune.run import Run
+    from moltune.training.finetune import finetune
+    from moltune.uncertainty.estimate import UncertaintySettings, uncertainty
+
+    block = Block.model_validate(specification["block"])
+    split = Protocol.model_validate(specification["protocol"]).make_split(bench.molecules, block)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        **specification["settings"],
+        "data": {"source": str(bench.molecules.provenance.get("source"))},
+        "split": {
+            "method": "index",
+            "index_file": str(write_index_file(bench.molecules, split, bench.folder / "split.json")),
+        },
+        "seed": block.seed,
+        "output": str(bench.folder / "base"),
+        "evaluation": {"baselines": [], "figures": False, "bootstrap": 0},
+    }
+    values["training"] = {**values["training"], "threads": bench.threads}
+    finished = (bench.folder / "base" / "config.yaml").is_file()
+    run: Run = finetune(make_config(values), molecules=bench.molecules, overwrite=finished)
+    external = external_molecules(specification["_external"])
+    settings = InfluenceSettings.model_validate(specification["influence"])
+    scored = influence(run, external, settings)
+    spread = uncertainty(run.path, external, UncertaintySettings(passes=specification["passes"], seed=block.seed))
+    return {
+        "row": scored.external.table["row"].to_numpy(dtype=np.int64),
+        "score": scored.table["score"].to_numpy(),
+        "residual": scored.table["residual"].to_numpy(),
+        "variance": spread.table["variance"].to_numpy(),
+    }
+
+
+def external_molecules(settings: Mapping[str, Any]) -> Molecules:
+    """The recipe's external molecules, cleaned; read once per process."""
+    return _load_external(tuple(sorted((name, repr(value)) for name, value in settings.items())), _Frozen(settings))
+
+
+def external_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 over SMILES and labels of the external molecules."""
+    table = external_molecules(settings).table[["smiles", "target"]]
+    return hashlib.sha256(table.to_csv(index=False, float_format="%.17g").encode()).hexdigest()
+
+
+class _Frozen:
+    """Settings that do not take part in the cache's key, which is their text."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frozen)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=2)
+def _load_external(key: tuple[tuple[str, str], ...], settings: _Frozen) -> Molecules:
+    return load_molecules(None, DataSettings.model_validate(settings.values))
+
+
+def _amount(options: SelectionOptions) -> Any:
+    from moltune.selection.strategies import SelectSettings
+
+    names = ("strategy", "count", "percentile", "threshold", "convention", "clusters")
+    return make_settings(SelectSettings, {name: getattr(options, name) for name in names})
+
+
+def _step_name(block: str) -> str:
+    return f"scores {block}"
+
+
+def _scores(bench: Workbench, block: str) -> pd.DataFrame | None:
+    step = _step_name(block)
+    if step not in bench.steps:
+        return None
+    return pd.DataFrame({name: np.array(bench.array(step, name)) for name in ("row", "score", "residual", "variance")})
+
+
+def _choose(table: pd.DataFrame, bench: Workbench, split: Split, wanted: Mapping[str, Any]) -> np.ndarray:
+    from moltune.selection.strategies import SelectSettings, candidates_from, choose
+
+    reference = [bench.molecules.smiles[position] for position in split.validation.tolist()]
+    return choose(candidates_from(table, reference=reference), SelectSettings.model_validate(dict(wanted)))

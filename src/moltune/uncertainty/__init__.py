@@ -1,0 +1,1 @@
+"""How sure a tuned model is of each prediction."""

@@ -1,0 +1,231 @@
+"""Mean and spread of predictions: Monte-Carlo dropout, and deep ensembles."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import nn
+
+from moltune.config import DataSettings, Settings
+from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
+from moltune.data.load import load_molecules
+from moltune.data.molecules import Molecules
+from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.predict import Predictor
+from moltune.run import Run
+from moltune.training.probe import Probe
+from moltune.training.tuner import unfit_molecules
+
+logger = logging.getLogger(__name__)
+
+UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
+
+
+class UncertaintySettings(Settings):
+    """How uncertainty is estimated."""
+
+    method: str = Field("dropout", pattern="^(dropout|ensemble)$")
+    passes: int = Field(30, ge=2, description="dropout: stochastic passes per molecule")
+    batch_size: PositiveInt = 128
+    seed: NonNegativeInt = 0
+
+
+class Uncertainty(ABC):
+    """Mean and spread of the prediction of each molecule."""
+
+    name: str
+
+    @abstractmethod
+    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+        """Predictions in the target's unit, float64, shape (samples, n)."""
+
+
+class MonteCarloDropout(Uncertainty):
+    """Repeated passes with dropout on (Gal & Ghahramani 2016, arXiv:1506.02142).
+
+    Only the dropout layers are switched to training: everything else, random attention features included, is as in
+    prediction. The draws depend on seed and order of the molecules.
+
+    Raises:
+        ConfigError: the model has no dropout above zero, so all passes would be equal.
+    """
+
+    name = "dropout"
+
+    def __init__(self, predictor: Predictor, passes: int = 30, *, batch_size: int = 128, seed: int = 0) -> None:
+        if isinstance(predictor.model, Probe) or predictor.tokenizer is None:
+            raise ConfigError("a probe has no dropout; use a fine-tuned model, or an ensemble of runs")
+        self.model, self.tokenizer = predictor.model, predictor.tokenizer
+        self.passes, self.batch_size, self.seed = passes, batch_size, seed
+        if not any(layer.p > 0 for layer in _dropouts(self.model)):
+            raise ConfigError(
+                "this model has no dropout, so all passes would be equal; use an ensemble of runs instead"
+            )
+
+    @torch.no_grad()
+    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+        """``passes`` draws per molecule."""
+        model, tokenizer = self.model, self.tokenizer
+        dataset, collate = SmilesDataset(tokenizer, smiles), PadCollator(int(tokenizer.pad_token_id))
+        result = np.empty((self.passes, len(smiles)))
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), _dropout_on(model):
+            torch.manual_seed(self.seed)
+            for positions in sorted_batches(dataset.lengths, self.batch_size):
+                batch = {k: v.to(model.device) for k, v in collate([dataset[i] for i in positions]).items()}
+                for draw in range(self.passes):
+                    result[draw, positions] = model(**batch).logits.squeeze(-1).double().cpu().numpy()
+        return result
+
+
+class DeepEnsemble(Uncertainty):
+    """Models of several runs, such as seeds of one setting (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+
+    Raises:
+        ConfigError: fewer than two members, or members of different targets.
+    """
+
+    name = "ensemble"
+
+    def __init__(self, members: Sequence[Predictor], *, batch_size: int = 128) -> None:
+        self.members, self.batch_size = list(members), batch_size
+        targets = sorted({member.target_name for member in self.members})
+        if len(self.members) < 2:
+            raise ConfigError("an ensemble needs two or more runs; add them with --member")
+        if len(targets) > 1:
+            raise ConfigError(f"the members of an ensemble must predict the same target, not {', '.join(targets)}")
+
+    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+        """One prediction per member."""
+        found = []
+        for member in self.members:
+            table = member.predict(list(smiles), batch_size=self.batch_size)
+            if table["predicted"].isna().any():
+                bad = table[table["predicted"].isna()].iloc[0]
+                raise DataError(f"a member of the ensemble cannot predict {bad['input']}: {bad['note']}")
+            found.append(table["predicted"].to_numpy(dtype=np.float64))
+        return np.stack(found)
+
+
+@dataclass(frozen=True)
+class UncertaintyScores:
+    """Spread of the predictions of molecules.
+
+    Attributes:
+        table: columns of ``UNCERTAINTY_COLUMNS``; variance with n - 1, rank 1 the least sure.
+        facts: JSON-ready: method, samples, and against labels (where there are some) the Spearman correlation of
+            standard deviation and absolute error.
+        unit: of the target.
+    """
+
+    table: pd.DataFrame
+    facts: dict[str, Any]
+    unit: str = ""
+
+
+def uncertainty(
+    run: str | Path,
+    molecules: str | Path | pd.DataFrame | Molecules,
+    settings: UncertaintySettings | None = None,
+    *,
+    members: Sequence[str | Path] = (),
+    data: DataSettings | None = None,
+) -> UncertaintyScores:
+    """Estimate how sure a tuned model is of each molecule.
+
+    Args:
+        run: a finished run.
+        molecules: with labels or without.
+        settings: how.
+        members: further runs of an ensemble.
+        data: columns of the file; it is cleaned as the run's data were.
+
+    Raises:
+        ConfigError: no dropout, or members that do not go together.
+        DataError: the molecules cannot be read.
+        NumericsError: a prediction is not finite; the molecule is named.
+    """
+    settings = settings or UncertaintySettings()
+    opened = Run.load(run)
+    if not isinstance(molecules, Molecules):
+        columns = (data or DataSettings()).model_copy(update={"clean": opened.config.data.clean})
+        molecules = _load(molecules, columns)
+    policy = opened.config.model.model_copy(update={"name": str(opened.model_path), "revision": None})
+    molecules = molecules.reject(unfit_molecules(molecules.smiles, policy))
+    if not len(molecules):
+        raise DataError("the model can read none of the molecules")
+    if settings.method == "ensemble":
+        predictors = [Predictor.load(path) for path in (run, *members)]
+        estimate: Uncertainty = DeepEnsemble(predictors, batch_size=settings.batch_size)
+    else:
+        if members:
+            raise ConfigError("members belong to an ensemble: choose --method ensemble, or leave them out")
+        estimate = MonteCarloDropout(
+            Predictor.load(run), settings.passes, batch_size=settings.batch_size, seed=settings.seed
+        )
+    samples = estimate.samples(molecules.smiles)
+    bad = np.flatnonzero(~np.isfinite(samples).all(axis=0))
+    if len(bad):
+        raise NumericsError(f"a prediction for {molecules.smiles[bad[0]]} is not finite")
+    table, facts = summarise(molecules, samples)
+    facts = {"method": settings.method, "run": str(run), "members": [str(path) for path in members], **facts}
+    return UncertaintyScores(table, facts, str(opened.provenance.get("data", {}).get("unit") or ""))
+
+
+def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Table and facts from samples (samples, n)."""
+    variance = samples.var(axis=0, ddof=1)
+    rank = np.empty(len(variance), dtype=np.int64)
+    rank[np.argsort(-variance, kind="stable")] = np.arange(1, len(variance) + 1)
+    table = pd.DataFrame(
+        {
+            "smiles": molecules.smiles,
+            "inchikey": molecules.table["inchikey"].to_numpy(),
+            "label": molecules.target,
+            "mean": samples.mean(axis=0),
+            "variance": variance,
+            "sd": np.sqrt(variance),
+            "rank": rank,
+        },
+        columns=UNCERTAINTY_COLUMNS,
+    )
+    facts: dict[str, Any] = {"molecules": len(table), "samples": len(samples), "mean_sd": float(table["sd"].mean())}
+    labelled = table.dropna(subset=["label"])
+    if len(labelled) > 2 and labelled["sd"].nunique() > 1:
+        error = (labelled["mean"] - labelled["label"]).abs()
+        facts["spearman_sd_error"] = float(labelled["sd"].corr(error, method="spearman"))
+    return table, facts
+
+
+def _load(source: str | Path | pd.DataFrame, columns: DataSettings) -> Molecules:
+    try:
+        return load_molecules(source, columns)
+    except DataError:
+        if columns.target is not None:
+            raise
+        return load_molecules(source, columns, need_target=False)
+
+
+def _dropouts(model: nn.Module) -> list[nn.Dropout]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]
+
+
+@contextmanager
+def _dropout_on(model: nn.Module) -> Any:
+    model.eval()
+    try:
+        for layer in _dropouts(model):
+            layer.train()
+        yield
+    finally:
+        model.eval()

@@ -1,0 +1,53 @@
+"""Uncertainties on disk: table, facts, sorted-score figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from moltune.data.write import write_bytes, write_table
+from moltune.evaluation.figures import _STYLE, BLUE, VERMILION, _axis_label, _new_figure, _save
+from moltune.uncertainty.estimate import UncertaintyScores
+
+TABLE, FACTS = "uncertainty.csv", "uncertainty.json"
+
+
+def write_uncertainty(found: UncertaintyScores, folder: str | Path, *, percentile: float = 90.0) -> Path:
+    """Write ``uncertainty.csv``, ``uncertainty.json`` and ``figures/sorted_scores``; returns the table's path.
+
+    Args:
+        found: the scores.
+        folder: made if missing.
+        percentile: of the variance, above which molecules count as unsure in the figure.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    variance = found.table["variance"].to_numpy()
+    facts = {**found.facts, "percentile": percentile, "threshold": float(np.percentile(variance, percentile))}
+    write_table(found.table, folder / TABLE)
+    write_bytes((json.dumps(facts, indent=2, allow_nan=False) + "\n").encode(), folder / FACTS)
+    sorted_scores(found, facts["threshold"], percentile, folder / "figures" / "sorted_scores")
+    return folder / TABLE
+
+
+def sorted_scores(found: UncertaintyScores, threshold: float, percentile: float, stem: Path) -> list[Path]:
+    """Draw the variances in ascending order with a percentile marked (the figure of founding study A)."""
+    variance = np.sort(found.table["variance"].to_numpy())
+    above = variance > threshold
+    at = np.arange(1, len(variance) + 1)
+    unit = f"{found.unit}²" if found.unit and " " not in found.unit else ""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((6.4, 4.2))
+        for part, colour, label in (
+            (~above, BLUE, f"below the {percentile:g}th percentile"),
+            (above, VERMILION, f"above it ({int(above.sum())} molecules)"),
+        ):
+            axes.scatter(at[part], variance[part], s=14, color=colour, linewidths=0, label=label)
+        axes.axhline(threshold, color=VERMILION, linewidth=1.2, linestyle="--")
+        axes.set(xlabel="Molecules, the surest first", ylabel=_axis_label("Variance of the prediction", unit))
+        axes.set(title="Sorted uncertainty")
+        axes.legend(loc="upper left")
+        return _save(figure, stem)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from moltune.attribution.curvature import GaussNewton, Hessian, largest_eigenvalue, mean_eigenvalue
+from moltune.attribution.linearised import Linearised
+from moltune.attribution.solvers import SolverSettings, leading_eigenpairs, make_solver
+from moltune.errors import ConfigError, NumericsError
+
+Make = Callable[..., Linearised]
+
+
+def curvature_of(made: Linearised, damping: float = 1e-3, **options: float) -> GaussNewton:
+    return GaussNewton(made, made.scope.decay(0.01), damping, **options)
+
+
+def test_gauss_newton_matrix_is_its_definition_and_does_not_depend_on_the_cache(linearise: Make) -> None:
+    made = linearise("head", 0, 40)
+    rows = made.jacobian(range(40)).double()
+    expected = 2 / 40 * rows.T @ rows + torch.diag(made.scope.decay(0.01) + 1e-3)
+    for cache in (1024.0, 0.0):
+        torch.testing.assert_close(curvature_of(made, jacobian_mb=cache).dense(), expected, rtol=1e-4, atol=1e-5)
+    # The bias of the head is no matrix, so it is not decayed.
+    assert made.scope.decay(0.01).tolist() == [pytest.approx(0.01)] * 32 + [0.0]
+
+
+def test_eigenvalues(linearise: Make) -> None:
+    made = linearise("head", 0, 40)
+    curvature = curvature_of(made)
+    values = torch.linalg.eigvalsh(curvature.dense())
+    assert largest_eigenvalue(curvature) == pytest.approx(float(values[-1]), rel=1e-3)
+    found, vectors = leading_eigenpairs(curvature, 3, curvature.positions, passes=6)
+    np.testing.assert_allclose(found.numpy(), values.flip(0)[:3].numpy(), rtol=0.02)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-8)
+    rows = made.jacobian(range(40)).double()
+    assert mean_eigenvalue(made, range(40), 0) == pytest.approx(float(2 / 40 * (rows**2).sum() / 33))
+    assert mean_eigenvalue(made, range(40), 0, most=10) == pytest.approx(mean_eigenvalue(made, range(40), 0), rel=0.5)
+
+
+@pytest.mark.parametrize("name", ["cg", "lissa"])
+def test_iterative_solvers_agree_with_the_dense_solve_on_the_head(linearise: Make, name: str) -> None:
+    made, other = linearise("head", 0, 80), linearise("head", 80, 120)
+    curvature = curvature_of(made, 1e-2)
+    v = other.loss_gradient()
+    exact = make_solver("exact").solve(curvature, v)
+    assert exact.residual < 1e-6
+    found = make_solver(name, SolverSettings(depth=1500, batch_size=40, repeats=3)).solve(curvature, v)
+    assert found.converged
+    assert found.residual < 1e-2
+    scores, truth = other.jvp(found.x).numpy(), other.jvp(exact.x).numpy()
+    assert spearmanr(scores, truth).statistic > 0.99
+    assert (len(found.repeats) == 3) == (name == "lissa")
+
+
+def test_exact_solve_among_molecules_is_that_among_parameters(linearise: Make) -> None:
+    made, other = linearise("head", 0, 20), linearise("head", 80, 120)
+    curvature = curvature_of(made, 1e-2)
+    v = other.loss_gradient()
+    found = make_solver("exact").solve(curvature, v)
+    assert found.facts["form"] == "molecules"
+    torch.testing.assert_close(found.x, torch.linalg.solve(curvature.dense(), v), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="damping"):
+        make_solver("exact").solve(curvature_of(made, 0.0), v)
+
+
+def test_on_a_whole_block_cg_and_lissa_agree_with_the_exact_solve(linearise: Make) -> None:
+    made, other = linearise("last-1", 0, 60), linearise("last-1", 80, 120)
+    curvature = curvature_of(made, 0.3)
+    v = other.loss_gradient()
+    truth = other.jvp(make_solver("exact").solve(curvature, v).x).numpy()
+    for name in ("cg", "lissa"):
+        found = make_solver(name, SolverSettings(depth=400, batch_size=30, repeats=2)).solve(curvature, v)
+        assert spearmanr(other.jvp(found.x).numpy(), truth).statistic > 0.98, name
+
+
+def test_a_solver_that_stops_too_early_says_so(linearise: Make) -> None:
+    made, other = linearise("head", 0, 80), linearise("head", 80, 120)
+    v = other.loss_gradient()
+    hasty = make_solver("cg", SolverSettings(iterations=1, tolerance=1e-4)).solve(curvature_of(made, 1e-4), v)
+    assert not hasty.converged
+    assert hasty.residual > 1e-4
+    same = make_solver("identity").solve(curvature_of(made), v)
+    assert torch.equal(same.x, v)
+    assert same.converged
+
+
+def test_negative_curvature_is_an_error_and_damping_cures_it(linearise: Make) -> None:
+    made, other = linearise("last-1", 0, 6), linearise("last-1", 80, 90)
+    # Targets far away make the second term of the Hessian large, of either sign.
+    made.target = made.target + 50
+    v = other.loss_gradient()
+    with pytest.raises(NumericsError, match="bends downwards"):
+        make_solver("cg").solve(Hessian(made, made.scope.decay(0.0), 0.0), v)
+    strong = Hessian(made, made.scope.decay(0.0), 2 * largest_eigenvalue(Hessian(made, made.scope.decay(0.0), 0.0)))
+    assert make_solver("cg").solve(strong, v).converged
+
+
+def test_gauss_newton_is_the_hessian_where_the_model_is_linear(linearise: Make) -> None:
+    made = linearise("head", 0, 40)
+    hessian = Hessian(made, made.scope.decay(0.01), 1e-3)
+    torch.testing.assert_close(hessian.dense(), curvature_of(made).dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_solvers_list_the_known() -> None:
+    with pytest.raises(ConfigError, match="cg, exact, lissa, identity"):
+        make_solver("newton")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from moltune import datasets
+from moltune.errors import ConfigError
+from moltune.study.kinds.selection import external_digest
+from moltune.study.plan import make_plan
+from moltune.study.recipe import bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
+from moltune.study.runner import run_study
+from moltune.study.store import Store
+from moltune.study.workers import InlineExecutor
+
+SETTINGS = {"training": {"epochs": 2, "learning_rate": 1e-3}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("selection")
+    table = datasets.load("freesolv")[["smiles", "hydration_free_energy"]]
+    paths = {"data": folder / "data.csv", "external": folder / "external.csv"}
+    table.iloc[:100].to_csv(paths["data"], index=False)
+    # Twenty of the forty are in the data too, so some are held out on every split.
+    table.iloc[80:120].to_csv(paths["external"], index=False)
+    return paths
+
+
+def recipe_of(files: dict[str, Path], model: Path, **changes: Any) -> Any:
+    arm = {"kind": "selection", "settings": SETTINGS, "percentile": 50, "influence": {"solver": "exact"}, "passes": 4}
+    values = {
+        "name": "selection-test",
+        "data": {"source": str(files["data"])},
+        "external": {"source": str(files["external"])},
+        "protocol": {"splits": 2, "seeds": 1},
+        "model": {"name": str(model)},
+        "arms": [
+            {"name": "influence", "strategy": "influence", **arm},
+            {"name": "uncertainty", "strategy": "uncertainty", **arm},
+        ],
+    }
+    return make_recipe({**values, **changes})
+
+
+def test_controls_come_by_themselves(files: dict[str, Path], tiny_model: Path) -> None:
+    recipe = recipe_of(files, tiny_model)
+    controls = {arm.name: arm for arm in recipe.arms if arm.control}
+    assert set(controls) == {"mean", "add-random", "add-influence-reversed", "add-all", "add-none"}
+    assert controls["add-random"].options["percentile"] == 50
+    assert "percentile" not in controls["add-all"].options
+    check_arms(recipe)
+
+
+def test_wrong_arms_are_explained(files: dict[str, Path], tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="--external"):
+        check_arms(recipe_of(files, tiny_model, external=None))
+    for wrong in ({"strategy": "luck", "count": 3}, {"strategy": "influence"}, {"strategy": "all", "count": 2}):
+        with pytest.raises(ConfigError):
+            check_arms(recipe_of(files, tiny_model, arms=[{"name": "x", "kind": "selection", **wrong}]))
+
+
+@pytest.mark.slow
+def test_a_study_of_selection_runs_and_shares_the_scores(
+    files: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(files, tiny_model, protocol={"splits": 1, "seeds": 1})
+    plan = make_plan(recipe, Store(tmp_path / "plan"))
+    # One base model serves influence, its reverse and uncertainty.
+    assert sum(task.kind == "step" for task in plan.tasks if "scores" in task.title) == 1
+    folder = tmp_path / "study"
+    summary = run_study(recipe, folder, executor=InlineExecutor(folder))
+    frame = results(folder)
+    assert not summary.failed
+    added = frame.set_index("arm")["added"]
+    assert added["add-none"] == 0
+    candidates = int(frame["candidates"].dropna().iloc[0])
+    assert candidates < 40, "molecules of the validation and test part are no candidates"
+    assert added["add-all"] == candidates
+    assert added["influence"] == added["uncertainty"] == added["add-random"] == int(candidates / 2 + 0.5)
+
+
+def results(folder: Path) -> pd.DataFrame:
+    import json
+
+    lines = []
+    for path in sorted((folder / "runs").glob("*/result.json")):
+        found = json.loads(path.read_text())
+        lines.append({"arm": found["arm"], **{k: found["facts"].get(k) for k in ("added", "candidates", "excluded")}})
+    return pd.DataFrame(lines)
+
+
+def test_external_file_is_part_of_what_a_run_is(files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(files, tiny_model)
+    other = tmp_path / "other.csv"
+    pd.read_csv(files["external"]).head(30).to_csv(other, index=False)
+    changed = change_recipe(recipe, external=str(other))
+    assert changed.external is not None
+    digests = {external_digest(r.external.model_dump(mode="json")) for r in (recipe, changed)}
+    assert len(digests) == 2
+
+
+def test_the_bundled_recipe_is_sound(files: dict[str, Path]) -> None:
+    assert "selection" in bundled_recipes()
+    recipe = change_recipe(load_recipe("selection"), external=str(files["external"]))
+    kept, notes = check_arms(recipe)
+    names = {arm.options.get("strategy") for arm in kept.arms}
+    assert {"influence", "influence-reversed", "random", "all", "none"} <= names
+    assert not notes

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.tiny import RunSettings
+
+from moltune.config import make_config
+from moltune.errors import ConfigError
+from moltune.predict import Predictor
+from moltune.run import Run
+from moltune.training.finetune import finetune
+from moltune.uncertainty.estimate import DeepEnsemble, MonteCarloDropout, UncertaintySettings, uncertainty
+from moltune.uncertainty.report import write_uncertainty
+
+
+@pytest.fixture(scope="module")
+def other(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    output = tmp_path_factory.mktemp("ensemble") / "other"
+    values = settings(output=output, seed=1, **{"split.seed": 0})
+    return finetune(make_config(values))
+
+
+def test_dropout_varies_repeats_with_the_seed_and_leaves_prediction_alone(
+    finished: Run, small_table: pd.DataFrame
+) -> None:
+    smiles = small_table["smiles"].tolist()[:20]
+    predictor = Predictor.load(finished.path)
+    before = predictor.predict(smiles)["predicted"].to_numpy()
+    first, second = (MonteCarloDropout(predictor, 60, seed=5).samples(smiles) for _ in range(2))
+    assert first.shape == (60, 20)
+    np.testing.assert_array_equal(first, second)
+    assert (first.std(axis=0) > 0).all()
+    assert not np.array_equal(first, MonteCarloDropout(predictor, 60, seed=6).samples(smiles))
+    np.testing.assert_array_equal(predictor.predict(smiles)["predicted"].to_numpy(), before)
+    # Dropout only adds noise around the prediction of this shallow model.
+    assert np.abs(first.mean(axis=0) - before).max() < first.std(axis=0).max()
+
+
+def test_without_dropout_there_is_nothing_to_vary(finished: Run) -> None:
+    from moltune.uncertainty.estimate import _dropouts
+
+    predictor = Predictor.load(finished.path)
+    for layer in _dropouts(predictor.model):
+        layer.p = 0.0
+    with pytest.raises(ConfigError, match="no dropout"):
+        MonteCarloDropout(predictor)
+
+
+def test_ensemble_is_its_members(finished: Run, other: Run, small_table: pd.DataFrame) -> None:
+    table = small_table[["smiles", "hydration_free_energy"]].iloc[:15]
+    found = uncertainty(finished.path, table, UncertaintySettings(method="ensemble"), members=[other.path]).table
+    one, two = (Predictor.load(run.path).predict(found["smiles"].tolist())["predicted"] for run in (finished, other))
+    np.testing.assert_allclose(found["mean"], (one + two) / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["variance"], (one - two) ** 2 / 2, rtol=1e-4, atol=1e-10)
+    assert found.sort_values("rank")["variance"].is_monotonic_decreasing
+
+
+def test_ensembles_that_are_none_are_refused(finished: Run) -> None:
+    member = Predictor.load(finished.path)
+    with pytest.raises(ConfigError, match="two or more"):
+        DeepEnsemble([member])
+    stranger = Predictor.load(finished.path)
+    stranger.model.config.target_name = "logD"
+    with pytest.raises(ConfigError, match="same target"):
+        DeepEnsemble([member, stranger])
+
+
+def test_files(finished: Run, small_csv: Path, tmp_path: Path) -> None:
+    found = uncertainty(finished.path, small_csv, UncertaintySettings(passes=5))
+    write_uncertainty(found, tmp_path, percentile=75)
+    facts = json.loads((tmp_path / "uncertainty.json").read_text())
+    table = pd.read_csv(tmp_path / "uncertainty.csv")
+    assert (table["variance"] > facts["threshold"]).sum() == 30
+    assert -1 <= facts["spearman_sd_error"] <= 1
+    assert (tmp_path / "figures" / "sorted_scores.png").is_file()
+    unlabelled = uncertainty(finished.path, table[["smiles"]].head(9), UncertaintySettings(passes=3))
+    assert unlabelled.table["label"].isna().all()
+    assert "spearman_sd_error" not in unlabelled.facts
