@@ -30,7 +30,7 @@ from moltune.errors import ConfigError
 DuplicatePolicy = Literal["mean", "median", "first", "drop-conflicting", "error"]
 SplitMethod = Literal["random", "stratified", "scaffold", "cluster", "column", "index"]
 HeadName = Literal["mean", "cls", "molformer"]
-DEFAULT_BLEND = ["xgboost"]
+DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
 AdaptObjective = Literal["none", "mlm", "mtr", "both"]
 FeatureName = Literal["embedding", "rdkit", "morgan", "minimol"]
 

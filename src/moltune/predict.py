@@ -78,10 +78,10 @@ class Predictor:
             cleaning, policy = run.config.data.clean, run.config.model
             unit = str(run.provenance.get("data", {}).get("unit") or "")
             as_run = run.config.prediction.tta
-            if blend is not False and (run.path / BLENDED).is_dir():
-                blended = Blend.load(run.path / BLENDED)
             if base is None and (run.path / ADAPTED).is_dir():
                 base = run.path / ADAPTED
+            if blend is not False and (run.path / BLENDED).is_dir():
+                blended = Blend.load(run.path / BLENDED, base)
         if blend and blended is None:
             raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
         k = make_settings(PredictionSettings, {"tta": as_run if tta is None else tta}).tta

@@ -104,7 +104,7 @@ def test_adaptation_that_was_killed_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "_step", stop)
         ran = run(tuned, tmp_path / "killed")
-    assert any("the shared step 'adaptation' failed" in text for text in ran.failed.values())
+    assert any("'adaptation', which comes first, failed" in text for text in ran.failed.values())
     resumed, peaceful = run(tuned, tmp_path / "killed", retry_failed=True), run(tuned, tmp_path / "peaceful")
     assert resumed.failed == {}
     for task in peaceful.plan.runs:
@@ -145,7 +145,7 @@ def test_settings_that_came_later_leave_older_runs_alone(tuned: dict[str, Any]) 
 
 
 def test_recipes_name_the_arms_that_answer_their_question(tuned: dict[str, Any]) -> None:
-    for name in ("adaptation", "checkpoint", "spellings", "blend"):
+    for name in ("adaptation", "checkpoint", "spellings"):
         assert load_recipe(name).protocol.name == "P"
     assert [a.name for a in load_recipe("adaptation").arms[:4]] == ["plain", "mlm", "mtr", "both"]
     pairs = load_recipe("checkpoint").pairs()

@@ -132,6 +132,23 @@ def test_predictor_gives_the_blend(blended: Run, finished: Run, small_csv: Path)
         Predictor.load(finished.path, blend=True)
 
 
+def test_a_probe_takes_part(settings: RunSettings, tmp_path: Path) -> None:
+    """Its features are the frozen encoder's, so it needs the checkpoint that the run began with."""
+    members = ["ridge", "svr:embedding+rdkit"]
+    run = finetune(make_config(settings(output=tmp_path / "run", **{"prediction.blend": members})))
+    table = run.predictions
+    column = table["predicted_svr:embedding+rdkit"]
+    assert column.notna().all()
+    assert column.nunique() > len(table) / 2
+    again = Predictor.load(run.path).predict(table["smiles"].tolist())
+    np.testing.assert_allclose(again["predicted_blend"], table["predicted_blend"], rtol=1e-5)
+    other = settings(output=tmp_path / "other")["model"]["name"]
+    assert json.loads((run.path / "blend" / "probe-1" / "config.json").read_text())["base"]["model"] == other
+    for name in ("svr:nothing", "tree:rdkit", "svr:"):
+        with pytest.raises(ConfigError, match="is no probe"):
+            finetune(make_config(settings(output=tmp_path / "bad", **{"prediction.blend": [name]})))
+
+
 def test_stored_blend_holds_no_pickle_and_damage_is_explained(blended: Run, tmp_path: Path) -> None:
     files = [path for path in (blended.path / "blend").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors", ".ubj"}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from moltune.cli.console import err, out, print_json, set_up_logging
 from moltune.cli.options import Json, Quiet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(no_args_is_help=True, help="Compare arms over the same splits and seeds, resumable at any kill.")
 
@@ -176,10 +179,10 @@ def _print(analysis: Any, folder: Path) -> None:
 
     for item in analysis.comparisons:
         out.print(f"• {sentence(item, analysis)}", markup=False)
-    shown = arms_table(analysis)
-    table = Table(box=None, pad_edge=False)
+    shown = fit_columns(arms_table(analysis), out.width)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in shown.columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "Arm", justify="left" if column == "Arm" else "right")
     for row in shown.to_numpy().tolist():
         table.add_row(*row)
     out.print(table)
@@ -188,6 +191,25 @@ def _print(analysis: Any, folder: Path) -> None:
     for hash_, text in analysis.failures.items():
         out.print(f"failed {hash_}: {text}", markup=False)
     out.print(f"report: {folder / REPORT}", markup=False, soft_wrap=True)
+
+
+def fit_columns(table: pd.DataFrame, width: int) -> pd.DataFrame:
+    """The columns that say something and that a terminal has room for; the report has them all.
+
+    Args:
+        table: texts, as :func:`moltune.study.words.arms_table` makes it.
+        width: of the terminal, in characters.
+    """
+    first, *others = [name for name in table.columns if name not in ("Kind", "Runs") and (table[name] != "–").any()]
+    # Three words of an arm's name on a line of their own still read well.
+    room = width - min(28, int(table[first].str.len().max())) - 2
+    kept = []
+    for name in others:
+        room -= max(len(name), int(table[name].str.len().max())) + 2
+        if room < 0:
+            break
+        kept.append(name)
+    return table[[first, *kept]]
 
 
 @contextmanager

@@ -292,6 +292,7 @@ def run_baselines(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     features: FeatureTable | None = None,
+    make: Callable[[str, FeatureTable], Baseline] = make_baseline,
 ) -> dict[str, BaselineResult]:
     """Fit each named baseline on the training part and evaluate it on every part that has molecules.
 
@@ -302,6 +303,7 @@ def run_baselines(
         bootstrap: resamples behind each interval; 0 leaves them out.
         confidence: share of the bootstrap distribution inside an interval.
         features: features computed earlier; those added here stay in it.
+        make: what makes a baseline of a name.
 
     Returns:
         One result per name, in the order of ``names``.
@@ -312,7 +314,7 @@ def run_baselines(
         NumericsError: a measurement is not finite.
     """
     table = FeatureTable() if features is None else features
-    baselines = [make_baseline(name, table) for name in dict.fromkeys(names)]
+    baselines = [make(name, table) for name in dict.fromkeys(names)]
     parts = _check_parts(parts)
     train_smiles, train_y = parts["train"]
     validation_smiles, validation_y = parts.get("validation", ([], np.empty(0)))

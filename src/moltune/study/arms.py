@@ -23,11 +23,13 @@ from moltune.data.molecules import Molecules
 from moltune.data.split import Split
 from moltune.errors import ConfigError, MoltuneError
 from moltune.study.protocol import Block
+from moltune.study.store import PREDICTIONS
 
 if TYPE_CHECKING:
     from moltune.study.recipe import Recipe
 
 PREDICTION_COLUMNS = ["row", "part", "predicted"]
+_RUN = "run"
 
 
 class ArmUnavailable(MoltuneError):
@@ -88,13 +90,17 @@ class Workbench:
         molecules: cleaned, the same for all arms.
         folder: scratch that outlives a kill: an interrupted run finds there what it left.
         threads: how many CPU threads it may use.
-        steps: folders of the finished shared steps, by name.
+        steps: folders of the finished shared steps and of the runs that come first, by name.
     """
 
     molecules: Molecules
     folder: Path
     threads: int = 1
     steps: Mapping[str, Path] = field(default_factory=dict)
+
+    def predictions(self, arm: str) -> pd.DataFrame:
+        """What another arm predicted on this block: row, part, predicted. See :meth:`ArmKind.uses_arms`."""
+        return pd.read_parquet(self.steps[run_need(arm)] / PREDICTIONS)
 
     def array(self, step: str, name: str = "values") -> np.ndarray:
         """An array of a shared step, memory-mapped."""
@@ -149,6 +155,10 @@ class ArmKind(ABC):
         """Shared steps that a run of this arm needs."""
         return []
 
+    def uses_arms(self, arm: ArmSpec) -> list[str]:
+        """Names of arms whose runs on the same block come first; they must not use arms themselves."""
+        return []
+
     @abstractmethod
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part, choose on the validation part, and predict validation and test part once."""
@@ -167,6 +177,16 @@ class ArmKind(ABC):
             return self.Options.model_validate(arm.options)
         except ValidationError as error:
             raise ConfigError(f"arm {arm.name!r} ({self.name}): {explain(error)}") from None
+
+
+def run_need(arm: str) -> str:
+    """Under which name a run finds that of another arm among its needs."""
+    return f"{_RUN} {arm}"
+
+
+def need_folder(name: str) -> str:
+    """In which folder of a study a need lies: that of runs or that of shared steps."""
+    return "runs" if name.startswith(f"{_RUN} ") else "steps"
 
 
 ARM_KINDS: dict[str, ArmKind] = {}

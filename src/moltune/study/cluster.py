@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moltune.errors import ConfigError
+from moltune.study.arms import need_folder
 from moltune.study.perform import Event, compute
 from moltune.study.store import Store, Task
 from moltune.study.workers import Executor
@@ -73,7 +74,7 @@ class RayExecutor(Executor):
         self.store.write_journal("begin", task)
         key = task.specification["_data_key"]
         references = [self._put(f"data/{key}")]
-        references += [self._put(f"steps/{hash_}") for hash_ in task.needs.values()]
+        references += [self._put(f"{need_folder(name)}/{hash_}") for name, hash_ in task.needs.items()]
         if task.unit:
             references.append(self._put(f"splits/{task.unit}.csv"))
         reference = self._remote.remote(task, self.threads, *references)

@@ -138,7 +138,7 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
             colour = BLUE if at == 0 else GREY if alike else VERMILION
             axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
         axes.set_yticks(range(len(order)), [_plain(titles[ranking.arms[arm]]) for arm in order])
-        title = "Simultaneous intervals (Tukey HSD): red differs from the best"
+        title = "Tukey HSD intervals; red: differs from the best"
         axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label, title=title)
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)

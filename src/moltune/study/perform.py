@@ -21,7 +21,7 @@ from moltune.data.split import Split
 from moltune.errors import DataError, NumericsError, RunFolderError
 from moltune.evaluation.metrics import METRICS
 from moltune.run import machine
-from moltune.study.arms import Outcome, Step, Workbench, find_kind
+from moltune.study.arms import Outcome, Step, Workbench, find_kind, need_folder
 from moltune.study.store import HISTORY, PREDICTIONS, RESULT, SPECIFICATION, Store, Task
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def compute(store: Store, task: Task, threads: int) -> Fill:
     """
     key = task.specification["_data_key"]
     molecules = _molecules(store.folder, key)
-    steps = {name: store.folder / "steps" / hash_ for name, hash_ in task.needs.items()}
+    steps = {name: store.folder / need_folder(name) / hash_ for name, hash_ in task.needs.items()}
     bench = Workbench(molecules, store.work(task), threads, steps)
     if task.kind == "step":
         specification = task.specification

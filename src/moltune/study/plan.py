@@ -19,7 +19,7 @@ from moltune.data.read import read_table
 from moltune.data.split import Split
 from moltune.errors import DataError
 from moltune.run import library_versions, machine, versions
-from moltune.study.arms import ArmSpec, Step, find_kind
+from moltune.study.arms import ArmSpec, Step, find_kind, run_need
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe, check_arms
 from moltune.study.store import Store, Task, digest
@@ -93,15 +93,19 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     steps: dict[str, Task] = {}
     runs: dict[str, Task] = {}
     index: list[dict[str, Any]] = []
+    # An arm that uses others comes after them.
+    arms = sorted(recipe.arms, key=lambda arm: bool(find_kind(arm.kind).uses_arms(arm)))
     for block in recipe.protocol.blocks():
-        for arm in recipe.arms:
-            needs = {}
+        of_block: dict[str, str] = {}
+        for arm in arms:
+            needs = {run_need(name): of_block[name] for name in find_kind(arm.kind).uses_arms(arm)}
             for step in find_kind(arm.kind).steps(arm, recipe, block):
                 task = _step_task(step, data, key)
                 steps[task.hash] = task
                 needs[step.name] = task.hash
             task = _run_task(arm, recipe, block, splits[block.unit], data, key, needs)
             runs.setdefault(task.hash, task)
+            of_block[arm.name] = task.hash
             entry = {"arm": arm.name, **block.model_dump(), "block": block.name, "unit": block.unit, "hash": task.hash}
             index.append(entry)
     return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))

@@ -182,6 +182,13 @@ def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
             if not arm.optional:
                 raise ArmUnavailable(f"arm {arm.name!r} cannot run here: {error}") from None
             notes.append(f"The arm {arm.title!r} was left out: {error}")
+    for arm in list(kept):
+        missing = set(find_kind(arm.kind).uses_arms(arm)) - {one.name for one in kept}
+        if missing and not arm.optional:
+            raise ArmUnavailable(f"arm {arm.name!r} cannot run here: it needs {', '.join(sorted(missing))}")
+        if missing:
+            kept.remove(arm)
+            notes.append(f"The arm {arm.title!r} was left out: it needs {', '.join(sorted(missing))}")
     names = {arm.name for arm in kept}
     comparisons: Any = recipe.comparisons
     if isinstance(comparisons, list):

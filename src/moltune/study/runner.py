@@ -189,7 +189,7 @@ class _Loop:
             if any(hash_ in self.failed for hash_ in task.needs.values()):
                 step = next(self.tasks[hash_] for hash_ in task.needs.values() if hash_ in self.failed)
                 failure = self.store.failure(step) or {}
-                message = f"the shared step {step.title!r} failed: {failure.get('error', '')}"
+                message = f"{step.title!r}, which comes first, failed: {failure.get('error', '')}"
                 self.store.write_failure(task, message, failure.get("traceback", ""))
                 self._fail(task, Event(task.hash, "failed", message=message))
             elif self._ready(task):

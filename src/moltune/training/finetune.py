@@ -6,20 +6,28 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moltune.config import FinetuneConfig, make_config
+from moltune.config import FinetuneConfig, ModelSettings, make_config
 from moltune.data.describe import describe
 from moltune.data.leakage import Leakage, check_leakage
 from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.split import Split, make_split
 from moltune.errors import ConfigError
-from moltune.evaluation.baselines import BaselineResult, FeatureTable, make_baseline, run_baselines
+from moltune.evaluation.baselines import (
+    BaselineResult,
+    FeatureTable,
+    Featurizer,
+    descriptors_and_counts,
+    make_baseline,
+    run_baselines,
+)
 from moltune.evaluation.figures import loss_curves, residual_histogram, true_against_predicted
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.evaluation.report import write_report
@@ -41,11 +49,12 @@ from moltune.run import (
 )
 from moltune.training.adapt import adapt_run
 from moltune.training.additions import add_molecules, added_words, mark_added
-from moltune.training.blend import BLEND, Blend, check_members, judge_blend, make_blend
+from moltune.training.blend import BLEND, Blend, judge_blend, make_blend
 from moltune.training.blend import MODEL as LANGUAGE_MODEL
-from moltune.training.features import check_feature
+from moltune.training.features import DESCRIPTORS_AND_COUNTS, check_feature
 from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
+from moltune.training.members import check_members, make_member
 from moltune.training.probe import TunedProbe
 from moltune.training.resources import folder_bytes
 from moltune.training.tuner import Tuned, unfit_molecules
@@ -62,7 +71,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     report: EpochReport | None = None,
-    features: FeatureTable | None = None,
+    features: Mapping[str, Featurizer] | None = None,
 ) -> Run:
     """Fine-tune a model on one property, evaluate it, and write a run folder.
 
@@ -74,7 +83,7 @@ def finetune(
         resume: go on with an unfinished run of the same settings and data, or return a finished one.
         overwrite: replace an existing run folder.
         report: called after each step and epoch with what is known, for a progress bar.
-        features: of molecules, computed before, for the baselines.
+        features: by name, computed elsewhere: ``rdkit+morgan`` for the baselines, others for probes of a blend.
 
     Returns:
         The finished run.
@@ -125,7 +134,7 @@ def finetune(
     )
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.save)
-    judged = judge(tuned, parts, config, features)
+    judged = judge(tuned, parts, config, model, features)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     if judged.blend is not None:
@@ -261,7 +270,11 @@ class Judged:
 
 
 def judge(
-    tuned: Tuned | TunedProbe, parts: Parts, config: FinetuneConfig, features: FeatureTable | None = None
+    tuned: Tuned | TunedProbe,
+    parts: Parts,
+    config: FinetuneConfig,
+    model: ModelSettings,
+    features: Mapping[str, Featurizer] | None = None,
 ) -> Judged:
     """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
     options: dict[str, Any] = {
@@ -279,7 +292,10 @@ def judge(
         if name in parts
     }
     names = [*config.evaluation.baselines, *config.prediction.blend]
-    baselines = run_baselines(names, parts, features=features, **options)
+    features = features or {}
+    table = FeatureTable(features.get(DESCRIPTORS_AND_COUNTS, descriptors_and_counts))
+    make = partial(make_member, model=model, lookups=features)
+    baselines = run_baselines(names, parts, features=table, make=make, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:
         metrics["comparison"] = {

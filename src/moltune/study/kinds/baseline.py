@@ -23,8 +23,9 @@ from moltune.study.arms import (
 from moltune.study.features import feature_step, row_lookup
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe
+from moltune.training.features import DESCRIPTORS_AND_COUNTS
 
-_FEATURES = "rdkit+morgan"
+_FEATURES = DESCRIPTORS_AND_COUNTS
 # The seed changes nothing in these, so one run on a split serves every seed.
 _WITHOUT_SEED = {MeanBaseline.name, RidgeBaseline.name}
 _WITHOUT_FEATURES = {MeanBaseline.name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +15,12 @@ from pydantic import Field
 from moltune.config import FinetuneConfig, Settings, make_config, set_nested
 from moltune.data.split import Split, write_index_file
 from moltune.errors import CheckpointError, ConfigError, RunFolderError
-from moltune.evaluation.baselines import FeatureTable
 from moltune.study.adaptation import adaptation_step, adapted_checkpoint
 from moltune.study.arms import ArmKind, ArmSpec, ArmUnavailable, Outcome, Step, Workbench, register_kind
 from moltune.study.features import feature_step, row_lookup
 from moltune.study.protocol import Block
 from moltune.study.recipe import Recipe
+from moltune.training.features import DESCRIPTORS_AND_COUNTS, EMBEDDING
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ _WITHOUT_EFFECT = ("threads", "report_to")
 _METRICS_OF_PARTS = ("test", "validation", "train", "baselines", "comparison", "blend")
 # Settings that came later: at their defaults they are left out, so that runs made before them are still found.
 _LATER = ("adapt", "prediction", "model.weights", "training.augment")
-_FEATURES = "rdkit+morgan"
 
 
 class FinetuneOptions(Settings):
@@ -58,8 +57,8 @@ class FinetuneKind(ArmKind):
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""
         from moltune.models.checkpoints import load_config
-        from moltune.training.blend import check_members
         from moltune.training.finetune import check_method
+        from moltune.training.members import check_members
 
         config = self.config(arm, recipe)
         check_method(config)
@@ -103,7 +102,7 @@ class FinetuneKind(ArmKind):
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
         """The adaptation of the encoder, and the features of a blend's baselines."""
         config = self.config(arm, recipe)
-        steps = [feature_step(_FEATURES)] if set(config.prediction.blend) - {"mean"} else []
+        steps = [feature_step(name) for name in _features_of(config.prediction.blend)]
         if config.adapt.objective != "none":
             steps.append(adaptation_step(config, recipe, block, weights_digest(config.model.name)))
         return steps
@@ -128,7 +127,7 @@ class FinetuneKind(ArmKind):
             started = {"name": str(adapted[0]), "revision": None, "weights": "pretrained"}
             values |= {"model": {**values["model"], **started}, "adapt": {"objective": "none"}}
         config = make_config(values)
-        features = FeatureTable(row_lookup(bench, _FEATURES)) if f"features {_FEATURES}" in bench.steps else None
+        features = {name: row_lookup(bench, name) for name in _features_of(config.prediction.blend)}
         try:
             run = finetune(config, molecules=bench.molecules, resume=True, features=features)
         except RunFolderError as error:
@@ -151,6 +150,19 @@ class FinetuneKind(ArmKind):
         facts |= {name: value for name, value in cost.items() if name != "seconds"}
         models = {"model": run.model_path} if specification["_keep_model"] else {}
         return Outcome(kept.reset_index(drop=True), facts, run.history, models)
+
+
+def _features_of(members: Sequence[str]) -> list[str]:
+    """Features that the members of a blend share with other runs; embeddings are computed where they are needed."""
+    from moltune.training.members import is_probe_name, probe_settings
+
+    names: list[str] = []
+    for member in members:
+        if is_probe_name(member):
+            names += [feature for feature in probe_settings(member).features if feature != EMBEDDING]
+        elif member != "mean":
+            names.append(DESCRIPTORS_AND_COUNTS)
+    return list(dict.fromkeys(names))
 
 
 def _leave_out_defaults(settings: dict[str, Any]) -> None:
