@@ -147,7 +147,7 @@ def test_predictions_that_cannot_be_compared_fail(
 def test_runs_whose_step_failed_fail_with_its_reason(values: dict[str, Any], tmp_path: Path) -> None:
     ran = run(recipe_of(values, {"name": "a", "broken_step": True}), tmp_path / "study")
     assert len(ran.failed) == 6
-    assert set(ran.failed.values()) == {"the shared step 'shift' failed: RuntimeError: no water"}
+    assert set(ran.failed.values()) == {"'shift', which comes first, failed: RuntimeError: no water"}
     assert Probe.ran == []
 
 
