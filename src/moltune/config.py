@@ -174,8 +174,10 @@ class MethodSettings(Settings):
     probe: ProbeSettings = ProbeSettings()
 
 
-# What differs from the defaults of TrainingSettings, found by `moltune tune` on validation parts with moltune/mini.
+# What differs from the defaults of TrainingSettings. Those of `full` were chosen on validation parts of Lipophilicity
+# with moltune/mini; the others are where `moltune tune` starts.
 METHOD_TRAINING: dict[str, dict[str, Any]] = {
+    "full": {"layer_decay": 0.5},
     "lora": {"epochs": 12, "learning_rate": 3e-3},
     "dora": {"epochs": 12, "learning_rate": 3e-3},
     "ia3": {"epochs": 12, "learning_rate": 1e-2},
@@ -192,7 +194,7 @@ def training_defaults(method: str) -> dict[str, Any]:
 class TrainingSettings(Settings):
     """The optimisation."""
 
-    epochs: PositiveInt = 8
+    epochs: PositiveInt | None = Field(None, description="unset: as many as 360 steps take, from 4 to 50")
     batch_size: PositiveInt = 32
     eval_batch_size: PositiveInt = 128
     learning_rate: float = Field(5e-4, gt=0)

@@ -18,7 +18,7 @@ from tests.tiny import RunSettings, assert_same_run, metrics_of, same_weights, w
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-from moltune.config import make_config
+from moltune.config import TrainingSettings, make_config
 from moltune.data.batches import PadCollator, SmilesDataset
 from moltune.errors import CheckpointError, ConfigError, DataError, NumericsError, RunFolderError
 from moltune.models.checkpoints import load_regression, load_tokenizer
@@ -26,6 +26,7 @@ from moltune.models.molformer.tokenization import build_tokenizer, published_voc
 from moltune.run import Run, write_atomically
 from moltune.training.finetune import default_output, finetune
 from moltune.training.inference import embed_smiles, predict_smiles
+from moltune.training.loop import planned_epochs
 
 FILES = {
     "config.yaml",
@@ -197,6 +198,21 @@ def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -
         / json.loads((run.model_path / "config.json").read_text())["target_std"] ** 2
     )
     assert loss == pytest.approx(scaled, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("molecules", "batch", "epochs"), [(2940, 32, 4), (450, 32, 24), (100_000, 32, 4), (3, 32, 50)]
+)
+def test_epochs_that_are_not_given_come_from_the_steps_they_take(molecules: int, batch: int, epochs: int) -> None:
+    settings = TrainingSettings(batch_size=batch)
+    assert planned_epochs(settings, molecules) == epochs
+    assert planned_epochs(settings.model_copy(update={"epochs": 7}), molecules) == 7
+
+
+def test_freezing_for_all_of_the_planned_epochs_is_refused(settings: RunSettings, tmp_path: Path) -> None:
+    changes = {"training.epochs": None, "training.freeze_encoder_epochs": 5000}
+    with pytest.raises(ConfigError, match="leaves the encoder none of"):
+        finetune(make_config(settings(output=tmp_path / "run", **changes)))
 
 
 def test_no_patience_trains_all_epochs(settings: RunSettings, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from moltune.training.resume import StopEarly, last_whole_checkpoint
 from moltune.training.schedule import FreezeEncoder, parameter_groups
 
 HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
+USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 360, 4, 50
 
 EpochReport = Callable[[dict[str, Any]], None]
 
@@ -187,7 +188,9 @@ def fit(
     watched = validation is not None and len(validation) > 0
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    arguments = _arguments(settings, folder, seed, watched)
+    epochs = planned_epochs(settings, len(train))
+    _check_freezing(settings, epochs)
+    arguments = _arguments(settings, folder, seed, watched, epochs)
     clock = _TimeSteps()
     callbacks: list[TrainerCallback] = [clock] if report is None else [clock, _ReportEpochs(report)]
     if settings.freeze_encoder_epochs:
@@ -232,11 +235,22 @@ def _tensorboard(log_folder: Path) -> TrainerCallback:
     return TensorBoardCallback(writer)
 
 
-def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: bool) -> TrainingArguments:
+def planned_epochs(settings: TrainingSettings, molecules: int) -> int:
+    """Epochs of a training on so many molecules: those of the settings, or else what 360 steps take, from 4 to 50.
+
+    A small data set has few steps per epoch, and a model needs steps.
+    """
+    if settings.epochs is not None:
+        return settings.epochs
+    steps = math.ceil(molecules / settings.batch_size)
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(USUAL_STEPS / steps)))
+
+
+def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: bool, epochs: int) -> TrainingArguments:
     every = "epoch" if watched else "no"
     values: dict[str, Any] = {
         "output_dir": str(folder),
-        "num_train_epochs": settings.epochs,
+        "num_train_epochs": epochs,
         "per_device_train_batch_size": settings.batch_size,
         "per_device_eval_batch_size": settings.eval_batch_size,
         "learning_rate": settings.learning_rate,
@@ -272,6 +286,14 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: boo
         raise ConfigError(f"transformers' Trainer refuses the training settings: {_in_short(error)}") from None
 
 
+def _check_freezing(settings: TrainingSettings, epochs: int) -> None:
+    if settings.freeze_encoder_epochs >= epochs:
+        raise ConfigError(
+            f"training.freeze_encoder_epochs={settings.freeze_encoder_epochs} leaves the encoder none of "
+            f"{epochs} epochs; use the method `head` to train the head alone"
+        )
+
+
 def check_settings(settings: TrainingSettings) -> None:
     """Find settings that Trainer would refuse in the middle of a run.
 
@@ -279,12 +301,9 @@ def check_settings(settings: TrainingSettings) -> None:
         ConfigError: an optimiser, schedule or tracker is unknown, needs a package that is not installed, or needs
             arguments of its own.
     """
-    if settings.freeze_encoder_epochs >= settings.epochs:
-        raise ConfigError(
-            f"training.freeze_encoder_epochs={settings.freeze_encoder_epochs} leaves the encoder none of "
-            f"{settings.epochs} epochs; use the method `head` to train the head alone"
-        )
-    arguments = _arguments(settings, Path("unused"), seed=0, watched=True)
+    if settings.epochs is not None:
+        _check_freezing(settings, settings.epochs)
+    arguments = _arguments(settings, Path("unused"), seed=0, watched=True, epochs=1)
     parameter = nn.Parameter(torch.zeros(1))
     problem = f"training.optimizer={settings.optimizer}"
     try:
