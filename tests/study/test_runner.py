@@ -32,7 +32,7 @@ class ProbeOptions(Settings):
 class Probe(ArmKind):
     """Predicts the truth plus a bias, or misbehaves; counts how often it ran."""
 
-    name = "probe"
+    name = "trial"
     description = "for tests"
     Options: ClassVar[type[Settings]] = ProbeOptions
     ran: ClassVar[list[str]] = []
@@ -72,11 +72,11 @@ def _probe() -> Iterator[None]:
     Probe.ran.clear()
     Probe.broken = True
     yield
-    ARM_KINDS.pop("probe")
+    ARM_KINDS.pop("trial")
 
 
 def recipe_of(values: dict[str, Any], *arms: dict[str, Any], **changes: Any) -> Recipe:
-    return make_recipe({**values, "arms": [{"kind": "probe", **arm} for arm in arms], **changes})
+    return make_recipe({**values, "arms": [{"kind": "trial", **arm} for arm in arms], **changes})
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> Ran:

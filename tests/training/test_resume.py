@@ -117,7 +117,9 @@ def test_without_validation_part_and_without_buckets(
 
 def early_stopping_values(settings: RunSettings) -> dict[str, Any]:
     """A learning rate so high that the validation loss soon rises."""
-    return settings(**{"training.epochs": 12, "training.patience": 3, "training.learning_rate": 0.05})
+    return settings(
+        **{"training.epochs": 12, "training.patience": 3, "training.learning_rate": 0.05, "training.layer_decay": 1.0}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from moltune.data.load import load_molecules
 from moltune.errors import ConfigError, RunFolderError
 from moltune.training import search as search_module
 from moltune.training.finetune import finetune, prepare
-from moltune.training.search import SearchSettings, search, tuning_parts
-from moltune.training.search_result import Searched, bound_warnings
+from moltune.training.search import SearchSettings, search, tuning_parts, with_epochs
+from moltune.training.search_result import Searched, bound_warnings, trial_config
 from moltune.training.spaces import Choice, Range, change_space, default_space
 
 optuna = pytest.importorskip("optuna")
@@ -200,10 +200,11 @@ def test_the_grid_of_the_founding_study_is_in_the_space() -> None:
 @pytest.mark.parametrize("name", ["full", "head", "lora", "dora", "ia3", "bitfit", "ln", "probe", "vera"])
 def test_the_defaults_of_a_method_lie_inside_its_space(name: str) -> None:
     config = make_config({"method": name})
+    config = with_epochs(config, molecules=2940)
     space = default_space(name)
     start = search_module._start_values(config, space)
     assert start.keys() == space.keys() or name == "vera"
-    assert search_module._trial_config(config, start).training == config.training
+    assert trial_config(config, start).training == config.training
 
 
 def test_values_at_a_bound_are_warned_about() -> None:

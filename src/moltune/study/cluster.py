@@ -8,6 +8,7 @@ a node dies, Ray says so, and the runner does the task again elsewhere.
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import time
 import traceback
@@ -24,6 +25,19 @@ from moltune.study.workers import Executor
 logger = logging.getLogger(__name__)
 
 Files = dict[str, bytes]
+
+_SECONDS_TO_ANSWER = 10.0
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for many minutes to reach a machine that does not answer."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConfigError(f"there is no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 class RayExecutor(Executor):
@@ -46,6 +60,7 @@ class RayExecutor(Executor):
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
+            _knock(address)
             try:
                 ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, RuntimeError, ValueError) as error:

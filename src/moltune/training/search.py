@@ -40,7 +40,7 @@ from moltune.models.methods import make_method
 from moltune.run import settings_of
 from moltune.training.finetune import prepare
 from moltune.training.fitting import tune_model
-from moltune.training.loop import check_settings
+from moltune.training.loop import check_settings, planned_epochs
 from moltune.training.search_result import SECONDS, Searched, load_optuna, progress_of, summarise, trial_config
 from moltune.training.spaces import Choice, Range, Space, change_space, default_space
 
@@ -106,11 +106,12 @@ def search(
     space = change_space(default_space(config.method.name), settings.space)
     if not space:
         raise ConfigError(f"there is nothing to search: name settings of {config.method.name} with --space")
-    first = _start_values(config, space)
-    trial_config(config, first)
     molecules = load_molecules(None, config.data) if molecules is None else molecules
     prepared = prepare(config, molecules)
     parts = tuning_parts(prepared.molecules, prepared.split, config.split, settings.splits)
+    config = with_epochs(config, len(parts[0][0][0]))
+    first = _start_values(config, space)
+    trial_config(config, first)
     folder = Path(output) if output is not None else _default_output(config)
     study = _open(optuna, folder, config, settings, space, first, prepared.molecules)
     stop = None if settings.hours is None else time.monotonic() + settings.hours * 3600
@@ -122,6 +123,12 @@ def search(
         if report is not None:
             report(progress_of(study, trial.number, settings.trials))
     return summarise(folder, config, space, study)
+
+
+def with_epochs(config: FinetuneConfig, molecules: int) -> FinetuneConfig:
+    """The settings with the epochs that a training on so many molecules would take, where none are given."""
+    epochs = planned_epochs(config.training, molecules)
+    return config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
 
 
 def tuning_parts(molecules: Molecules, split: Split, settings: SplitSettings, count: int) -> list[tuple[Part, Part]]:

@@ -62,7 +62,7 @@ class Choice:
 Space = dict[str, Range | Choice]
 """Dotted setting -> what it may be."""
 
-_EPOCHS = Range(4, 24, integer=True)
+_EPOCHS = Range(3, 24, integer=True)
 _DECAY = Range(1e-4, 0.3, log=True)
 
 
@@ -84,7 +84,7 @@ _LOW_RANK: Space = {
 _SPACES: dict[str, Space] = {
     "full": {
         **_learning_rate(3e-5, 3e-3),
-        "training.layer_decay": Range(0.5, 1.0, natural=(False, True)),
+        "training.layer_decay": Range(0.3, 1.0, natural=(False, True)),
     },
     "head": _learning_rate(1e-4, 1e-1),
     "lora": _LOW_RANK,
