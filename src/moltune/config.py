@@ -204,7 +204,7 @@ class TrainingSettings(Settings):
         1.0, gt=0, le=1, description="each layer below the last learns at this share of the rate of the one above it"
     )
     freeze_encoder_epochs: NonNegativeInt = Field(0, description="train the head alone for this many epochs first")
-    optimizer: str = Field("adamw_torch", description="any optimiser that transformers' Trainer knows")
+    optimizer: str = Field("adamw_torch_fused", description="any optimiser that transformers' Trainer knows")
     schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     max_grad_norm: float = Field(1.0, gt=0)

@@ -49,9 +49,9 @@ def show_run(run: Run, as_json: bool) -> None:
 
 def _table(run: Run) -> Table:
     """Test part with its baselines, the model alone on the others; every interval is in the report."""
-    others = [name for name in METRIC_LABELS if name not in {"rmse", "mse"}]
     # Narrow enough for a terminal of 80 columns.
-    short = {"median_absolute_error": "MedAE", "spearman": "ρ"}
+    others = [name for name in METRIC_LABELS if name not in {"rmse", "mse", "median_absolute_error"}]
+    short = {"spearman": "ρ"}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("part", no_wrap=True)
     table.add_column("predicted by", no_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from moltune.evaluation.metrics import check_pair, evaluate
 
 # Okabe & Ito (2008): told apart by colour-blind readers, and in grey print through their lightness.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#4D4D4D"
+
+# In characters.
+_SHORT_UNIT, _LABEL_WIDTH = 12, 42
 
 # Any: the typed keys of rc_context differ from one matplotlib to the next.
 _STYLE: Any = {
@@ -248,11 +252,12 @@ def _text_box(axes: Axes, text: str) -> None:
 
 
 def _axis_label(text: str, unit: str) -> str:
-    return _plain(f"{text} ({unit})" if unit else text)
+    return textwrap.fill(_plain(f"{text} ({unit})" if unit else text), _LABEL_WIDTH)
 
 
 def _spaced(unit: str) -> str:
-    return f" {_plain(unit)}" if unit else ""
+    # Beside every number there is no room for a long one; the axes say it.
+    return f" {_plain(unit)}" if unit and len(unit) <= _SHORT_UNIT else ""
 
 
 def _plain(text: str) -> str:

@@ -24,6 +24,7 @@ from moltune.models.molformer.attention import (
     rotary_tables,
 )
 from moltune.models.molformer.configuration import MolformerConfig
+from moltune.models.molformer.dropout import Dropout
 from moltune.models.pooling import mean_pool
 from moltune.models.strict import StrictLoading
 
@@ -34,7 +35,7 @@ class MolformerEmbeddings(nn.Module):
     def __init__(self, config: MolformerConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.dropout = nn.Dropout(config.embedding_dropout_prob)
+        self.dropout = Dropout(config.embedding_dropout_prob)
 
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> Tensor:
         """Return (batch, length, hidden_size) from token ids, or from ready embeddings."""
@@ -50,7 +51,7 @@ class MolformerResidual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
         """Map (batch, length, input_size) and the residual stream to the new residual stream."""
@@ -293,7 +294,7 @@ class MolformerClassificationHead(nn.Module):
         dropout = config.classifier_dropout_prob
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dense2 = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
+        self.dropout = Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         self.out_proj = nn.Linear(config.hidden_size, int(config.num_labels or 1))
         self.activation = ACT2FN[config.hidden_act]
         self.skip_connection = config.classifier_skip_connection
