@@ -196,7 +196,7 @@ class TrainingSettings(Settings):
 
     epochs: PositiveInt | None = Field(None, description="unset: as many as 360 steps take, from 4 to 50")
     batch_size: PositiveInt = 32
-    eval_batch_size: PositiveInt = 128
+    eval_batch_size: PositiveInt = Field(32, description="larger ones are slower on a CPU, and faster on a GPU")
     learning_rate: float = Field(5e-4, gt=0)
     head_learning_rate: float | None = Field(None, gt=0, description="unset: learning_rate")
     weight_decay: NonNegativeFloat = 0.01

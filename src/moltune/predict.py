@@ -103,7 +103,7 @@ class Predictor:
         return str(self.model.target["name"] if isinstance(self.model, Probe) else self.model.config.target_name)
 
     def predict(
-        self, smiles: Sequence[str], *, batch_size: int = 128, progress: Callable[[int], None] | None = None
+        self, smiles: Sequence[str], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
     ) -> pd.DataFrame:
         """Predict a list of SMILES; see :meth:`predict_molecules`. ``row`` counts from one."""
         if not len(smiles):
@@ -115,7 +115,7 @@ class Predictor:
         source: str | Path | pd.DataFrame,
         *,
         smiles: str | None = None,
-        batch_size: int = 128,
+        batch_size: int = 32,
         progress: Callable[[int], None] | None = None,
     ) -> pd.DataFrame:
         """Predict a file, bundled set or data frame; see :meth:`predict_molecules`."""
@@ -125,7 +125,7 @@ class Predictor:
         )
 
     def predict_molecules(
-        self, molecules: Molecules, batch_size: int = 128, progress: Callable[[int], None] | None = None
+        self, molecules: Molecules, batch_size: int = 32, progress: Callable[[int], None] | None = None
     ) -> pd.DataFrame:
         """Predict cleaned molecules.
 
@@ -169,7 +169,7 @@ class Predictor:
         target: str | None = None,
         bootstrap: int = 1000,
         confidence: float = 0.95,
-        batch_size: int = 128,
+        batch_size: int = 32,
     ) -> dict[str, Any]:
         """Compare predictions with the measurements of a labelled file.
 

@@ -34,7 +34,7 @@ def predict(
     blend: Annotated[
         bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
     base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,

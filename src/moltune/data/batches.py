@@ -71,7 +71,7 @@ class LengthBucketSampler(Sampler[int]):
     are shuffled. The order depends on seed and epoch alone, so a resumed run sees the same batches.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 16) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 32) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed

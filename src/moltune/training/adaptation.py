@@ -34,7 +34,7 @@ from moltune.models.pooling import mean_pool
 from moltune.training.learner import Learner, Vocabulary
 from moltune.training.objectives import MaskedLanguageModel, Objective, Regression
 from moltune.training.pretrain import Corpus, PretrainSettings, Progress, epoch_batches, make_batch, pretrain
-from moltune.training.warmstart import ALPHAS, PASSES
+from moltune.training.warmstart import ALPHAS
 
 logger = logging.getLogger(__name__)
 
@@ -233,10 +233,10 @@ def start_descriptor_head(
     Raises:
         NumericsError: an embedding is not finite.
     """
-    embedded = np.concatenate([_embed(learner.encoder, tokenizer, smiles) for _ in range(PASSES)])
+    embedded = _embed(learner.encoder, tokenizer, smiles)
     if not np.isfinite(embedded).all():
         raise NumericsError("the checkpoint gives embeddings that are not finite; its weights are damaged")
-    ridge = RidgeCV(alphas=ALPHAS).fit(embedded, np.tile(values, (PASSES, 1)))
+    ridge = RidgeCV(alphas=ALPHAS).fit(embedded, values)
     head = learner.heads["mtr"]
     assert isinstance(head, Regression)
     with torch.no_grad():
@@ -275,7 +275,7 @@ def _embed(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, smiles:
     dataset, collate = SmilesDataset(tokenizer, smiles), PadCollator(int(tokenizer.pad_token_id))
     encoder.train()
     result = np.empty((len(smiles), int(encoder.config.hidden_size)))
-    for positions in sorted_batches(dataset.lengths, 128):
+    for positions in sorted_batches(dataset.lengths, 32):
         batch = {key: value.to(encoder.device) for key, value in collate([dataset[i] for i in positions]).items()}
         hidden = encoder(**batch).last_hidden_state
         result[positions] = mean_pool(hidden, batch["attention_mask"]).double().cpu().numpy()

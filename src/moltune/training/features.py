@@ -89,7 +89,7 @@ class Encoder:
     model: RegressionModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
-    batch_size: int = 128
+    batch_size: int = 32
 
     def __call__(self, smiles: Sequence[str]) -> np.ndarray:
         """Embeddings, float32, shape (n, hidden_size)."""

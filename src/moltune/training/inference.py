@@ -19,7 +19,7 @@ def predict_smiles(
     tokenizer: PreTrainedTokenizerBase,
     smiles: Sequence[str],
     *,
-    batch_size: int = 128,
+    batch_size: int = 32,
     max_length: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
@@ -40,7 +40,7 @@ def embed_smiles(
     tokenizer: PreTrainedTokenizerBase,
     smiles: Sequence[str],
     *,
-    batch_size: int = 128,
+    batch_size: int = 32,
     max_length: int | None = None,
     noisy: bool = False,
 ) -> np.ndarray:

@@ -187,7 +187,7 @@ def is_probe(folder: str | Path) -> bool:
         return False
 
 
-def frozen_encoder(model: ModelSettings, *, pooling: str, truncate: bool, batch_size: int = 128) -> Encoder:
+def frozen_encoder(model: ModelSettings, *, pooling: str, truncate: bool, batch_size: int = 32) -> Encoder:
     """Load an encoder for its embeddings."""
     tokenizer = load_tokenizer(model.name, model.revision)
     network = make_regression(model.name, head=pooling, revision=model.revision, weights=model.weights)

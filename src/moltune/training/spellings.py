@@ -43,7 +43,7 @@ def predict_spellings(
     smiles: Sequence[str],
     k: int = 1,
     *,
-    batch_size: int = 128,
+    batch_size: int = 32,
     truncate: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Averaged:

@@ -55,12 +55,12 @@ class Tuned:
     seconds: float
     cost: Cost
 
-    def predict(self, smiles: Sequence[str], batch_size: int = 128) -> np.ndarray:
+    def predict(self, smiles: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Predict in the target's unit, float64, shape (n,)."""
         length = self.max_length if self.truncate else None
         return predict_smiles(self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=length)
 
-    def predict_spellings(self, smiles: Sequence[str], k: int, batch_size: int = 128) -> Averaged:
+    def predict_spellings(self, smiles: Sequence[str], k: int, batch_size: int = 32) -> Averaged:
         """Predict under k SMILES of each molecule; see :func:`moltune.training.spellings.predict_spellings`."""
         return predict_spellings(self.model, self.tokenizer, smiles, k, batch_size=batch_size, truncate=self.truncate)
 

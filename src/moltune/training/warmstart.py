@@ -19,7 +19,6 @@ from moltune.models.regression import RegressionModel
 from moltune.training.inference import embed_smiles
 
 ALPHAS = np.logspace(-3, 4, 29)
-PASSES = 2
 
 
 def start_head(
@@ -32,7 +31,7 @@ def start_head(
 ) -> bool:
     """Fit the head's linear layer by ridge regression on pooled training embeddings, in place.
 
-    Embeddings are taken with dropout on, some passes each: a head fitted on clean ones leans on differences between
+    Embeddings are taken with dropout on: a head fitted on clean ones leans on differences between
     them that are smaller than the noise of training, and its first training loss is many times the variance. The
     penalty is chosen by leave-one-out error.
 
@@ -51,14 +50,10 @@ def start_head(
     """
     if not isinstance(model.head, MeanHead):
         return False
-    embedded = np.concatenate(
-        [embed_smiles(model, tokenizer, smiles, max_length=max_length, noisy=True) for _ in range(PASSES)]
-    )
+    embedded = embed_smiles(model, tokenizer, smiles, max_length=max_length, noisy=True)
     if not np.isfinite(embedded).all():
         raise NumericsError("the checkpoint gives embeddings that are not finite; its weights are damaged")
-    standardised = (np.tile(np.asarray(target, dtype=np.float64), PASSES) - model.config.target_mean) / (
-        model.config.target_std
-    )
+    standardised = (np.asarray(target, dtype=np.float64) - model.config.target_mean) / model.config.target_std
     ridge = RidgeCV(alphas=ALPHAS).fit(embedded, standardised)
     with torch.no_grad():
         layer = model.head.out_proj

@@ -36,7 +36,7 @@ class UncertaintySettings(Settings):
 
     method: str = Field("dropout", pattern="^(dropout|ensemble)$")
     passes: int = Field(30, ge=2, description="dropout: stochastic passes per molecule")
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt = 32
     seed: NonNegativeInt = 0
 
 
@@ -62,7 +62,7 @@ class MonteCarloDropout(Uncertainty):
 
     name = "dropout"
 
-    def __init__(self, predictor: Predictor, passes: int = 30, *, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(self, predictor: Predictor, passes: int = 30, *, batch_size: int = 32, seed: int = 0) -> None:
         if isinstance(predictor.model, Probe) or predictor.tokenizer is None:
             raise ConfigError("a probe has no dropout; use a fine-tuned model, or an ensemble of runs")
         self.model, self.tokenizer = predictor.model, predictor.tokenizer
@@ -97,7 +97,7 @@ class DeepEnsemble(Uncertainty):
 
     name = "ensemble"
 
-    def __init__(self, members: Sequence[Predictor], *, batch_size: int = 128) -> None:
+    def __init__(self, members: Sequence[Predictor], *, batch_size: int = 32) -> None:
         self.members, self.batch_size = list(members), batch_size
         targets = sorted({member.target_name for member in self.members})
         if len(self.members) < 2:
