@@ -57,7 +57,7 @@ def main() -> None:
         ridge = {**RECIPE, "reference": "ridge", "arms": [{"name": "ridge", "kind": "baseline", "baseline": "ridge"}]}
         with LocalExecutor(work / "prepared", 2, threads=1) as executor:
             run_study(make_recipe(ridge), work / "prepared", executor=executor)
-        for name_ in ("runs", "journal.jsonl", "study.json"):
+        for name_ in ("runs", "journal.jsonl"):
             path = work / "prepared" / name_
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for index in range(arguments.rounds):

@@ -208,7 +208,7 @@ class TrainingSettings(Settings):
     schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     max_grad_norm: float = Field(1.0, gt=0)
-    patience: PositiveInt | None = Field(5, description="epochs without a better validation loss before stopping")
+    patience: PositiveInt | None = Field(12, description="epochs without a better validation loss before stopping")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster, else fp32")
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
     augment: NonNegativeInt = Field(
