@@ -64,6 +64,9 @@ class PadCollator:
         return batch
 
 
+MOST_BATCHES_IN_POOL = 32
+
+
 class LengthBucketSampler(Sampler[int]):
     """A fresh order for each epoch in which every run of ``batch_size`` molecules is of similar length.
 
@@ -71,11 +74,12 @@ class LengthBucketSampler(Sampler[int]):
     are shuffled. The order depends on seed and epoch alone, so a resumed run sees the same batches.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 32) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int | None = None) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.pool = pool
+        # One pool of everything would put the same molecules together in every epoch.
+        self.pool = min(MOST_BATCHES_IN_POOL, -(-len(self.lengths) // (2 * batch_size))) if pool is None else pool
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -70,8 +70,13 @@ def predict_spellings(
     limit = max_length(model.encoder, tokenizer)
     cut = limit if truncate else None
     if k == 1:
-        values = predict_smiles(model, tokenizer, smiles, batch_size=batch_size, max_length=cut, progress=progress)
-        return Averaged(values, None)
+        # One number for one text: in a batch its last bits depend on where it stands.
+        own = list(dict.fromkeys(smiles))
+        values = predict_smiles(model, tokenizer, own, batch_size=batch_size, max_length=cut, progress=progress)
+        if progress is not None and len(own) < len(smiles):
+            progress(len(smiles) - len(own))
+        row = {text: at for at, text in enumerate(own)}
+        return Averaged(values[[row[text] for text in smiles]], None)
     texts = [text for one in smiles for text in _readable(tokenizer, spellings(one, k), limit)]
     # Equal texts, of which small molecules have many, are predicted once.
     unique = list(dict.fromkeys(texts))
