@@ -181,15 +181,15 @@ def validation_loss(run: Run) -> float:
 
 def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -> None:
     """The learning rate is so high that the best epoch is not the last one, and patience ends the run."""
-    changes = {"training.epochs": 12, "training.patience": 3, "training.learning_rate": 0.05}
-    changes |= {"model.head_start": "random"}
+    changes = {"training.epochs": 30, "training.patience": 3, "training.learning_rate": 0.05}
+    changes |= {"model.head_start": "random", "training.layer_decay": 1.0}
     run = finetune(settings(output=tmp_path / "run", **changes))
     history = run.history
     assert list(history.columns) == ["epoch", "train_loss", "validation_loss", "learning_rate"]
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
     best = int(history["validation_loss"].argmin()) + 1
     assert run.metrics["best_epoch"] == best
-    assert run.metrics["epochs"] == best + 3 < 12
+    assert run.metrics["epochs"] == best + 3 < 30
     loss = validation_loss(run)
     assert loss == pytest.approx(history["validation_loss"].min(), rel=1e-5)
     assert loss != pytest.approx(history["validation_loss"].iloc[-1], rel=1e-3)

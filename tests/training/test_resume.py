@@ -118,14 +118,14 @@ def test_without_validation_part_and_without_buckets(
 def early_stopping_values(settings: RunSettings) -> dict[str, Any]:
     """A learning rate so high that the validation loss soon rises."""
     return settings(
-        **{"training.epochs": 12, "training.patience": 3, "training.learning_rate": 0.05, "training.layer_decay": 1.0}
+        **{"training.epochs": 30, "training.patience": 3, "training.learning_rate": 0.05, "training.layer_decay": 1.0}
     )
 
 
 @pytest.fixture(scope="module")
 def stopped_early(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = finetune({**early_stopping_values(settings), "output": str(tmp_path_factory.mktemp("early") / "through")})
-    assert run.metrics["epochs"] == run.metrics["best_epoch"] + 3 < 12
+    assert run.metrics["epochs"] == run.metrics["best_epoch"] + 3 < 30
     return run
 
 
