@@ -177,7 +177,7 @@ class MethodSettings(Settings):
 # What differs from the defaults of TrainingSettings. Those of `full` were chosen on validation parts of Lipophilicity
 # with moltune/mini; the others are where `moltune tune` starts.
 METHOD_TRAINING: dict[str, dict[str, Any]] = {
-    "full": {"layer_decay": 0.5},
+    "full": {"layer_decay": 0.5, "refit_head": "svr"},
     "lora": {"epochs": 12, "learning_rate": 3e-3},
     "dora": {"epochs": 12, "learning_rate": 3e-3},
     "ia3": {"epochs": 12, "learning_rate": 1e-2},
@@ -194,7 +194,7 @@ def training_defaults(method: str) -> dict[str, Any]:
 class TrainingSettings(Settings):
     """The optimisation."""
 
-    epochs: PositiveInt | None = Field(None, description="unset: as many as 360 steps take, from 4 to 50")
+    epochs: PositiveInt | None = Field(None, description="unset: as many as 180 steps take, from 2 to 50")
     batch_size: PositiveInt = 32
     eval_batch_size: PositiveInt = Field(32, description="larger ones are slower on a CPU, and faster on a GPU")
     learning_rate: float = Field(5e-4, gt=0)
@@ -204,6 +204,10 @@ class TrainingSettings(Settings):
         1.0, gt=0, le=1, description="each layer below the last learns at this share of the rate of the one above it"
     )
     freeze_encoder_epochs: NonNegativeInt = Field(0, description="train the head alone for this many epochs first")
+    refit_head: Literal["none", "svr"] = Field(
+        "none",
+        description="svr: after training, support vector regression on the tuned embeddings takes the head's place",
+    )
     optimizer: str = Field("adamw_torch_fused", description="any optimiser that transformers' Trainer knows")
     schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")

@@ -12,7 +12,7 @@ import pytest
 
 from moltune.config import Settings
 from moltune.data.split import Split
-from moltune.errors import ConfigError
+from moltune.errors import ConfigError, RunFolderError
 from moltune.study import runner
 from moltune.study.arms import ARM_KINDS, ArmKind, ArmSpec, Outcome, Step, Workbench, prediction_table, register_kind
 from moltune.study.perform import Event
@@ -104,6 +104,22 @@ def test_another_arm_or_seed_adds_only_what_is_new(values: dict[str, Any], tmp_p
     values["protocol"] = {**values["protocol"], "seeds": 3}
     run(recipe_of(values, {"name": "a"}), folder)
     assert Probe.ran == ["good 2"] * 3
+
+
+def test_equal_runs_are_taken_over_from_other_studies(values: dict[str, Any], tmp_path: Path) -> None:
+    run(recipe_of(values, {"name": "a"}), tmp_path / "first")
+    Probe.ran.clear()
+    second = recipe_of(values, {"name": "the same"}, {"name": "b", "bias": 1.0}, name="second")
+    ran = run(second, tmp_path / "second", reuse=[tmp_path / "first"])
+    # The step, and runs of the first arm, are there; its name is no part of what decides the result.
+    assert (len(ran.done), ran.failed, sorted(Probe.ran)) == (15, {}, ["good 0"] * 3 + ["good 1"] * 3)
+    for folder in (tmp_path / "first" / "runs").iterdir():
+        taken = tmp_path / "second" / "runs" / folder.name
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            path.name: path.read_bytes() for path in taken.iterdir()
+        }
+    with pytest.raises(RunFolderError, match="no study folder"):
+        run(second, tmp_path / "third", reuse=[tmp_path / "nothing"])
 
 
 def test_changed_labels_are_other_data(values: dict[str, Any], csv: Path, tmp_path: Path) -> None:

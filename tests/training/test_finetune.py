@@ -78,6 +78,7 @@ def test_metrics_layout(finished: Run) -> None:
         "epochs",
         "seconds",
         "cost",
+        "refit",
     ]
     for part in ("test", "validation", "train"):
         assert metrics[part].keys() == names == metrics["baselines"]["mean"][part].keys()

@@ -193,7 +193,8 @@ def make_setting(
     run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
 ) -> Setting:
     """Load the run's model and linearise it on training, target and external molecules."""
-    model = load_regression(run.path).float().eval()
+    # Influence functions hold where training ended, and that was with the trained head.
+    model = load_regression(run.path).set_kernel(None).float().eval()
     tokenizer = load_tokenizer(run.path)
     scope = choose_scope(model, settings.scope)
     cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None

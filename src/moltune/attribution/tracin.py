@@ -50,7 +50,7 @@ def tracin_products(
     """
     total = np.zeros(len(external[0]))
     for checkpoint in checkpoints:
-        model = load_regression(checkpoint.path)
+        model = load_regression(checkpoint.path).set_kernel(None)
         chosen = choose_scope(model, scope)
         held_out = Linearised(make_inputs(model, chosen, target[0]), chosen, target[1], tokens)
         added = Linearised(make_inputs(model, chosen, external[0]), chosen, external[1], tokens)

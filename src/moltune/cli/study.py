@@ -101,6 +101,9 @@ def run(
     data: Source = None,
     model: Model = None,
     external: External = None,
+    reuse: Annotated[
+        list[Path] | None, typer.Option("--reuse", help="Study folder from which equal runs are copied; repeatable.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -124,6 +127,7 @@ def run(
             threads=threads,
             retry_failed=retry_failed,
             executor=executor,
+            reuse=reuse or [],
             report=report,
         )
     analysis = write_study(output)

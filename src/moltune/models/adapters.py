@@ -2,7 +2,8 @@
 
 A saved adapter is a folder in peft's standard layout, ``adapter_config.json`` and ``adapter_model.safetensors``, in
 which the regression head is one of the ``modules_to_save``. The regression model's ``config.json`` lies beside them; it
-names the base checkpoint and the digest of the encoder that the adapter was trained on.
+names the base checkpoint and the digest of the encoder that the adapter was trained on. A kernel head fitted after the
+training is a file of its own, which other tools may leave aside.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 
 from moltune.errors import CheckpointError, ConfigError
 from moltune.models.digest import tensor_digest
-from moltune.models.regression import RegressionModel
+from moltune.models.kernel import KERNEL_FILE, KernelHead
+from moltune.models.regression import RegressionConfig, RegressionModel
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BITFIT = "BITFIT"
@@ -155,6 +157,9 @@ def save_adapter(model: RegressionModel, folder: Path) -> None:
     # Cloned, since some tuners share tensors between layers, which the format does not take.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _own_tensors(model).items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    if model.kernel is not None:
+        kernel = {name: tensor.detach().cpu().contiguous() for name, tensor in model.kernel.state_dict().items()}
+        save_file(kernel, folder / KERNEL_FILE, metadata={"format": "pt"})
     model.config.save_pretrained(folder)
 
 
@@ -188,6 +193,8 @@ def load_adapter(model: RegressionModel, folder: Path) -> RegressionModel:
     head = {name.removeprefix(_PREFIX + _HEAD): value for name, value in tensors.items() if _is_head(name)}
     model.head.load_state_dict(head, strict=True)
     model.adapter.load(model, {name: value for name, value in tensors.items() if not _is_head(name)})
+    if model.config.kernel_points:
+        model.set_kernel(_read_kernel(folder / KERNEL_FILE, model.config))
     return model
 
 
@@ -214,6 +221,17 @@ def _own_tensors(model: RegressionModel) -> dict[str, Tensor]:
 
 def _is_head(name: str) -> bool:
     return name.startswith(_PREFIX + _HEAD)
+
+
+def _read_kernel(path: Path, config: RegressionConfig) -> KernelHead:
+    try:
+        kernel = KernelHead.from_tensors(load_file(path))
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): copy it again") from None
+    wanted = (config.kernel_points, config.encoder.hidden_size)
+    if tuple(kernel.points.shape) != wanted:
+        raise CheckpointError(f"{path} holds points of shape {tuple(kernel.points.shape)}, not {wanted}: copy it again")
+    return kernel
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from moltune.models.heads import make_head
+from moltune.models.kernel import KernelHead
 from moltune.models.strict import StrictLoading
 
 
@@ -29,6 +30,7 @@ class RegressionConfig(PreTrainedConfig):
         base_revision: its branch, tag or commit on the hub.
         base_digest: digest of that encoder's tensors, where only an adapter is stored; see ``models/digest.py``.
         method: the tuning method, where only an adapter is stored.
+        kernel_points: training molecules that the kernel head keeps; 0: the trained head predicts.
     """
 
     model_type = "moltune-regression"
@@ -46,6 +48,7 @@ class RegressionConfig(PreTrainedConfig):
         base_revision: str | None = None,
         base_digest: str | None = None,
         method: str | None = None,
+        kernel_points: int = 0,
         **kwargs: Any,
     ) -> None:
         if isinstance(encoder, dict):
@@ -61,6 +64,7 @@ class RegressionConfig(PreTrainedConfig):
         self.base_revision = base_revision
         self.base_digest = base_digest
         self.method = method
+        self.kernel_points = kernel_points
         kwargs.setdefault("problem_type", "regression")
         kwargs["num_labels"] = 1
         super().__init__(**kwargs)
@@ -83,7 +87,7 @@ class RegressionModel(StrictLoading, PreTrainedModel):
     """Encoder → head → prediction in the target's own unit.
 
     The loss is the mean squared error of standardised targets, so that learning rates carry over between
-    properties.
+    properties. Where ``kernel`` is set, it predicts from the embedding that ``head`` was trained on, in place of it.
     """
 
     config_class = RegressionConfig
@@ -97,6 +101,8 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         super().__init__(config)
         self.encoder = encoder if encoder is not None else build_encoder(config.encoder)
         self.head = make_head(config.head, config.encoder.hidden_size, config.head_dropout)
+        points = config.kernel_points
+        self.kernel = KernelHead(config.encoder.hidden_size, points) if points else None
         if encoder is None:
             self.post_init()
         else:
@@ -123,6 +129,15 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         return self.head.pool(encoded.last_hidden_state, attention_mask)
 
+    def set_kernel(self, kernel: KernelHead | None) -> Self:
+        """Let a fitted kernel head predict, or with ``None`` the trained head again; in place.
+
+        Influence functions and Monte-Carlo dropout speak of what the optimiser trained: they take the kernel head off.
+        """
+        self.kernel = kernel
+        self.config.kernel_points = 0 if kernel is None else len(kernel.points)
+        return self
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -148,7 +163,11 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         encoded = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, return_dict=True
         )
-        standardised = self.head(encoded.last_hidden_state, attention_mask).float()
+        hidden = encoded.last_hidden_state
+        if self.kernel is None:
+            standardised = self.head(hidden, attention_mask).float()
+        else:
+            standardised = self.kernel(self.head.pool(hidden, attention_mask))
         loss = None
         if labels is not None:
             expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std

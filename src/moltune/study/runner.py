@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ def run_study(
     threads: int | None = None,
     retry_failed: bool = False,
     executor: Executor | None = None,
+    reuse: Sequence[str | Path] = (),
     report: Report | None = None,
 ) -> Ran:
     """Compute every run of a study that is not there yet.
@@ -104,6 +105,7 @@ def run_study(
         threads: CPU threads of each; unset: cores / workers.
         retry_failed: do again what failed before; otherwise failures stay as they are.
         executor: another kind of worker, such as a cluster; it is closed here.
+        reuse: folders of other studies, from which runs of the same specification are copied.
         report: called after each change.
 
     Raises:
@@ -120,6 +122,7 @@ def run_study(
         plan = make_plan(recipe, store)
         store.write_json(STUDY, plan.to_dict())
         store.sweep()
+        adopt_finished(store, plan, reuse)
         if executor is None:
             if workers > cores():
                 logger.warning("%d workers share %d cores, which makes every run slower", workers, cores())
@@ -129,6 +132,21 @@ def run_study(
     done = [task.hash for task in plan.runs if store.finished(task)]
     missing = [task.hash for task in plan.runs if task.hash not in failed and not store.finished(task)]
     return Ran(store.folder, plan, done, failed, missing, computed)
+
+
+def adopt_finished(store: Store, plan: Plan, folders: Sequence[str | Path]) -> int:
+    """Copy the runs and steps that other studies have finished; returns how many.
+
+    Raises:
+        RunFolderError: a folder holds no study.
+    """
+    others = [Store(folder) for folder in folders]
+    for other in others:
+        other.study()
+    count = sum(any(store.adopt(other, task) for other in others) for task in plan.tasks)
+    if count:
+        logger.info("%d runs and steps were taken over from other studies", count)
+    return count
 
 
 def _has_failed(store: Store, task: Task) -> bool:

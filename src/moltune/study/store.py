@@ -210,6 +210,22 @@ class Store:
         self.failure_path(task).unlink(missing_ok=True)
         shutil.rmtree(self.work(task), ignore_errors=True)
 
+    def adopt(self, other: Store, task: Task) -> bool:
+        """Copy a finished task from another study; the hash says that it is the same.
+
+        Returns:
+            Whether it was there to be copied.
+        """
+        source = other.place(task)
+        if self.finished(task) or not source.is_dir():
+            return False
+
+        def fill(folder: Path) -> None:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+
+        self.commit(task, fill)
+        return True
+
     def result(self, hash_: str) -> Result | None:
         """Read a finished run; None where it is not finished."""
         folder = self.folder / "runs" / hash_

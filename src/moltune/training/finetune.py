@@ -316,6 +316,8 @@ def judge(
     metrics["epochs"] = len(tuned.history)
     metrics["seconds"] = round(tuned.seconds, 3)
     metrics["cost"] = tuned.cost.to_dict()
+    if isinstance(tuned, Tuned) and tuned.refit is not None:
+        metrics["refit"] = tuned.refit.to_dict()
     return Judged(predicted, baselines, metrics, spread, blend, blended)
 
 

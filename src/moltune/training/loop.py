@@ -38,7 +38,7 @@ from moltune.training.resume import StopEarly, last_whole_checkpoint
 from moltune.training.schedule import FreezeEncoder, parameter_groups
 
 HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
-USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 360, 4, 50
+USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 180, 2, 50
 
 EpochReport = Callable[[dict[str, Any]], None]
 
@@ -236,7 +236,7 @@ def _tensorboard(log_folder: Path) -> TrainerCallback:
 
 
 def planned_epochs(settings: TrainingSettings, molecules: int) -> int:
-    """Epochs of a training on so many molecules: those of the settings, or else what 360 steps take, from 4 to 50.
+    """Epochs of a training on so many molecules: those of the settings, or else what 180 steps take, from 2 to 50.
 
     A small data set has few steps per epoch, and a model needs steps.
     """

@@ -15,12 +15,12 @@ from sklearn.svm import SVR
 
 from moltune.config import ProbeSettings
 from moltune.errors import DataError, NumericsError
+from moltune.models.kernel import MOST_DEVIATIONS
 
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
-MOST_DEVIATIONS = 5.0
 MOST_FOR_GP = 8000
 _FOR_KERNEL = 800
 _CHUNK = 512

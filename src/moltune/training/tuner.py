@@ -22,6 +22,7 @@ from moltune.models.molformer import MolformerConfig
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, fit
+from moltune.training.refit import Refit, refit_head
 from moltune.training.resources import Cost, Meter
 from moltune.training.spellings import Averaged, predict_spellings
 from moltune.training.warmstart import start_head
@@ -43,6 +44,7 @@ class Tuned:
         parameters: what was trained.
         seconds: wall-clock time of the training in this process.
         cost: time, memory and throughput.
+        refit: what became of the head after training; None: it was left as trained.
     """
 
     model: RegressionModel
@@ -54,6 +56,7 @@ class Tuned:
     parameters: ParameterCount
     seconds: float
     cost: Cost
+    refit: Refit | None = None
 
     def predict(self, smiles: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Predict in the target's unit, float64, shape (n,)."""
@@ -175,6 +178,9 @@ def tune(
             report=report,
             log_folder=log_folder,
         )
+        refit = None
+        if training.refit_head == "svr":
+            refit = refit_head(network, tokenizer, train, validation, max_length=cut)
     return Tuned(
         model=network,
         tokenizer=tokenizer,
@@ -185,4 +191,5 @@ def tune(
         parameters=way.count(network),
         seconds=meter.seconds,
         cost=meter.cost(fitted.molecules_per_second),
+        refit=refit,
     )

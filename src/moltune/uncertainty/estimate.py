@@ -21,6 +21,7 @@ from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.models.regression import RegressionModel
 from moltune.predict import Predictor
 from moltune.run import Run
 from moltune.training.probe import Probe
@@ -54,7 +55,8 @@ class MonteCarloDropout(Uncertainty):
     """Repeated passes with dropout on (Gal & Ghahramani 2016, arXiv:1506.02142).
 
     Only the dropout layers are switched to training: everything else, random attention features included, is as in
-    prediction. The draws depend on seed and order of the molecules.
+    prediction. The head is the trained one, for which dropout is an approximate posterior, also where a kernel head
+    predicts. The draws depend on seed and order of the molecules.
 
     Raises:
         ConfigError: the model has no dropout above zero, so all passes would be equal.
@@ -221,11 +223,13 @@ def _dropouts(model: nn.Module) -> list[nn.Dropout]:
 
 
 @contextmanager
-def _dropout_on(model: nn.Module) -> Any:
+def _dropout_on(model: RegressionModel) -> Any:
     model.eval()
+    kernel = model.kernel
     try:
+        model.set_kernel(None)
         for layer in _dropouts(model):
             layer.train()
         yield
     finally:
-        model.eval()
+        model.set_kernel(kernel).eval()
