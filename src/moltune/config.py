@@ -256,6 +256,7 @@ class EvaluationSettings(Settings):
     bootstrap: NonNegativeInt = Field(1000, description="resamples behind each interval; 0: no intervals")
     confidence: float = Field(0.95, gt=0, lt=1)
     baselines: list[str] = Field(default_factory=lambda: ["mean", "xgboost"])
+    training_part: bool = Field(True, description="also predict the molecules that were trained on; takes time")
     figures: bool = True
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,13 @@ def test_controls_come_by_themselves(files: dict[str, Path], tiny_model: Path) -
     assert controls["add-random"].options["percentile"] == 50
     assert "percentile" not in controls["add-all"].options
     check_arms(recipe)
+
+
+def test_the_command_adds_the_controls_too(files: dict[str, Path]) -> None:
+    """In a process of its own, where nobody has imported the kinds of arms before the recipe is read."""
+    command = ["study", "validate", "selection", "--external", str(files["external"]), "--json"]
+    ran = subprocess.run([sys.executable, "-m", "moltune", *command], capture_output=True, text=True, check=True)
+    assert set(json.loads(ran.stdout)["controls_added"]) >= {"add-random", "add-influence-reversed", "add-all"}
 
 
 def test_wrong_arms_are_explained(files: dict[str, Path], tiny_model: Path) -> None:

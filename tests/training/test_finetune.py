@@ -63,6 +63,19 @@ def test_folder_holds_what_is_documented_and_nothing_else(finished: Run) -> None
     assert report.count("data:image/") >= 3
 
 
+def test_the_training_part_need_not_be_predicted(settings: RunSettings, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"training.epochs": 1, "prediction.blend": ["ridge"]}
+    whole = finetune(settings(tmp_path / "whole", **changes))
+    part = finetune(settings(tmp_path / "part", **changes, **{"evaluation.training_part": False}))
+    assert "train" in whole.metrics
+    assert "train" not in part.metrics
+    assert part.metrics["test"] == whole.metrics["test"]
+    assert part.metrics["blend"]["test"] == whole.metrics["blend"]["test"]
+    is_train = part.predictions["split"] == "train"
+    assert part.predictions.loc[is_train, ["predicted", "predicted_blend"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(part.predictions[~is_train], whole.predictions[~is_train])
+
+
 def test_metrics_layout(finished: Run) -> None:
     metrics = finished.metrics
     names = {"n", "mse", "rmse", "mae", "r2", "median_absolute_error", "spearman"}

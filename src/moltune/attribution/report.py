@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
+from moltune.attribution.figures import score_against_residual, score_histogram
 from moltune.attribution.influence import Influence
 from moltune.data.write import write_bytes, write_table
 from moltune.errors import DataError
 from moltune.evaluation.drawn import draw_molecules
-from moltune.evaluation.figures import _STYLE, BLUE, GREY, VERMILION, _axis_label, _new_figure, _save, _text_box
 from moltune.evaluation.normality import anderson_darling
 from moltune.evaluation.page import html_page
 
@@ -105,12 +104,16 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     side = "left" if found.helps_low else "right"
     figures = {
-        f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": _histogram(
-            found, facts, folder / "scores"
-        ),
-        "Score against residual: far from zero only where the model errs.": _against_residual(
-            found, folder / "score_against_residual"
-        ),
+        f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": score_histogram(
+            found.table["score"].to_numpy(), facts["threshold"], folder / "scores", label=_score_label(found)
+        )[0],
+        "Score against residual: far from zero only where the model errs.": score_against_residual(
+            found.table["score"].to_numpy(),
+            found.table["residual"].to_numpy(),
+            folder / "score_against_residual",
+            label=_score_label(found),
+            unit=found.unit,
+        )[0],
     }
     ranked = found.table.sort_values("rank")
     ends = {"best": ("help", ranked.head(_DRAWN)), "worst": ("harm", ranked.tail(_DRAWN).iloc[::-1])}
@@ -121,41 +124,6 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
         path = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
         figures[f"The {len(part)} molecules that {does} most, with their scores."] = path
     return figures
-
-
-def _histogram(found: Influence, facts: dict[str, Any], stem: Path) -> Path:
-    scores = found.table["score"].to_numpy()
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 4.2))
-        axes.hist(
-            scores,
-            bins=int(np.clip(2 * np.sqrt(len(scores)), 10, 40)),
-            color=BLUE,
-            alpha=0.8,
-            edgecolor="white",
-            linewidth=0.6,
-        )
-        axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
-        axes.axvline(facts["threshold"], color=VERMILION, linewidth=1.6, label=f"threshold {facts['threshold']:.2g}")
-        axes.set(xlabel=_score_label(found), ylabel="Molecules", title="Influence scores")
-        if "anderson_darling" in facts:
-            test = facts["anderson_darling"]
-            p = "p < 0.001" if test["p"] < 0.001 else f"p = {test['p']:.3f}"
-            text = f"Anderson-Darling A² = {test['statistic']:.2f}, {p}\nskewness = {test['skewness']:.2f}"
-            _text_box(axes, text)
-        axes.legend(loc="upper right")
-        axes.margins(y=0.3)
-        return _save(figure, stem)[0]
-
-
-def _against_residual(found: Influence, stem: Path) -> Path:
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 4.2))
-        axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
-        axes.scatter(found.table["residual"], found.table["score"], s=18, color=BLUE, alpha=0.6, linewidths=0)
-        axes.set(xlabel=_axis_label("Prediction − label", found.unit), ylabel=_score_label(found))
-        axes.set(title="Influence against residual")
-        return _save(figure, stem)[0]
 
 
 def _score_label(found: Influence) -> str:

@@ -347,7 +347,7 @@ def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
 def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
     """Friedman and Tukey over the arms that are no controls, on the splits that all of them finished."""
     wide = done.pivot_table(index=["unit", "block"], columns="arm", values=recipe.statistics.metric, sort=False)
-    arms = [arm.name for arm in recipe.arms if not arm.control and arm.name in wide.columns]
+    arms = [arm.name for arm in recipe.arms if not (arm.control or arm.grid) and arm.name in wide.columns]
     table = wide[arms].dropna().groupby(level="unit", sort=False).mean().to_numpy()
     if len(arms) < 2 or len(table) < 2:
         return None

@@ -46,6 +46,11 @@ class ArmSpec(Settings):
     label: str = Field("", description="shown to readers; unset: the name")
     optional: bool = Field(False, description="leave the arm out, and say so, where it cannot run")
     control: str = Field("", description="why a control arm is there; filled by the engine")
+    grid: dict[str, float] = Field(
+        default_factory=dict,
+        description="two coordinates in a grid of settings: such an arm runs on the first block only, is drawn as a "
+        "point of a map, and compared with nothing",
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -162,6 +167,19 @@ class ArmKind(ABC):
     @abstractmethod
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part, choose on the validation part, and predict validation and test part once."""
+
+    def draw(self, runs: Mapping[str, Path], recipe: Recipe, folder: Path) -> dict[str, Path]:
+        """Figures of this kind's own for a study's report.
+
+        Args:
+            runs: arm -> folder of its run on the first block, of the arms of this kind that finished it.
+            recipe: of the study.
+            folder: to write into.
+
+        Returns:
+            Caption -> SVG file.
+        """
+        return {}
 
     def options(self, arm: ArmSpec) -> Any:
         """The arm's settings, checked.

@@ -144,10 +144,41 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
         return _save(figure, path_stem)
 
 
+def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Path]:
+    """Draw a map of one number over two settings, each cell with its value, the smallest one framed.
+
+    Args:
+        values: index and columns are the settings, named after them; NaN where there is no run.
+        path_stem: where to write, without suffix.
+        label: of the number.
+    """
+    numbers = values.to_numpy(dtype=float)
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure, axes = _new_figure((1.8 + 0.95 * numbers.shape[1], 1.4 + 0.62 * numbers.shape[0]))
+        image = axes.imshow(numbers, cmap="cividis_r", aspect="auto")
+        middle = float(np.nanmin(numbers) + np.nanmax(numbers)) / 2
+        for row, column in zip(*np.nonzero(np.isfinite(numbers)), strict=True):
+            value = numbers[row, column]
+            # The map's dark end is that of large values.
+            colour = "white" if value > middle else "black"
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=10)
+        row, column = np.unravel_index(int(np.nanargmin(numbers)), numbers.shape)
+        frame: Any = {"fill": False, "edgecolor": VERMILION, "linewidth": 2.5}
+        axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+        axes.set_xticks(range(numbers.shape[1]), [f"{value:g}" for value in values.columns])
+        axes.set_yticks(range(numbers.shape[0]), [f"{value:g}" for value in values.index])
+        axes.set(xlabel=_plain(str(values.columns.name)), ylabel=_plain(str(values.index.name)))
+        figure.colorbar(image, label=label)
+        return _save(figure, path_stem)
+
+
 def losses_figure(
     histories: Mapping[str, Sequence[pd.DataFrame]], titles: Mapping[str, str], path_stem: Path
 ) -> list[Path]:
-    """Draw the mean validation loss (solid) and training loss (dashed) by epoch, over the blocks of each arm."""
+    """Draw the mean validation loss (solid) and training loss (dashed) by epoch, over the blocks of each arm.
+
+    A ring marks the epoch with the smallest mean validation loss.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((7.2, 4.4))
         for at, (arm, tables) in enumerate(histories.items()):
@@ -156,6 +187,10 @@ def losses_figure(
             style: Any = {"color": colour, "marker": MARKERS[at % len(MARKERS)], "markersize": 4}
             axes.plot(joined.index, joined["validation_loss"], label=_plain(titles[arm]), **style)
             axes.plot(joined.index, joined["train_loss"], color=colour, linestyle="--", linewidth=1)
+            if joined["validation_loss"].notna().any():
+                best = int(joined["validation_loss"].argmin())
+                ring: Any = {"s": 110, "facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "zorder": 4}
+                axes.scatter(joined.index[[best]].to_numpy(), joined["validation_loss"].to_numpy()[[best]], **ring)
         axes.set(
             xlabel="Epoch", ylabel="Loss", title="Validation loss (solid) and training loss (dashed), mean of runs"
         )
@@ -167,6 +202,8 @@ def scatter_figure(
     panels: Mapping[str, tuple[np.ndarray, np.ndarray]], titles: Mapping[str, str], path_stem: Path, *, label: str
 ) -> list[Path]:
     """Draw true against predicted values, one panel per arm on common axes.
+
+    The band is the identity ± the median absolute error: half of the molecules lie inside.
 
     Args:
         panels: arm -> (true, predicted), each of shape (n,).
@@ -184,7 +221,9 @@ def scatter_figure(
         first.remove()
         for at, (arm, (true, predicted)) in enumerate(panels.items()):
             axes = figure.add_subplot(rows, columns, at + 1)
+            half = float(np.median(np.abs(predicted - true)))
             axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
+            axes.fill_between(limits, np.array(limits) - half, np.array(limits) + half, color=ORANGE, alpha=0.2, lw=0)
             axes.scatter(
                 true,
                 predicted,

@@ -95,9 +95,11 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     index: list[dict[str, Any]] = []
     # An arm that uses others comes after them.
     arms = sorted(recipe.arms, key=lambda arm: bool(find_kind(arm.kind).uses_arms(arm)))
-    for block in recipe.protocol.blocks():
+    for number, block in enumerate(recipe.protocol.blocks()):
         of_block: dict[str, str] = {}
         for arm in arms:
+            if arm.grid and number:
+                continue
             needs = {run_need(name): of_block[name] for name in find_kind(arm.kind).uses_arms(arm)}
             for step in find_kind(arm.kind).steps(arm, recipe, block):
                 task = _step_task(step, data, key)

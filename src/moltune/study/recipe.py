@@ -56,6 +56,17 @@ class Published(Settings):
         return self
 
 
+class Claim(Settings):
+    """What somebody else said of two arms of this study; the report puts our verdict beside it."""
+
+    text: str = Field(description="the claim in one sentence")
+    source: str
+    arm: str
+    against: str
+    expect: Literal["better", "worse", "equivalent"] = Field("better", description="which verdict would confirm it")
+    theirs: str = Field("", description="their numbers, as text")
+
+
 class Recipe(Settings):
     """A study, complete: the same recipe on the same data gives the same runs."""
 
@@ -72,6 +83,10 @@ class Recipe(Settings):
     statistics: Statistics = Statistics()
     budget: Budget = Budget()
     published: list[Published] = Field(default_factory=list)
+    claims: list[Claim] = Field(default_factory=list, description="each is one of the comparisons")
+    shown: list[str] = Field(
+        default_factory=list, description="arms in the figures of losses and predictions; unset: all, and the best six"
+    )
     notes: list[str] = Field(default_factory=list, description="what the reader of the report must know")
     folder: Path | None = Field(None, exclude=True, description="where relative paths start; filled by load_recipe")
 
@@ -81,6 +96,9 @@ class Recipe(Settings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two arms are called {twice[0]!r}; names must differ")
+        for arm in self.arms:
+            if arm.grid and len(arm.grid) != 2:
+                raise ValueError(f"arm {arm.name!r}: grid takes two coordinates, such as grid: {{rank: 4, alpha: 8}}")
         if self.data.source is None:
             raise ValueError("data.source is missing: name a file, a bundled set or a hub id")
         return self
@@ -108,7 +126,7 @@ class Recipe(Settings):
         """Which arms are compared: (arm, the arm that it is compared with)."""
         if isinstance(self.comparisons, list):
             return [(self.arm(one).name, self.arm(other).name) for one, other in self.comparisons]
-        names = [arm.name for arm in self.arms]
+        names = [arm.name for arm in self.arms if not arm.grid]
         if self.comparisons == "all":
             return [(names[j], names[i]) for i in range(len(names)) for j in range(i + 1, len(names))]
         reference = self.reference_arm.name
@@ -132,7 +150,12 @@ def make_recipe(values: Mapping[str, Any], folder: Path | None = None) -> Recipe
     recipe = recipe.model_copy(update={"folder": folder})
     recipe = with_controls(recipe)
     # An optional arm that is left out later may still be named, so all names are looked up first.
-    recipe.pairs()
+    pairs = recipe.pairs()
+    for claim in recipe.claims:
+        if (claim.arm, claim.against) not in pairs:
+            raise ConfigError(f"the claim {claim.text!r} is about {claim.arm} and {claim.against}: compare them, too")
+    for name in recipe.shown:
+        recipe.arm(name)
     _ = recipe.reference_arm
     for arm in recipe.arms:
         find_kind(arm.kind).options(arm)
@@ -141,6 +164,8 @@ def make_recipe(values: Mapping[str, Any], folder: Path | None = None) -> Recipe
 
 def with_controls(recipe: Recipe) -> Recipe:
     """Add the control arms that the registered rules ask for, unless the recipe has them or lists its own."""
+    import moltune.study.kinds  # noqa: F401 - the kinds bring their rules
+
     arms = list(recipe.arms)
     for rule in CONTROL_RULES:
         for control in rule(recipe.model_copy(update={"arms": arms})):
@@ -193,9 +218,10 @@ def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
     comparisons: Any = recipe.comparisons
     if isinstance(comparisons, list):
         comparisons = [pair for pair in comparisons if names.issuperset(pair)]
+    claims = [claim for claim in recipe.claims if names.issuperset((claim.arm, claim.against))]
     if recipe.reference is not None and recipe.reference not in names:
         raise ArmUnavailable(f"the reference arm {recipe.reference!r} cannot run here; choose another reference")
-    return recipe.model_copy(update={"arms": kept, "comparisons": comparisons}), notes
+    return recipe.model_copy(update={"arms": kept, "comparisons": comparisons, "claims": claims}), notes
 
 
 def bundled_recipes() -> dict[str, Path]:

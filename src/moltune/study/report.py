@@ -15,21 +15,13 @@ import pandas as pd
 from moltune.data.write import write_bytes, write_table
 from moltune.evaluation.report_style import STYLE
 from moltune.study.analysis import Analysis, analyse
-from moltune.study.figures import (
-    blocks_figure,
-    critical_difference_figure,
-    differences_figure,
-    intervals_figure,
-    losses_figure,
-    scatter_figure,
-)
+from moltune.study.claims import claims_table
+from moltune.study.drawing import draw
 from moltune.study.store import Store
 from moltune.study.words import (
     arms_table,
     comparisons_table,
-    metric_label,
     sentence,
-    titles,
     to_latex,
     to_markdown,
 )
@@ -37,18 +29,6 @@ from moltune.study.words import (
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
-_MOST_PANELS = 6
-_CAPTIONS = {
-    "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
-    "of the corrected t-test; differences inside the orange band do not matter.",
-    "blocks": "Test error of every run; the red bar is the arm's mean. Dots of one height in the line share a split.",
-    "critical_differences": "Average ranks over splits; a red bar joins arms that Friedman's and Nemenyi's tests "
-    "cannot tell apart.",
-    "intervals": "Tukey's simultaneous intervals: bars that overlap cannot be told apart. They know nothing of "
-    "overlapping training sets and are narrower than the verdicts above.",
-    "losses": "Training of the arms that learn by epochs.",
-    "predictions": "Test molecules of the first block.",
-}
 
 _STUDY_STYLE = """
 body { max-width: 84rem; }
@@ -113,6 +93,10 @@ def results(analysis: Analysis, study: Mapping[str, Any]) -> dict[str, Any]:
         "overlap_ratio": analysis.ratio,
         "notes": analysis.notes,
         "failures": analysis.failures,
+        "claims": [
+            {**claim.model_dump(), "verdict": row["Verdict"]}
+            for claim, row in zip(analysis.recipe.claims, claims_table(analysis).to_dict("records"), strict=True)
+        ],
         "published": [item.model_dump() for item in analysis.recipe.published],
         "data": study["data"],
         "versions": study["versions"],
@@ -145,67 +129,17 @@ _FACTS = (
 
 
 def write_tables(analysis: Analysis, folder: Path) -> None:
-    """Write ``arms`` and ``comparisons`` as Markdown and LaTeX."""
+    """Write ``arms``, ``comparisons`` and ``claims`` as Markdown and LaTeX."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in (("arms", arms_table(analysis)), ("comparisons", comparisons_table(analysis))):
+    tables = {
+        "arms": arms_table(analysis),
+        "comparisons": comparisons_table(analysis),
+        "claims": claims_table(analysis),
+    }
+    for name, table in tables.items():
         if len(table):
             write_bytes(to_markdown(table).encode(), folder / f"{name}.md")
             write_bytes(to_latex(table, f"{analysis.recipe.name}: {name}").encode(), folder / f"{name}.tex")
-
-
-def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """Draw what there is to draw; returns key of ``_CAPTIONS`` -> SVG file."""
-    names, metric = titles(analysis), analysis.metric
-    unit = str(study["data"].get("unit") or "")
-    # A long unit belongs into the text, not on an axis.
-    label = metric_label(metric, unit if len(unit) <= 20 else "")
-    drawn: dict[str, list[Path]] = {}
-    if any(item.interval for item in analysis.comparisons):
-        drawn["differences"] = differences_figure(
-            analysis.comparisons, names, folder / "differences", label=f"Difference of {label}"
-        )
-    if analysis.frame[metric].notna().any():
-        drawn["blocks"] = blocks_figure(analysis.frame, metric, names, folder / "blocks", label=label)
-    if analysis.ranking is not None:
-        if analysis.ranking.friedman is not None:
-            drawn["critical_differences"] = critical_difference_figure(
-                analysis.ranking, names, folder / "critical_differences"
-            )
-        drawn["intervals"] = intervals_figure(analysis.ranking, names, folder / "intervals", label=label)
-    histories = _histories(analysis, store)
-    if histories:
-        drawn["losses"] = losses_figure(histories, names, folder / "losses")
-    panels = _panels(analysis, store, study)
-    if panels:
-        target = str(study["data"].get("target_column") or "target")
-        drawn["predictions"] = scatter_figure(panels, names, folder / "predictions", label=target)
-    return {key: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
-
-
-def _histories(analysis: Analysis, store: Store) -> dict[str, list[pd.DataFrame]]:
-    found: dict[str, list[pd.DataFrame]] = {}
-    for arm, hash_ in analysis.frame[["arm", "hash"]].drop_duplicates().itertuples(index=False):
-        result = store.result(hash_)
-        if result is not None and result.history is not None and len(result.history):
-            found.setdefault(arm, []).append(result.history)
-    return found
-
-
-def _panels(analysis: Analysis, store: Store, study: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    molecules = store.molecules(study["data"]["key"])
-    assert molecules is not None
-    target = molecules.table.set_index("row")["target"]
-    done = analysis.frame.dropna(subset=[analysis.metric])
-    own = [arm.name for arm in analysis.recipe.arms if not arm.control]
-    done = done.loc[done["arm"].isin(own)]
-    first = done.loc[done["block"] == done["block"].iloc[0]] if len(done) else done
-    panels = {}
-    for arm, hash_ in first.sort_values(analysis.metric)[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
-        result = store.result(hash_)
-        assert result is not None
-        test = result.predictions.loc[result.predictions["part"] == "test"]
-        panels[arm] = (target.loc[test["row"]].to_numpy(), test["predicted"].to_numpy())
-    return panels
 
 
 def page(analysis: Analysis, study: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
@@ -216,6 +150,7 @@ def page(analysis: Analysis, study: Mapping[str, Any], figures: Mapping[str, Pat
         _verdicts(analysis),
         _notes(analysis),
         _failures(analysis),
+        _table("Their claims, and what we found", claims_table(analysis), _CLAIMS_CAPTION, "Claim"),
         _table("Arms", arms_table(analysis), _ARMS_CAPTION, "Arm"),
         _table("Comparisons", comparisons_table(analysis), _comparisons_caption(analysis), "Arm"),
         _sources(analysis),
@@ -266,6 +201,12 @@ _ARMS_CAPTION = (
 )
 
 
+_CLAIMS_CAPTION = (
+    "Confirmed: our verdict is what the claim says. Contradicted: we found the opposite. Not so: the two are equal, "
+    "or they differ where equality was claimed. Not shown: these runs cannot tell."
+)
+
+
 def _comparisons_caption(analysis: Analysis) -> str:
     settings = analysis.recipe.statistics
     margin = "given in the recipe" if settings.margin else "half the noise floor of the arm compared with"
@@ -281,7 +222,7 @@ def _comparisons_caption(analysis: Analysis) -> str:
 def _table(title: str, table: pd.DataFrame, caption: str, first: str) -> str:
     if not len(table):
         return ""
-    texts = {first, "Kind", "Against", "Verdict"}
+    texts = {first, "Kind", "Against", "Verdict", "By", "Their numbers", "Ours, 95 % interval"}
     head = "".join(f'<th scope="col"{"" if name in texts else _NUMBER}>{escape(name)}</th>' for name in table.columns)
     lines = []
     for row in table.to_dict(orient="records"):
@@ -314,9 +255,9 @@ def _sources(analysis: Analysis) -> str:
 
 def _figures(figures: Mapping[str, Path]) -> str:
     blocks = []
-    for key, path in figures.items():
+    for text, path in figures.items():
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        caption = escape(_CAPTIONS[key])
+        caption = escape(text)
         image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
         blocks.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return f'<h2>Figures</h2>\n<div class="study-figures">{"".join(blocks)}</div>' if blocks else ""

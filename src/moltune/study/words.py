@@ -97,7 +97,8 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
     means = done.groupby("arm")[analysis.metric].mean()
-    arms = sorted(analysis.recipe.arms, key=lambda arm: means.get(arm.name, float("inf")))
+    ours = [arm for arm in analysis.recipe.arms if not arm.grid]
+    arms = sorted(ours, key=lambda arm: means.get(arm.name, float("inf")))
     for arm in arms:
         runs = done.loc[done["arm"] == arm.name].drop_duplicates("hash")
         all_runs = analysis.frame.loc[analysis.frame["arm"] == arm.name, "hash"].nunique()

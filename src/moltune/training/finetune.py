@@ -283,13 +283,14 @@ def judge(
         "seed": config.seed,
     }
     batch, k = config.training.eval_batch_size, config.prediction.tta
-    averaged = {name: tuned.predict_spellings(smiles, k, batch) for name, (smiles, _) in parts.items()}
+    wanted = [name for name in parts if name != "train" or config.evaluation.training_part or set(parts) == {"train"}]
+    averaged = {name: tuned.predict_spellings(parts[name][0], k, batch) for name in wanted}
     predicted = {name: found.mean for name, found in averaged.items()}
     spread = {name: found.spread for name, found in averaged.items() if found.spread is not None}
     metrics: dict[str, Any] = {
         name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
-        if name in parts
+        if name in predicted
     }
     names = [*config.evaluation.baselines, *config.prediction.blend]
     features = features or {}
@@ -309,7 +310,7 @@ def judge(
         validation = {name: found["validation"] for name, found in members.items()}
         fitted = {name: result.baseline for name, result in baselines.items()}
         blend = make_blend(config.prediction.blend, fitted, validation, parts["validation"][1])
-        blended, metrics[BLEND] = judge_blend(blend, parts, members, **options)
+        blended, metrics[BLEND] = judge_blend(blend, {name: parts[name] for name in wanted}, members, **options)
     metrics["trainable_parameters"] = tuned.parameters.trainable
     metrics["total_parameters"] = tuned.parameters.total
     metrics["best_epoch"] = tuned.best_epoch
@@ -332,7 +333,7 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     for column, values in columns.items():
         table[column] = np.nan
         for name, positions in prepared.split.parts().items():
-            if len(positions):
+            if name in values:
                 table.loc[positions, column] = values[name]
     return mark_added(table, prepared.molecules)
 

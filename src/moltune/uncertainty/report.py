@@ -29,16 +29,24 @@ def write_uncertainty(found: UncertaintyScores, folder: str | Path, *, percentil
     facts = {**found.facts, "percentile": percentile, "threshold": float(np.percentile(variance, percentile))}
     write_table(found.table, folder / TABLE)
     write_bytes((json.dumps(facts, indent=2, allow_nan=False) + "\n").encode(), folder / FACTS)
-    sorted_scores(found, facts["threshold"], percentile, folder / "figures" / "sorted_scores")
+    sorted_scores(variance, percentile, folder / "figures" / "sorted_scores", unit=found.unit)
     return folder / TABLE
 
 
-def sorted_scores(found: UncertaintyScores, threshold: float, percentile: float, stem: Path) -> list[Path]:
-    """Draw the variances in ascending order with a percentile marked (the figure of founding study A)."""
-    variance = np.sort(found.table["variance"].to_numpy())
+def sorted_scores(variance: np.ndarray, percentile: float, stem: Path, *, unit: str = "") -> list[Path]:
+    """Draw variances in ascending order with a percentile marked (the figure of founding study A).
+
+    Args:
+        variance: of the prediction of each molecule, shape (n,).
+        percentile: above which molecules count as unsure.
+        stem: where to write, without suffix.
+        unit: of the target.
+    """
+    threshold = float(np.percentile(variance, percentile))
+    variance = np.sort(variance)
     above = variance > threshold
     at = np.arange(1, len(variance) + 1)
-    unit = f"{found.unit}²" if found.unit and " " not in found.unit else ""
+    square = f"{unit}²" if unit and " " not in unit else ""
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((6.4, 4.2))
         for part, colour, label in (
@@ -47,7 +55,7 @@ def sorted_scores(found: UncertaintyScores, threshold: float, percentile: float,
         ):
             axes.scatter(at[part], variance[part], s=14, color=colour, linewidths=0, label=label)
         axes.axhline(threshold, color=VERMILION, linewidth=1.2, linestyle="--")
-        axes.set(xlabel="Molecules, the surest first", ylabel=_axis_label("Variance of the prediction", unit))
+        axes.set(xlabel="Molecules, the surest first", ylabel=_axis_label("Variance of the prediction", square))
         axes.set(title="Sorted uncertainty")
         axes.legend(loc="upper left")
         return _save(figure, stem)

@@ -119,7 +119,7 @@ class FinetuneKind(ArmKind):
             "split": {"method": "index", "index_file": str(index)},
             "seed": seed,
             "output": str(bench.folder / "run"),
-            "evaluation": {"baselines": [], "figures": False, "bootstrap": 0},
+            "evaluation": {"baselines": [], "figures": False, "bootstrap": 0, "training_part": False},
         }
         values["training"] = {**values["training"], "threads": bench.threads}
         adapted = adapted_checkpoint(bench)

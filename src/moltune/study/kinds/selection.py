@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from moltune.study.kinds.finetune import FinetuneKind, FinetuneOptions
 from moltune.study.protocol import Block, Protocol
 from moltune.study.recipe import Recipe
 
+SELECTION, TABLE = "selection", "selection.csv"
 _NEEDS_SCORES = ("influence", "influence-reversed", "uncertainty", "residual")
 _CONTROLS = {
     "random": "as many molecules at random: a selection that does not beat it has selected nothing",
@@ -43,6 +45,9 @@ class SelectionOptions(FinetuneOptions):
     clusters: int = Field(10, ge=1)
     influence: dict[str, Any] = Field(default_factory=dict, description="settings of `moltune influence`")
     passes: int = Field(30, ge=2, description="of Monte-Carlo dropout")
+    scored_by: str | None = Field(
+        None, description="selection arm whose model gives the scores, where this arm tunes another one; unset: its own"
+    )
 
 
 @register_kind
@@ -65,8 +70,14 @@ class SelectionKind(FinetuneKind):
                 f"arm {arm.name!r} selects from external data, and the recipe names none: give `--external FILE`, or "
                 "external: {source: FILE} in the recipe"
             )
-        _amount(self.options(arm))
-        self._influence(arm)
+        options = self.options(arm)
+        _amount(options)
+        if "convention" in options.influence:
+            raise ConfigError(f"arm {arm.name!r}: convention is a setting of the arm, not of influence")
+        scorer = self._scorer(arm, recipe)
+        if scorer.kind != self.name or self.options(scorer).scored_by is not None:
+            raise ConfigError(f"arm {arm.name!r}: scored_by names {scorer.name!r}, which is no selection of its own")
+        self._influence(scorer)
         super().check(arm, recipe)
 
     def specification(self, arm: ArmSpec, recipe: Recipe, block: Block) -> dict[str, Any]:
@@ -94,12 +105,13 @@ class SelectionKind(FinetuneKind):
             return steps
         assert recipe.external is not None
         external = recipe.external.model_dump(mode="json")
-        tuned = super().specification(arm, recipe, block)
+        scorer = self._scorer(arm, recipe)
+        tuned = super().specification(scorer, recipe, block)
         specification = {
             "settings": tuned["settings"],
             "weights": tuned["weights"],
-            "influence": self._influence(arm).model_dump(mode="json"),
-            "passes": options.passes,
+            "influence": self._influence(scorer).model_dump(mode="json"),
+            "passes": self.options(scorer).passes,
             "protocol": recipe.protocol.model_dump(mode="json", exclude={"name", "note"}),
             "block": block.model_dump(mode="json"),
             "external": external_digest(external),
@@ -115,6 +127,9 @@ class SelectionKind(FinetuneKind):
         if scores is not None:
             # Molecules that the model cannot read have no scores and are no candidates.
             table = table.merge(scores, on="row")
+            if specification["select"]["convention"] == "positive-helps":
+                # One set of scores serves both conventions, which differ in the sign alone.
+                table["score"] = -table["score"]
             kept = set(table["row"])
             unread = {i: "not scored" for i, row in enumerate(molecules.table["row"]) if row not in kept}
             molecules = molecules.reject(unread)
@@ -123,6 +138,10 @@ class SelectionKind(FinetuneKind):
         table = table.set_index("row").loc[candidates.table["row"]].reset_index()
         chosen = _choose(table, bench, split, specification["select"])
         bench.folder.mkdir(parents=True, exist_ok=True)
+        place = bench.folder / SELECTION
+        place.mkdir(exist_ok=True)
+        is_chosen = np.isin(np.arange(len(table)), chosen)
+        write_table(table.drop(columns="smiles").assign(selected=is_chosen), place / TABLE)
         added: dict[str, Any] = {}
         if len(chosen):
             picked = candidates.table.iloc[chosen][["smiles", "target"]].rename(columns={"target": "label"})
@@ -131,7 +150,43 @@ class SelectionKind(FinetuneKind):
             added = {"add": str(path)}
         outcome = super().run({**specification, "_data": added}, split, seed, bench)
         facts = {**outcome.facts, "candidates": len(candidates), "added": len(chosen), "excluded": len(excluded)}
-        return Outcome(outcome.predictions, facts, outcome.history, outcome.kept)
+        return Outcome(outcome.predictions, facts, outcome.history, {**outcome.kept, SELECTION: place})
+
+    def draw(self, runs: Mapping[str, Path], recipe: Recipe, folder: Path) -> dict[str, Path]:
+        """Influence scores with the threshold of the first arm that selects by them, and sorted uncertainties."""
+        from moltune.attribution.figures import score_against_residual, score_histogram
+        from moltune.uncertainty.report import sorted_scores
+
+        first: dict[str, tuple[ArmSpec, pd.DataFrame]] = {}
+        for name, run in runs.items():
+            arm = recipe.arm(name)
+            path = run / SELECTION / TABLE
+            if path.is_file() and not arm.control:
+                first.setdefault(str(arm.options["strategy"]), (arm, pd.read_csv(path)))
+        drawn: dict[str, Path] = {}
+        if "influence" in first:
+            arm, table = first["influence"]
+            helps = "lowers" if arm.options.get("convention") != "positive-helps" else "raises"
+            label = f"Predicted change of the validation MSE ({'below' if helps == 'lowers' else 'above'} zero helps)"
+            scores, chosen = table["score"].to_numpy(), table["selected"].to_numpy(dtype=bool)
+            if chosen.any():
+                edge = scores[chosen].max() if helps == "lowers" else scores[chosen].min()
+                caption = f"Influence scores on the first block; the red line is the last one of {arm.title!r}."
+                drawn[caption] = score_histogram(scores, float(edge), folder / "influence_scores", label=label)[1]
+            caption = "Influence against the residual of the model that was not trained on these molecules."
+            stem = folder / "influence_against_residual"
+            drawn[caption] = score_against_residual(scores, table["residual"].to_numpy(), stem, label=label)[1]
+        if "uncertainty" in first:
+            arm, table = first["uncertainty"]
+            percentile = 100 - float(table["selected"].mean() * 100)
+            caption = f"Variance over passes with dropout, sorted, on the first block; red: {arm.title!r}."
+            stem = folder / "sorted_uncertainty"
+            drawn[caption] = sorted_scores(table["variance"].to_numpy(), percentile, stem)[1]
+        return drawn
+
+    def _scorer(self, arm: ArmSpec, recipe: Recipe) -> ArmSpec:
+        name = self.options(arm).scored_by
+        return arm if name is None else recipe.arm(name)
 
     def _influence(self, arm: ArmSpec) -> Any:
         from moltune.attribution.influence import InfluenceSettings
@@ -189,7 +244,7 @@ def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str,
         },
         "seed": block.seed,
         "output": str(bench.folder / "base"),
-        "evaluation": {"baselines": [], "figures": False, "bootstrap": 0},
+        "evaluation": {"baselines": [], "figures": False, "bootstrap": 0, "training_part": False},
     }
     values["training"] = {**values["training"], "threads": bench.threads}
     finished = (bench.folder / "base" / "config.yaml").is_file()

@@ -1,0 +1,66 @@
+"""Figures of influence scores, each as PNG and SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from moltune.errors import DataError
+from moltune.evaluation.figures import _STYLE, BLUE, GREY, VERMILION, _axis_label, _new_figure, _save, _text_box
+from moltune.evaluation.normality import anderson_darling
+
+
+def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: str) -> list[Path]:
+    """Draw the scores with a threshold, and say whether they are normal (Anderson-Darling).
+
+    Args:
+        scores: shape (n,).
+        threshold: of a selection.
+        stem: where to write, without suffix.
+        label: of the horizontal axis.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((6.4, 4.2))
+        bins = int(np.clip(2 * np.sqrt(len(scores)), 10, 40))
+        axes.hist(scores, bins=bins, color=BLUE, alpha=0.8, edgecolor="white", linewidth=0.6)
+        axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
+        axes.axvline(threshold, color=VERMILION, linewidth=1.6, label=f"threshold {threshold:.2g}")
+        axes.set(xlabel=label, ylabel="Molecules", title="Influence scores")
+        words = normality_words(scores)
+        if words:
+            _text_box(axes, words)
+        axes.legend(loc="upper right")
+        axes.margins(y=0.3)
+        return _save(figure, stem)
+
+
+def normality_words(scores: np.ndarray) -> str:
+    """The Anderson-Darling test in two lines; empty where there are too few scores for it."""
+    try:
+        test = anderson_darling(scores)
+    except DataError:
+        return ""
+    p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
+    return f"Anderson-Darling A² = {test.statistic:.2f}, {p}\nskewness = {test.skewness:.2f}"
+
+
+def score_against_residual(
+    scores: np.ndarray, residuals: np.ndarray, stem: Path, *, label: str, unit: str = ""
+) -> list[Path]:
+    """Draw each molecule's score against prediction minus label.
+
+    Args:
+        scores: shape (n,).
+        residuals: shape (n,), in ``unit``.
+        stem: where to write, without suffix.
+        label: of the scores.
+        unit: of the target.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((6.4, 4.2))
+        axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
+        axes.scatter(residuals, scores, s=18, color=BLUE, alpha=0.6, linewidths=0)
+        axes.set(xlabel=_axis_label("Prediction − label", unit), ylabel=label, title="Influence against residual")
+        return _save(figure, stem)
