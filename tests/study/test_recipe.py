@@ -127,6 +127,17 @@ def test_all_pairs(values: dict[str, Any]) -> None:
     assert recipe.pairs() == [("forest", "ridge"), ("mean", "ridge"), ("mean", "forest")]
 
 
+def test_more_or_fewer_blocks_of_the_same_splits() -> None:
+    recipe = load_recipe("checkpoint")
+    fewer = change_recipe(recipe, splits=3, seeds=2)
+    assert [block.name for block in fewer.protocol.blocks()] == [
+        f"split{i}-seed{j}" for i in range(3) for j in range(2)
+    ]
+    assert fewer.protocol.split == recipe.protocol.split
+    assert fewer.protocol.name == "P, changed"
+    assert change_recipe(recipe).protocol == recipe.protocol
+
+
 def test_other_data_forget_published_numbers() -> None:
     recipe = change_recipe(load_recipe("baselines"), data="esol", model="some/model")
     assert (recipe.data.source, recipe.model.name, recipe.published) == ("esol", "some/model", [])

@@ -101,6 +101,8 @@ def run(
     data: Source = None,
     model: Model = None,
     external: External = None,
+    splits: Annotated[int | None, typer.Option("--splits", min=1, help="Other than the recipe's.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Other than the recipe's.")] = None,
     reuse: Annotated[
         list[Path] | None, typer.Option("--reuse", help="Study folder from which equal runs are copied; repeatable.")
     ] = None,
@@ -113,7 +115,7 @@ def run(
     from moltune.study.report import write_study
     from moltune.study.runner import run_study
 
-    loaded = _load(recipe, data, model, external)
+    loaded = _load(recipe, data, model, external, splits=splits, seeds=seeds)
     executor = None
     if ray is not None:
         from moltune.study.cluster import RayExecutor
@@ -171,10 +173,10 @@ def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
         out.print(f"{line.arm}: {line.words}", markup=False)
 
 
-def _load(recipe: str, data: str | None, model: str | None, external: str | None = None) -> Any:
+def _load(recipe: str, data: str | None, model: str | None, external: str | None = None, **blocks: int | None) -> Any:
     from moltune.study.recipe import change_recipe, load_recipe
 
-    return change_recipe(load_recipe(recipe), data=data, model=model, external=external)
+    return change_recipe(load_recipe(recipe), data=data, model=model, external=external, **blocks)
 
 
 def _print(analysis: Any, folder: Path) -> None:

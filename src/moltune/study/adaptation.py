@@ -1,4 +1,7 @@
-"""Adaptation without labels as a shared step: once per split, seed and settings, however many arms tune its encoder."""
+"""Adaptation without labels as a shared step: once per split and settings, for all arms and seeds that tune its encoder.
+
+The seeds of a split are averaged before any test, so the split, with its one adaptation, is what counts as evidence.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def adaptation_step(config: FinetuneConfig, recipe: Recipe, block: Block, weight
         "adapt": config.adapt.model_dump(mode="json"),
         "model": {name: getattr(config.model, name) for name in names},
         "weights": weights,
-        "seed": block.seed,
+        "seed": block.split,
         "protocol": protocol.model_dump(mode="json", include={"kind", "split", "folds", "validation"}),
         "block": {"split": block.split, "fold": block.fold},
         "index": _digest(protocol.split.index_file),

@@ -247,9 +247,15 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def change_recipe(
-    recipe: Recipe, *, data: str | None = None, model: str | None = None, external: str | None = None
+    recipe: Recipe,
+    *,
+    data: str | None = None,
+    model: str | None = None,
+    external: str | None = None,
+    splits: int | None = None,
+    seeds: int | None = None,
 ) -> Recipe:
-    """The same study on other data, or with another language model or other external molecules.
+    """The same study on other data, with another language model, other external molecules, or more or fewer blocks.
 
     The language model is that of every arm that does not name its own.
 
@@ -267,4 +273,10 @@ def change_recipe(
         changes["external"] = settings.model_copy(update={"source": external})
     if model is not None:
         changes["model"] = recipe.model.model_copy(update={"name": model, "revision": None})
+    if splits is not None or seeds is not None:
+        counts = {"splits": splits, "seeds": seeds}
+        wanted = {name: list(range(count)) for name, count in counts.items() if count is not None}
+        # A protocol's name and note speak of its own numbers.
+        named = {"name": f"{recipe.protocol.name}, changed", "note": ""}
+        changes["protocol"] = recipe.protocol.model_copy(update={**wanted, **named})
     return recipe.model_copy(update=changes)
