@@ -63,6 +63,14 @@ def test_a_grid_runs_on_the_first_block_alone_and_is_compared_with_nothing(
     assert not {name for pair in everything.pairs() for name in pair} & set(names)
 
 
+def test_an_arm_may_run_with_fewer_seeds_than_the_others(values: dict[str, Any], tmp_path: Path) -> None:
+    arms = [{**arm, **({"seeds": 1} if arm["name"] == "forest" else {})} for arm in values["arms"]]
+    plan = make_plan(make_recipe({**values, "arms": arms}), Store(tmp_path / "plan"))
+    blocks = plan.index.groupby("arm")["block"].apply(list)
+    assert blocks["forest"] == ["split0-seed0", "split1-seed0", "split2-seed0"]
+    assert len(blocks["ridge"]) == 6
+
+
 def test_the_map_holds_validation_errors_of_its_runs(study: Path) -> None:
     analysis, store = analyse(Store(study)), Store(study)
     table = grid_table(analysis, store)

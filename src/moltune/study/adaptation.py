@@ -1,4 +1,4 @@
-"""Adaptation without labels as a shared step: once per split and settings, for all arms and seeds that tune its encoder.
+"""Adaptation without labels as a shared step: once per split and settings, for all arms and seeds on top of it.
 
 The seeds of a split are averaged before any test, so the split, with its one adaptation, is what counts as evidence.
 """

@@ -46,6 +46,7 @@ class ArmSpec(Settings):
     label: str = Field("", description="shown to readers; unset: the name")
     optional: bool = Field(False, description="leave the arm out, and say so, where it cannot run")
     control: str = Field("", description="why a control arm is there; filled by the engine")
+    seeds: int | None = Field(None, ge=1, description="run with this many seeds of each split only; unset: all")
     grid: dict[str, float] = Field(
         default_factory=dict,
         description="two coordinates in a grid of settings: such an arm runs on the first block only, is drawn as a "

@@ -98,7 +98,7 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     for number, block in enumerate(recipe.protocol.blocks()):
         of_block: dict[str, str] = {}
         for arm in arms:
-            if arm.grid and number:
+            if (arm.grid and number) or not _has_seed(arm, recipe, block):
                 continue
             needs = {run_need(name): of_block[name] for name in find_kind(arm.kind).uses_arms(arm)}
             for step in find_kind(arm.kind).steps(arm, recipe, block):
@@ -111,6 +111,11 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
             entry = {"arm": arm.name, **block.model_dump(), "block": block.name, "unit": block.unit, "hash": task.hash}
             index.append(entry)
     return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))
+
+
+def _has_seed(arm: ArmSpec, recipe: Recipe, block: Block) -> bool:
+    # In a cross-validation the seed is the repetition's number, and there is one of it.
+    return arm.seeds is None or recipe.protocol.folds is not None or block.seed in recipe.protocol.seeds[: arm.seeds]
 
 
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
