@@ -16,13 +16,11 @@ from moltune.config import (
     FinetuneConfig,
     SplitSettings,
     TrainingSettings,
-    apply_overrides,
     make_config,
     make_settings,
     parse_ratios,
-    read_yaml,
-    set_nested,
 )
+from moltune.config_text import apply_overrides, read_yaml, set_nested
 from moltune.errors import ConfigError
 from moltune.run import settings_of
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moltune.config import set_nested
+from moltune.config_text import set_nested
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.run import Run
 

@@ -32,7 +32,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from moltune.config import FinetuneConfig, make_config, read_yaml
+from moltune.config import FinetuneConfig, make_config
+from moltune.config_text import read_yaml
 from moltune.data.molecules import REJECT_COLUMNS, Molecules
 from moltune.errors import RunFolderError
 

@@ -90,7 +90,7 @@ def test_folder_is_a_checkpoint_with_its_descriptors_card_and_log(both: Path, ti
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
-    settings = moltune.config.read_yaml(folder / "adapt.yaml")
+    settings = moltune.config_text.read_yaml(folder / "adapt.yaml")
     settings.pop("provenance")
     return settings
 

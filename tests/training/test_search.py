@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from tests.tiny import RunSettings
 
-from moltune.config import FinetuneConfig, make_config, read_yaml
+from moltune.config import FinetuneConfig, make_config
+from moltune.config_text import read_yaml
 from moltune.data.load import load_molecules
 from moltune.errors import ConfigError, RunFolderError
 from moltune.training import search as search_module

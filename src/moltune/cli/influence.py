@@ -9,7 +9,8 @@ import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
 from moltune.cli.options import Json, Quiet, Set, Smiles, Target
-from moltune.config import DataSettings, apply_overrides, make_settings
+from moltune.config import DataSettings, make_settings
+from moltune.config_text import apply_overrides
 
 
 def influence(

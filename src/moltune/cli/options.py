@@ -10,12 +10,10 @@ import typer
 from moltune.config import (
     AdaptConfig,
     FinetuneConfig,
-    apply_overrides,
     make_config,
     make_settings,
-    read_yaml,
-    set_nested,
 )
+from moltune.config_text import apply_overrides, read_yaml, set_nested
 
 Smiles = Annotated[str | None, typer.Option("--smiles", help="SMILES column; found by name if not given.")]
 Target = Annotated[str | None, typer.Option("--target", help="Target column; found when obvious.")]

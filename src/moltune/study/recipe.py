@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, ValidationError, model_validator
 
-from moltune.config import DataSettings, ModelSettings, Settings, explain, read_yaml
+from moltune.config import DataSettings, ModelSettings, Settings, explain
+from moltune.config_text import read_yaml
 from moltune.errors import ConfigError
 from moltune.evaluation.metrics import METRICS
 from moltune.study.arms import CONTROL_RULES, ArmSpec, ArmUnavailable, control_rule, find_kind

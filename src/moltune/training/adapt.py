@@ -25,7 +25,8 @@ import numpy as np
 import torch
 import yaml
 
-from moltune.config import AdaptConfig, FinetuneConfig, ModelSettings, make_settings, read_yaml
+from moltune.config import AdaptConfig, FinetuneConfig, ModelSettings, make_settings
+from moltune.config_text import read_yaml
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.split import Split, make_split

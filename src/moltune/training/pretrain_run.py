@@ -31,7 +31,8 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt
 from rdkit import Chem, rdBase
 
-from moltune.config import Settings, make_settings, read_yaml
+from moltune.config import Settings, make_settings
+from moltune.config_text import read_yaml
 from moltune.data.augment import Speller
 from moltune.data.corpus import benchmark_sets, build_corpus, exclude
 from moltune.data.corpus_sources import Source, sha256_of

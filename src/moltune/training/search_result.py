@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from moltune.config import FinetuneConfig, make_config, set_nested
+from moltune.config import FinetuneConfig, make_config
+from moltune.config_text import set_nested
 from moltune.errors import ConfigError, DataError
 from moltune.evaluation.search_figures import draw_importances, draw_search_history
 from moltune.run import settings_of, write_atomically

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from moltune.config import FinetuneConfig, Settings, make_config, set_nested
+from moltune.config import FinetuneConfig, Settings, make_config
+from moltune.config_text import set_nested
 from moltune.data.split import Split, write_index_file
 from moltune.errors import CheckpointError, ConfigError, RunFolderError
 from moltune.study.adaptation import adaptation_step, adapted_checkpoint
