@@ -89,7 +89,7 @@ def test_fitted_attributes(fitted: MolRegressor) -> None:
     assert fitted.n_features_in_ == 1
     assert list(fitted.history_["epoch"]) == [1, 2]
     assert fitted.best_epoch_ in (1, 2)
-    assert not fitted.model_.training
+    assert not fitted.model_.network.training
 
 
 def test_predictions_and_score(fitted: MolRegressor, data: Data) -> None:
@@ -146,7 +146,7 @@ def test_settings_and_report(estimator: MolRegressor, data: Data) -> None:
     estimator.fit(*data, report=states.append)
     assert len(estimator.history_) == 1
     assert {state["steps"] for state in states} == {1}
-    trained = [name for name, parameter in estimator.model_.named_parameters() if parameter.requires_grad]
+    trained = [name for name, parameter in estimator.model_.network.named_parameters() if parameter.requires_grad]
     assert all(name.startswith("head.") for name in trained)
 
 

@@ -9,20 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from moltune.config import CleanSettings, DataSettings, ModelSettings, PredictionSettings, make_settings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.errors import ConfigError, DataError, RunFolderError
+from moltune.errors import DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
-from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
-from moltune.models.coverage import check_smiles
-from moltune.models.regression import RegressionModel
 from moltune.run import ADAPTED, BLENDED, CONFIG, Run
 from moltune.training.blend import Blend
-from moltune.training.probe import Probe, is_probe, load_probe
-from moltune.training.spellings import Averaged, predict_spellings
+from moltune.training.fitting import load_tuned
+from moltune.training.tuned import TunedModel
 
 PREDICTION_COLUMNS = ["row", "input", "smiles", "predicted", "note"]
 SPREAD, BLEND_COLUMN = "spread", "predicted_blend"
@@ -33,8 +29,7 @@ class Predictor:
     """A tuned model with the cleaning that its training data went through.
 
     Attributes:
-        model: in evaluation mode; a probe where the run fitted one.
-        tokenizer: that belongs to it; None for a probe, which reads SMILES itself.
+        model: ready to predict.
         cleaning: steps that each molecule goes through first.
         policy: what happens to unknown tokens and over-long SMILES.
         unit: of the target; empty when not known.
@@ -42,8 +37,7 @@ class Predictor:
         blend: with classical baselines; None where the run has none.
     """
 
-    model: RegressionModel | Probe
-    tokenizer: PreTrainedTokenizerBase | None
+    model: TunedModel
     cleaning: CleanSettings
     policy: ModelSettings
     unit: str = ""
@@ -85,11 +79,9 @@ class Predictor:
         if blend and blended is None:
             raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
         k = make_settings(PredictionSettings, {"tta": as_run if tta is None else tta}).tta
-        if not is_probe(path):
-            return cls(load_regression(path, base), load_tokenizer(path), cleaning, policy, unit, k, blended)
-        if k > 1:
-            raise ConfigError("a probe reads one SMILES of each molecule; leave tta at 1")
-        return cls(load_probe(path, base), None, cleaning, policy, unit, k, blended)
+        model = load_tuned(path, base, truncate=policy.too_long == "truncate")
+        model.check_spellings(k)
+        return cls(model, cleaning, policy, unit, k, blended)
 
     @property
     def columns(self) -> list[str]:
@@ -100,7 +92,7 @@ class Predictor:
     @property
     def target_name(self) -> str:
         """Name of the predicted property."""
-        return str(self.model.target["name"] if isinstance(self.model, Probe) else self.model.config.target_name)
+        return self.model.target_name
 
     def predict(
         self, smiles: Sequence[str], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
@@ -140,7 +132,7 @@ class Predictor:
         blocking, warnings = self._issues(smiles)
         good = [position for position in range(len(table)) if position not in blocking]
         readable = [smiles[position] for position in good]
-        averaged = self._values(readable, batch_size, progress)
+        averaged = self.model.predict_spellings(readable, self.tta, batch_size, progress)
         found = {"predicted": averaged.mean, SPREAD: averaged.spread}
         if self.blend is not None:
             found[BLEND_COLUMN] = self.blend.predict(readable, averaged.mean)
@@ -194,30 +186,11 @@ class Predictor:
         left_out = molecules.rows_in - len(values)
         return {**metrics, "rows": {"in": molecules.rows_in, "evaluated": len(values), "left_out": left_out}}
 
-    def _values(self, smiles: Sequence[str], batch_size: int, progress: Callable[[int], None] | None) -> Averaged:
-        if isinstance(self.model, Probe):
-            return Averaged(self.model.predict(smiles, progress=progress), None)
-        assert self.tokenizer is not None
-        return predict_spellings(
-            self.model,
-            self.tokenizer,
-            smiles,
-            self.tta,
-            batch_size=batch_size,
-            truncate=self.policy.too_long == "truncate",
-            progress=progress,
-        )
-
     def _issues(self, smiles: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Molecules that cannot be predicted, and those that can with a warning."""
         blocking: dict[int, str] = {}
         warnings: dict[int, str] = {}
-        if isinstance(self.model, Probe):
-            found = self.model.issues(smiles)
-        else:
-            assert self.tokenizer is not None
-            found = check_smiles(self.tokenizer, smiles, max_length(self.model.encoder, self.tokenizer))
-        for position, issue in found.items():
+        for position, issue in self.model.issues(smiles).items():
             tolerated = (issue.kind == "unknown" and self.policy.unknown_tokens == "warn") or (
                 issue.kind == "too long" and self.policy.too_long == "truncate"
             )

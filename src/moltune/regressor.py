@@ -26,12 +26,10 @@ from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.models.checkpoints import load_regression, load_tokenizer, max_length, save_regression
-from moltune.models.coverage import Issue, check_smiles
-from moltune.training.fitting import PROBE, reads_tokens, tune_model
-from moltune.training.inference import predict_smiles
+from moltune.training.fitting import PROBE, load_tuned, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings
-from moltune.training.probe import Probe, is_probe, load_probe
+from moltune.training.probe import Probe
+from moltune.training.tuned import LanguageModel
 from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
@@ -56,8 +54,8 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             ``{"peft": {"r": 4}}`` or ``{"probe": {"head": "svr", "features": ["rdkit"]}}``.
 
     Attributes:
-        model_: the tuned :class:`moltune.models.regression.RegressionModel`, or :class:`moltune.training.probe.Probe`.
-        tokenizer_: its tokenizer; None for a probe.
+        model_: the tuned :class:`moltune.training.tuned.TunedModel`; a fine-tuned one has ``network`` and
+            ``tokenizer``.
         history_: losses per epoch.
         best_epoch_: epoch whose weights the model has.
         n_features_in_: 1, the SMILES.
@@ -131,7 +129,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.model_, self.tokenizer_ = tuned.model, tuned.tokenizer
+        self.model_ = tuned.model
         self.history_, self.best_epoch_ = tuned.history, tuned.best_epoch
         self.n_features_in_ = 1
         return self
@@ -145,22 +143,12 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         smiles = _checked(X).smiles
-        issues = self._issues(smiles)
-        for position, issue in issues.items():
+        for position, issue in self.model_.issues(smiles).items():
             if issue.kind == "unknown":
                 logger.warning("molecule %d (%s): %s", position + 1, smiles[position], issue.message)
             else:
                 raise _unreadable(position, smiles[position], issue.message)
-        if isinstance(self.model_, Probe):
-            return self.model_.predict(smiles)
-        assert self.tokenizer_ is not None
-        return predict_smiles(self.model_, self.tokenizer_, smiles)
-
-    def _issues(self, smiles: list[str]) -> dict[int, Issue]:
-        if isinstance(self.model_, Probe):
-            return self.model_.issues(smiles)
-        assert self.tokenizer_ is not None
-        return check_smiles(self.tokenizer_, smiles, max_length(self.model_.encoder, self.tokenizer_))
+        return self.model_.predict(smiles)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tuned model in ``save_pretrained`` layout.
@@ -172,11 +160,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"{folder} exists already; choose another folder")
-        if isinstance(self.model_, Probe):
-            self.model_.save(folder)
-        else:
-            assert self.tokenizer_ is not None
-            save_regression(self.model_, self.tokenizer_, folder)
+        self.model_.save(folder)
         return folder
 
     @classmethod
@@ -186,22 +170,16 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         Raises:
             CheckpointError: there is no tuned model.
         """
-        if is_probe(folder):
-            probe = load_probe(folder)
-            settings = {"probe": probe.settings.model_dump()}
-            estimator = cls(method=PROBE, method_settings=settings)
-            if probe.base:
-                estimator.set_params(model=probe.base["model"], head=probe.base["pooling"])
-            estimator.model_, estimator.tokenizer_, estimator.n_features_in_ = probe, None, 1
-            return estimator
-        network = load_regression(folder)
-        estimator = cls(
-            model=network.config.base_model or str(folder),
-            method=network.config.method or "full",
-            head=network.config.head,
-        )
-        estimator.model_, estimator.tokenizer_ = network, load_tokenizer(folder)
-        estimator.n_features_in_ = 1
+        model = load_tuned(folder)
+        if isinstance(model, LanguageModel):
+            config = model.network.config
+            estimator = cls(model=config.base_model or str(folder), method=config.method or "full", head=config.head)
+        else:
+            assert isinstance(model, Probe)
+            estimator = cls(method=PROBE, method_settings={"probe": model.settings.model_dump()})
+            if model.base:
+                estimator.set_params(model=model.base["model"], head=model.base["pooling"])
+        estimator.model_, estimator.n_features_in_ = model, 1
         return estimator
 
     def _training(self) -> TrainingSettings:

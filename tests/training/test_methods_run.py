@@ -226,7 +226,7 @@ def test_the_estimator_takes_methods(tiny_model: Path, small_table: pd.DataFrame
     assert loaded.get_params()["method_settings"]["probe"]["head"] == "svr"
     lora = MolRegressor(str(tiny_model), "lora", epochs=1, settings={"threads": 1}, method_settings={"peft": {"r": 2}})
     lora.fit(smiles, y)
-    assert next(p for name, p in lora.model_.named_parameters() if "lora_A" in name).shape[0] == 2
+    assert next(p for name, p in lora.model_.network.named_parameters() if "lora_A" in name).shape[0] == 2
     reloaded = MolRegressor.load(lora.save(tmp_path / "lora"))
     np.testing.assert_allclose(reloaded.predict(smiles), lora.predict(smiles), rtol=0, atol=1e-5)
 

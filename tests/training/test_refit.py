@@ -23,6 +23,7 @@ from moltune.training.finetune import finetune
 from moltune.training.inference import embed_smiles, predict_smiles
 from moltune.training.probe_heads import Scaler
 from moltune.training.refit import PRICES, USUAL_PRICE, refit_head
+from moltune.training.tuned import LanguageModel
 from moltune.uncertainty.estimate import MonteCarloDropout
 
 Part = tuple[list[str], np.ndarray]
@@ -131,9 +132,9 @@ def test_dropout_speaks_of_the_trained_head_and_leaves_the_kernel_head_on(
     run = finetune(config(settings, tmp_path / "run", **{"split.ratios": "80/0/20"}))
     smiles = pd.read_csv(run.path / "predictions.csv")["smiles"].tolist()[:30]
     predictor = Predictor.load(run.path)
-    assert isinstance(predictor.model, RegressionModel)
+    assert isinstance(predictor.model, LanguageModel)
     before = predictor.predict(smiles)["predicted"].to_numpy()
     mean = MonteCarloDropout(predictor, passes=300, seed=1).samples(smiles).mean(axis=0)
     np.testing.assert_array_equal(predictor.predict(smiles)["predicted"], before)
-    trained = predict_smiles(predictor.model.set_kernel(None), load_tokenizer(run.path), smiles)
+    trained = predict_smiles(predictor.model.network.set_kernel(None), load_tokenizer(run.path), smiles)
     assert np.abs(mean - trained).mean() < np.abs(mean - before).mean()

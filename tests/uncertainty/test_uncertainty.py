@@ -43,7 +43,8 @@ def test_dropout_before_a_linear_head_adds_noise_and_no_bias(finished: Run, smal
     """Inside the encoder it may add both; in front of a linear layer the mean of many passes is the prediction."""
     smiles, passes = small_table["smiles"].tolist()[:20], 600
     predictor = Predictor.load(finished.path)
-    for layer in predictor.model.encoder.modules():
+    predictor.model.network.set_kernel(None)
+    for layer in predictor.model.network.encoder.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
     table = predictor.predict(smiles)
@@ -58,7 +59,7 @@ def test_without_dropout_there_is_nothing_to_vary(finished: Run) -> None:
     from moltune.uncertainty.estimate import _dropouts
 
     predictor = Predictor.load(finished.path)
-    for layer in _dropouts(predictor.model):
+    for layer in _dropouts(predictor.model.network):
         layer.p = 0.0
     with pytest.raises(ConfigError, match="no dropout"):
         MonteCarloDropout(predictor)
@@ -78,7 +79,7 @@ def test_ensembles_that_are_none_are_refused(finished: Run) -> None:
     with pytest.raises(ConfigError, match="two or more"):
         DeepEnsemble([member])
     stranger = Predictor.load(finished.path)
-    stranger.model.config.target_name = "logD"
+    stranger.model.network.config.target_name = "logD"
     with pytest.raises(ConfigError, match="same target"):
         DeepEnsemble([member, stranger])
 

@@ -55,9 +55,9 @@ from moltune.training.features import DESCRIPTORS_AND_COUNTS, check_feature
 from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
 from moltune.training.members import check_members, make_member
-from moltune.training.probe import TunedProbe
 from moltune.training.resources import folder_bytes
-from moltune.training.tuner import Tuned, unfit_molecules
+from moltune.training.tuned import Tuned
+from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def finetune(
         log_folder=run.path / "logs" if config.training.report_to else None,
     )
     run.write_table(HISTORY, tuned.history)
-    run.write_folder(MODEL, tuned.save)
+    run.write_folder(MODEL, tuned.model.save)
     judged = judge(tuned, parts, config, model, features)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
@@ -270,7 +270,7 @@ class Judged:
 
 
 def judge(
-    tuned: Tuned | TunedProbe,
+    tuned: Tuned,
     parts: Parts,
     config: FinetuneConfig,
     model: ModelSettings,
@@ -284,7 +284,7 @@ def judge(
     }
     batch, k = config.training.eval_batch_size, config.prediction.tta
     wanted = [name for name in parts if name != "train" or config.evaluation.training_part or set(parts) == {"train"}]
-    averaged = {name: tuned.predict_spellings(parts[name][0], k, batch) for name in wanted}
+    averaged = {name: tuned.model.predict_spellings(parts[name][0], k, batch) for name in wanted}
     predicted = {name: found.mean for name, found in averaged.items()}
     spread = {name: found.spread for name, found in averaged.items() if found.spread is not None}
     metrics: dict[str, Any] = {
@@ -317,7 +317,7 @@ def judge(
     metrics["epochs"] = len(tuned.history)
     metrics["seconds"] = round(tuned.seconds, 3)
     metrics["cost"] = tuned.cost.to_dict()
-    if isinstance(tuned, Tuned) and tuned.refit is not None:
+    if tuned.refit is not None:
         metrics["refit"] = tuned.refit.to_dict()
     return Judged(predicted, baselines, metrics, spread, blend, blended)
 
@@ -338,7 +338,7 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     return mark_added(table, prepared.molecules)
 
 
-def draw(folder: Path, tuned: Tuned | TunedProbe, parts: Parts, judged: Judged, prepared: Prepared) -> None:
+def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
     if len(tuned.history):

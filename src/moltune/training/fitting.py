@@ -1,4 +1,4 @@
-"""From molecules to a tuned model, whatever the method: by the optimiser, or in closed form."""
+"""From molecules, or from a folder, to a tuned model, whatever the method."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
+from moltune.models.checkpoints import load_regression, load_tokenizer
 from moltune.training.features import EMBEDDING
 from moltune.training.loop import EpochReport
-from moltune.training.probe import TunedProbe, tune_probe
-from moltune.training.tuner import Tuned, tune
+from moltune.training.probe import is_probe, load_probe, tune_probe
+from moltune.training.tuned import LanguageModel, Tuned, TunedModel
+from moltune.training.tuner import tune
 
 PROBE = "probe"
 
@@ -34,7 +36,7 @@ def tune_model(
     target_name: str = "target",
     report: EpochReport | None = None,
     log_folder: Path | None = None,
-) -> Tuned | TunedProbe:
+) -> Tuned:
     """Fit a probe, or train; see :func:`moltune.training.probe.tune_probe` and :func:`moltune.training.tuner.tune`."""
     if method.name == PROBE:
         return tune_probe(train, method.probe, model=model, training=training, seed=seed, target_name=target_name)
@@ -51,3 +53,19 @@ def tune_model(
         report=report,
         log_folder=log_folder,
     )
+
+
+def load_tuned(folder: str | Path, base: str | Path | None = None, *, truncate: bool = False) -> TunedModel:
+    """Load what a run or :meth:`moltune.training.tuned.TunedModel.save` wrote.
+
+    Args:
+        folder: run or model folder.
+        base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
+        truncate: cut SMILES that are longer than a language model reads.
+
+    Raises:
+        CheckpointError: there is no tuned model, or a file of it is damaged.
+    """
+    if is_probe(folder):
+        return load_probe(folder, base)
+    return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)

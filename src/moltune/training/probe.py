@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,19 @@ from moltune.models.method import ParameterCount
 from moltune.training.features import EMBEDDING, ComputedFeatures, Encoder, FeatureSource, check_feature
 from moltune.training.loop import HISTORY_COLUMNS
 from moltune.training.probe_heads import ProbeHead, Scaler, make_probe_head
-from moltune.training.resources import Cost, Meter
+from moltune.training.resources import Meter
 from moltune.training.spellings import Averaged
+from moltune.training.tuned import Progress, Tuned, TunedModel
 
 logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "moltune-probe"
 CONFIG, ARRAYS = "config.json", "probe.safetensors"
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(TunedModel):
     """A fitted probe, ready to predict.
 
     Attributes:
@@ -61,17 +63,24 @@ class Probe:
     base: dict[str, Any]
     encoder: Encoder | None = None
 
-    def predict(
-        self, smiles: Sequence[str], *, batch_size: int = 512, progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
-        """Predict in the target's unit; float64, shape (n,).
+    @property
+    def target_name(self) -> str:
+        """Of the training targets."""
+        return str(self.target["name"])
+
+    def predict_spellings(
+        self, smiles: Sequence[str], k: int = 1, batch_size: int = 32, progress: Progress | None = None
+    ) -> Averaged:
+        """Predict n molecules under their own SMILES.
 
         Raises:
+            ConfigError: k is above one.
             NumericsError: a prediction is not finite; the molecule is named.
         """
+        self.check_spellings(k)
         result = np.empty(len(smiles), dtype=np.float64)
-        for start in range(0, len(smiles), batch_size):
-            part = smiles[start : start + batch_size]
+        for start in range(0, len(smiles), _CHUNK):
+            part = smiles[start : start + _CHUNK]
             standardised = self.head.predict(self.scaler.transform(stack(self.features, self.settings, part)))
             result[start : start + len(part)] = standardised * self.target["std"] + self.target["mean"]
             if progress is not None:
@@ -79,7 +88,12 @@ class Probe:
         bad = np.flatnonzero(~np.isfinite(result))
         if len(bad):
             raise NumericsError(f"the prediction for {smiles[bad[0]]} is {result[bad[0]]}")
-        return result
+        return Averaged(result, None)
+
+    def check_spellings(self, k: int) -> None:
+        """One is all that a probe reads."""
+        if k > 1:
+            raise ConfigError("a probe reads one SMILES of each molecule; leave tta at 1")
 
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """What the encoder's tokenizer cannot read, by position; nothing where no encoder is used."""
@@ -209,46 +223,6 @@ def base_of(model: ModelSettings, encoder: Encoder | None) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class TunedProbe:
-    """A probe beside what its fit took; has what :class:`moltune.training.tuner.Tuned` has.
-
-    Attributes:
-        model: the probe.
-        history: empty, since nothing is trained by epochs.
-        best_epoch: 0.
-        parameters: fitted numbers (as ``head``), and with them and the encoder ``total``.
-        seconds: wall-clock time of featurising and fitting.
-        cost: time, memory and throughput.
-    """
-
-    model: Probe
-    history: pd.DataFrame
-    best_epoch: int
-    parameters: ParameterCount
-    seconds: float
-    cost: Cost
-    tokenizer: None = None
-
-    def predict(self, smiles: Sequence[str], batch_size: int = 512) -> np.ndarray:
-        """Predict in the target's unit, float64, shape (n,)."""
-        return self.model.predict(smiles)
-
-    def predict_spellings(self, smiles: Sequence[str], k: int, batch_size: int = 512) -> Averaged:
-        """Predict each molecule under its own SMILES.
-
-        Raises:
-            ConfigError: k is above one.
-        """
-        if k > 1:
-            raise ConfigError("a probe reads one SMILES of each molecule; leave tta at 1")
-        return Averaged(self.predict(smiles, batch_size), None)
-
-    def save(self, folder: Path) -> None:
-        """Write the probe."""
-        self.model.save(folder)
-
-
 def tune_probe(
     train: tuple[Sequence[str], np.ndarray],
     settings: ProbeSettings,
@@ -257,7 +231,7 @@ def tune_probe(
     training: TrainingSettings,
     seed: int,
     target_name: str = "target",
-) -> TunedProbe:
+) -> Tuned:
     """Featurise and fit; the validation part is not used.
 
     Raises:
@@ -283,7 +257,7 @@ def tune_probe(
         probe = fit_probe(train, settings, features, seed=seed, target_name=target_name, base=base, encoder=encoder)
     frozen = 0 if encoder is None else sum(p.numel() for p in encoder.model.encoder.parameters())
     fitted = probe.head.fitted
-    return TunedProbe(
+    return Tuned(
         model=probe,
         history=pd.DataFrame(columns=HISTORY_COLUMNS),
         best_epoch=0,

@@ -325,7 +325,7 @@ def _objective(
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        predicted = tuned.predict(validation[0])
+        predicted = tuned.model.predict(validation[0])
         errors.append(float(np.sqrt(np.mean((predicted - validation[1]) ** 2))))
     return float(np.mean(errors))
 

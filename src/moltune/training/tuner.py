@@ -4,72 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.data.augment import AugmentedDataset
 from moltune.data.batches import SmilesDataset
 from moltune.errors import DataError
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length, save_regression
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length
 from moltune.models.coverage import check_smiles
-from moltune.models.methods import ParameterCount, make_method
+from moltune.models.methods import make_method
 from moltune.models.molformer import MolformerConfig
-from moltune.models.regression import RegressionModel
-from moltune.training.inference import predict_smiles
 from moltune.training.loop import EpochReport, fit
-from moltune.training.refit import Refit, refit_head
-from moltune.training.resources import Cost, Meter
-from moltune.training.spellings import Averaged, predict_spellings
+from moltune.training.refit import refit_head
+from moltune.training.resources import Meter
+from moltune.training.tuned import LanguageModel, Tuned
 from moltune.training.warmstart import start_head
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned model in memory.
-
-    Attributes:
-        model: in evaluation mode.
-        tokenizer: that belongs to it.
-        max_length: longest input in tokens, special tokens included; ``None``: unbounded.
-        truncate: cut longer inputs instead of refusing them.
-        history: losses per epoch.
-        best_epoch: epoch whose weights the model has.
-        parameters: what was trained.
-        seconds: wall-clock time of the training in this process.
-        cost: time, memory and throughput.
-        refit: what became of the head after training; None: it was left as trained.
-    """
-
-    model: RegressionModel
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None
-    truncate: bool
-    history: pd.DataFrame
-    best_epoch: int
-    parameters: ParameterCount
-    seconds: float
-    cost: Cost
-    refit: Refit | None = None
-
-    def predict(self, smiles: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Predict in the target's unit, float64, shape (n,)."""
-        length = self.max_length if self.truncate else None
-        return predict_smiles(self.model, self.tokenizer, smiles, batch_size=batch_size, max_length=length)
-
-    def predict_spellings(self, smiles: Sequence[str], k: int, batch_size: int = 32) -> Averaged:
-        """Predict under k SMILES of each molecule; see :func:`moltune.training.spellings.predict_spellings`."""
-        return predict_spellings(self.model, self.tokenizer, smiles, k, batch_size=batch_size, truncate=self.truncate)
-
-    def save(self, folder: Path) -> None:
-        """Write model and tokenizer; see :func:`moltune.models.checkpoints.save_regression`."""
-        save_regression(self.model, self.tokenizer, folder)
 
 
 def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
@@ -182,10 +136,7 @@ def tune(
         if training.refit_head == "svr":
             refit = refit_head(network, tokenizer, train, validation, max_length=cut)
     return Tuned(
-        model=network,
-        tokenizer=tokenizer,
-        max_length=length,
-        truncate=truncate,
+        model=LanguageModel(network, tokenizer, truncate),
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         parameters=way.count(network),

@@ -24,7 +24,7 @@ from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.models.regression import RegressionModel
 from moltune.predict import Predictor
 from moltune.run import Run
-from moltune.training.probe import Probe
+from moltune.training.tuned import LanguageModel
 from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class MonteCarloDropout(Uncertainty):
     name = "dropout"
 
     def __init__(self, predictor: Predictor, passes: int = 30, *, batch_size: int = 32, seed: int = 0) -> None:
-        if isinstance(predictor.model, Probe) or predictor.tokenizer is None:
+        if not isinstance(predictor.model, LanguageModel):
             raise ConfigError("a probe has no dropout; use a fine-tuned model, or an ensemble of runs")
-        self.model, self.tokenizer = predictor.model, predictor.tokenizer
+        self.model, self.tokenizer = predictor.model.network, predictor.model.tokenizer
         self.passes, self.batch_size, self.seed = passes, batch_size, seed
         if not any(layer.p > 0 for layer in _dropouts(self.model)):
             raise ConfigError(
