@@ -197,7 +197,8 @@ def _failures(analysis: Analysis) -> str:
 
 _ARMS_CAPTION = (
     "Test part; mean ± standard deviation over runs, best first. Errors are in the unit of the target. Rows in italics "
-    "were published by others on other splits: they stand here for orientation and were not tested against."
+    "were published by others on other splits: they stand here for orientation and were not tested against. Saved: "
+    "weights of a run, + those of its kernel head where it has one."
 )
 
 

@@ -92,7 +92,8 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
     """One line per arm, best first, then the published numbers; all cells are text.
 
     Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, Seconds,
-    Trained parameters (with their share), Peak memory (of the process), Saved (weights of one run).
+    Trained parameters (with their share), Peak memory (of the process), Saved (weights of one run, + those of a kernel
+    head).
     """
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
@@ -109,8 +110,7 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         row["Seconds"] = format_number(runs["seconds"].mean()) if len(runs) else "–"
         row["Trained parameters"] = _parameters(runs)
         row["Peak memory"] = _megabytes(runs["peak_memory_mb"].max()) if len(runs) else "–"
-        saved = _largest(runs, "weights_bytes")
-        row["Saved"] = "–" if saved is None else _megabytes(saved / 1e6)
+        row["Saved"] = _saved(runs)
         rows.append(row)
     for published in analysis.recipe.published:
         row = dict.fromkeys(rows[0], "–") | {"Arm": f"{published.label} (published)", "Kind": "theirs, not tested"}
@@ -135,6 +135,16 @@ def _parameters(runs: pd.DataFrame) -> str:
     if trained is None:
         return "–"
     return f"{int(trained):,}" + (f" ({trained / total:.3%})" if total else "")
+
+
+def _saved(runs: pd.DataFrame) -> str:
+    """Weights of one run, what its kernel head takes apart."""
+    saved = _largest(runs, "weights_bytes")
+    if saved is None:
+        return "–"
+    facts = [entry["refit"] for entry in runs["facts"] if isinstance(entry, Mapping) and entry.get("refit")]
+    kernel = max((entry.get("bytes", 0) for entry in facts), default=0)
+    return _megabytes((saved - kernel) / 1e6) + (f" + {_megabytes(kernel / 1e6)}" if kernel else "")
 
 
 def _largest(runs: pd.DataFrame, fact: str) -> float | None:

@@ -32,6 +32,7 @@ class Refit:
         head: "linear" where the trained head was kept, or "svr".
         C: price of an error in the kernel head; None where the trained head was kept.
         points: support vectors.
+        bytes: what the kernel head adds to a saved model.
         validation: root mean squared error on the validation part in the target's unit, of the "trained" head and of
             each kernel head by its C; empty without one.
     """
@@ -39,6 +40,7 @@ class Refit:
     head: str
     C: float | None
     points: int
+    bytes: int
     validation: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def refit_head(
     if validation is None or len(validation[0]) < _LEAST_VALIDATION:
         head = SvrHead(C=USUAL_PRICE).fit(points, target)
         model.set_kernel(_to_module(scaler, head))
-        return Refit("svr", USUAL_PRICE, len(head.dual), {})
+        return Refit("svr", USUAL_PRICE, len(head.dual), _size(model), {})
     known = np.asarray(validation[1], dtype=np.float64)
     tried = scaler.transform(embed(validation[0]))
     heads = {C: SvrHead(C=C).fit(points, target) for C in PRICES}
@@ -94,9 +96,14 @@ def refit_head(
     best = min(errors, key=lambda C: errors[C])
     listed = {"trained": kept} | {f"C={C:g}": error for C, error in errors.items()}
     if kept <= errors[best]:
-        return Refit("linear", None, 0, listed)
+        return Refit("linear", None, 0, 0, listed)
     model.set_kernel(_to_module(scaler, heads[best]))
-    return Refit("svr", best, len(heads[best].dual), listed)
+    return Refit("svr", best, len(heads[best].dual), _size(model), listed)
+
+
+def _size(model: RegressionModel) -> int:
+    assert model.kernel is not None
+    return sum(tensor.nbytes for tensor in model.kernel.state_dict().values())
 
 
 def _to_module(scaler: Scaler, head: SvrHead) -> KernelHead:
