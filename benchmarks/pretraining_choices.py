@@ -1,9 +1,9 @@
 """Two choices of pretraining at equal compute: the block (MoLFormer or ModernBERT), and learning from a teacher or not.
 
-    python benchmarks/pretraining_choices.py runs/mini work --seconds 360
+    python benchmarks/pretraining_choices.py runs/mini work --seconds 200
 
 The first argument is a folder that ``recipes/pretrain/mini.py`` prepared; it is only read. ``work`` keeps one file per
-finished arm, so a run that was stopped goes on with the next arm; another ``--learning-rate`` or ``--seed`` adds arms.
+finished arm, so a run that was stopped goes on with the next arm; other seconds, rates or seeds add arms.
 
 Equal compute is the same number of seconds of one thread. Arms take turns on the same batches in a short timing; its
 medians, in CPU time, which other programs on the machine disturb less than wall-clock time, fix how many steps each arm
@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="finished arms; a repeated call goes on here")
     parser.add_argument("--seconds", type=float, default=480.0, help="CPU seconds of training of each arm, one thread")
     parser.add_argument("--tokens", type=int, default=2560, help="token budget of a batch")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=PretrainSettings().learning_rate)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--held-out", type=int, default=1500, help="molecules, the last of the corpus")
@@ -282,6 +282,7 @@ def main() -> None:
     corpus = Corpus(tokens, {name: np.load(arguments.prepared / file, mmap_mode="r") for name, file in files.items()})
     training, rest = np.split(np.arange(len(corpus)), [len(corpus) - arguments.held_out])
     downstream = Downstream(tokenizer, work)
+    label = f"{arguments.seconds:g}s-{arguments.learning_rate:g}-{arguments.seed}"
 
     def settings(weights: dict[str, float]) -> PretrainSettings:
         same = {"tokens_per_batch": arguments.tokens, "learning_rate": arguments.learning_rate, "seed": arguments.seed}
@@ -301,15 +302,15 @@ def main() -> None:
     def untrained(name: str) -> dict[str, Any]:
         model = begin(name).model
         sizes = {"encoder_parameters": count(model.encoder), "block_parameters": count(blocks_of(model))}
-        return {**sizes, "held_out": held_out(model, corpus, rest, settings(WEIGHTS)), **downstream.judge(model)}
+        return {**sizes, **downstream.judge(model)}
 
     def trained(name: str) -> dict[str, Any]:
         trainer = begin(name)
         steps = round(arguments.seconds / timing[name]["cpu_seconds_per_step"])
-        about = {"arm": name, "learning_rate": arguments.learning_rate, "seed": arguments.seed}
-        about |= trainer.run(training, steps)
+        about = {"arm": name, "seconds": arguments.seconds, "learning_rate": arguments.learning_rate}
+        about |= {"seed": arguments.seed, **trainer.run(training, steps)}
         losses = held_out(trainer.model, corpus, rest, trainer.settings)
-        folder = work / f"{name}-{arguments.learning_rate:g}-{arguments.seed}"
+        folder = work / f"{name}-{label}"
         trainer.model.save_checkpoint(folder)
         tokenizer.save_pretrained(folder)
         return {**about, "weights": ARMS[name][1], "held_out": losses, **downstream.judge(trainer.model)}
@@ -319,7 +320,7 @@ def main() -> None:
     )
     descriptors = once("descriptors", lambda: downstream.score(downstream.descriptors))
     for name in arguments.arms:
-        part = once(f"arm-{name}-{arguments.learning_rate:g}-{arguments.seed}", lambda n=name: trained(n))
+        part = once(f"arm-{name}-{label}", lambda n=name: trained(n))
         print(json.dumps(part), flush=True)
     floors = {name: once(f"untrained-{name}", lambda n=name: untrained(n)) for name in ("molformer", "modernbert")}
     write_result(
@@ -327,7 +328,6 @@ def main() -> None:
         {
             "machine": describe_machine("torch", "transformers", "scikit-learn", "rdkit", "moltune"),
             "threads": 1,
-            "seconds_per_arm": arguments.seconds,
             "tokens_per_batch": arguments.tokens,
             "corpus": len(corpus),
             "held_out": len(rest),
