@@ -1,4 +1,4 @@
-"""Influence against retraining: ridge regression on fixed embeddings of moltune/mini, Lipophilicity, protocol P split 0.
+"""Influence against retraining: ridge regression on fixed embeddings of moltune/mini, Lipophilicity, split 0.
 
     python benchmarks/influence_truth.py [--external FILE] [--run RUN]
 

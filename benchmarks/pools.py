@@ -40,6 +40,11 @@ class Pool:
     clean: np.ndarray
 
 
+def held_out(train: np.ndarray, split: int, pool: int = POOL) -> np.ndarray:
+    """Positions of the pool among those of a training part."""
+    return np.sort(np.random.default_rng(split).choice(train, pool, replace=False))
+
+
 def tuned(folder: Path, split: int, *, pool: int = POOL) -> tuple[Run, Molecules]:
     """The run of a split without its pool, and the pool's molecules with their true labels.
 
@@ -47,8 +52,7 @@ def tuned(folder: Path, split: int, *, pool: int = POOL) -> tuple[Run, Molecules
     """
     everything = load_molecules("lipophilicity")
     parts = make_split(everything, SplitSettings(), split)
-    rng = np.random.default_rng(split)
-    held = np.sort(rng.choice(parts.train, pool, replace=False))
+    held = held_out(parts.train, split, pool)
     others = np.setdiff1d(np.arange(len(everything)), held)
     apart = everything.reject(dict.fromkeys(others.tolist(), "not in the pool"))
     path = folder / (f"split-{split}" if pool else "full")
