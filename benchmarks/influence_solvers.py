@@ -1,117 +1,267 @@
-"""Solvers of influence on one tuned model: agreement, residual, time and memory, beside a literal loop.
+"""LiSSA on a tuned model beside a literal loop and dattri's LiSSA: time, memory, growth, and fidelity in one run.
 
-    python benchmarks/influence_solvers.py RUN EXTERNAL [--scope last-1] [--train 2940]
+    python benchmarks/influence_solvers.py RUN EXTERNAL [--scope last-1] [--jacobian-mb 8192] [--name NAME]
 
-RUN is a finished run of moltune. The loop is what the founding studies describe: LiSSA with one molecule per step, a
-double backward pass through the whole model, then one gradient per external molecule; it is timed over ``--loop-steps``
-steps and scaled to the depth that ours ran.
+RUN is a finished run of moltune, EXTERNAL a file of labelled molecules. Ours is timed whole, from loading the model to
+the scores. The reference for fidelity is conjugate gradients on the same curvature.
+
+The loop is what the founding studies describe: one training molecule per step, a double backward pass through the
+whole model, then one gradient per external molecule. It is timed over ``--loop-steps`` steps and scaled to a depth.
+What it would find at that depth is computed here by the same recursion, one molecule per step, on the same curvature
+with a Jacobian in memory: so its fidelity is that of the published recursion, only its time is extrapolated. dattri's
+time per step is a sample, too; its training molecules are one padded tensor, as its loaders want.
+
+Writes benchmarks/results/NAME.json; no molecule is in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_machine, write_result
 from scipy.stats import spearmanr
+from torch import Tensor
 from torch.func import functional_call
 
-from moltune.attribution.influence import InfluenceSettings, Setting, make_setting, score
+from moltune.attribution.curvature import Curvature, GaussNewton
+from moltune.attribution.influence import InfluenceSettings, Setting, make_curvature, make_setting
+from moltune.attribution.inputs import Inputs
+from moltune.attribution.linearised import Linearised
+from moltune.attribution.solvers import Solution, SolverSettings, make_solver
 from moltune.config import DataSettings
-from moltune.data.load import load_molecules
+from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.run import Run
 
 
-def loop_seconds(setting: Setting, steps: int, molecules: int) -> tuple[float, float]:
-    """Seconds per LiSSA step, and per external gradient, of a loop over single molecules."""
-    model, train = setting.model, setting.train
-    parameters = {name: value.clone().requires_grad_() for name, value in setting.scope.parameters.items()}
-    wanted = list(parameters.values())
-    rng = np.random.default_rng(0)
+@contextmanager
+def measured(into: dict[str, Any], name: str) -> Iterator[None]:
+    """Note wall-clock and processor seconds, and the peak of resident memory while the block runs (Linux)."""
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if clear.exists():
+        clear.write_text("5")
+    started, used = time.perf_counter(), time.process_time()
+    yield
+    into[name] = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "processor_seconds": round(time.process_time() - used, 3),
+    }
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        into[name]["peak_memory_mb"] = round(int(peak.split()[1]) / 1024)
+    print(name, into[name], flush=True)
 
-    def loss(made: Any, position: int) -> torch.Tensor:
+
+def scores_of(made: Linearised, x: Tensor) -> np.ndarray:
+    """Influence of molecules up to a factor, negative helps."""
+    return -(made.residuals * made.jvp(x)).cpu().numpy()
+
+
+class Loop:
+    """One molecule at a time through the whole model, by two backward passes."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.parameters = {name: value.clone().requires_grad_() for name, value in setting.scope.parameters.items()}
+
+    def loss(self, made: Linearised, position: int) -> Tensor:
+        """Squared error of one molecule, standardised."""
+        model = self.setting.model
         ids = torch.tensor([made.inputs.dataset.input_ids[position]])
-        logits = functional_call(model, parameters, kwargs={"input_ids": ids}).logits.squeeze()
+        logits = functional_call(model, self.parameters, kwargs={"input_ids": ids}).logits.squeeze()
         standardised = (logits - model.config.target_mean) / model.config.target_std
         return (standardised - made.target[position].float()) ** 2
 
-    vector = [torch.randn_like(value) for value in wanted]
-    started = time.perf_counter()
-    for position in rng.integers(0, len(train), steps):
-        first = torch.autograd.grad(loss(train, int(position)), wanted, create_graph=True, allow_unused=True)
-        along = sum((g * v).sum() for g, v in zip(first, vector, strict=True) if g is not None)
-        torch.autograd.grad(along, wanted, allow_unused=True)
-    per_step = (time.perf_counter() - started) / steps
-    started = time.perf_counter()
-    for position in range(molecules):
-        torch.autograd.grad(loss(setting.external, position), wanted, allow_unused=True)
-    return per_step, (time.perf_counter() - started) / molecules
+    def steps(self, count: int) -> None:
+        """So many products with the Hessian of one molecule."""
+        wanted = list(self.parameters.values())
+        vector = [torch.randn_like(value) for value in wanted]
+        for position in np.random.default_rng(0).integers(0, len(self.setting.train), count):
+            first = torch.autograd.grad(
+                self.loss(self.setting.train, int(position)), wanted, create_graph=True, allow_unused=True
+            )
+            along = sum((g * v).sum() for g, v in zip(first, vector, strict=True) if g is not None)
+            torch.autograd.grad(along, wanted, allow_unused=True)
+
+    def gradients(self, count: int) -> None:
+        """So many gradients of single molecules."""
+        for position in range(count):
+            wanted = list(self.parameters.values())
+            torch.autograd.grad(self.loss(self.setting.train, position), wanted, allow_unused=True)
+
+
+def one_by_one(curvature: GaussNewton, v: Tensor, depths: list[int]) -> dict[int, Tensor]:
+    """x of the recursion with one molecule per step after each depth; its scale lets every step contract."""
+    assert curvature.kept is not None
+    sizes = torch.cat([(rows.double() ** 2).sum(dim=1) for rows in curvature.kept.split(64)])
+    scale = 1.1 * (2 * float(sizes.max()) + float(curvature.diagonal.max()))
+    rng = np.random.default_rng(0)
+    # Single precision, as any such loop runs in.
+    start, diagonal = v.float(), curvature.diagonal.float()
+    x, found = start / scale, {}
+    for step in range(1, max(depths) + 1):
+        row = curvature.kept[int(rng.integers(len(curvature.kept)))]
+        x = x + (start - 2 * row * (row @ x) - diagonal * x) / scale
+        if step in depths:
+            found[step] = x.double()
+    return found
+
+
+def dattri_step(setting: Setting, v: Tensor, steps: int, batch: int, into: dict[str, Any]) -> None:
+    """Time dattri's LiSSA over a few steps."""
+    from dattri.algorithm.influence_function import IFAttributorLiSSA
+    from dattri.task import AttributionTask
+    from torch.utils.data import DataLoader, TensorDataset
+
+    model, train = setting.model, setting.train
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in setting.scope.parameters or setting.scope.name != "all")
+    config = model.config
+
+    def loss(parameters: dict[str, Tensor], data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        ids, mask, wanted = data
+        given = {"input_ids": ids.long(), "attention_mask": mask.long()}
+        logits = functional_call(model, parameters, kwargs=given).logits.squeeze(-1)
+        return (((logits - config.target_mean) / config.target_std - wanted) ** 2).mean()
+
+    made = train.inputs._collate([train.inputs.dataset[position] for position in range(len(train))])
+    data = TensorDataset(made["input_ids"], made["attention_mask"], train.target.float())
+    attributor = IFAttributorLiSSA(
+        AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict()),
+        layer_name=list(setting.scope.parameters),
+        batch_size=batch,
+        recursion_depth=steps,
+        scaling=1e4,
+    )
+    attributor.cache(DataLoader(data, batch_size=len(train)))
+    with measured(into, f"dattri, {steps} steps of {batch}"):
+        attributor.transform_test_rep(0, v.float()[None])
+
+
+def solve(name: str, curvature: Curvature, v: Tensor, settings: InfluenceSettings) -> Solution:
+    chosen = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
+    return make_solver(name, chosen).solve(curvature, v)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("external")
+    parser.add_argument("--name", default="influence_solvers")
     parser.add_argument("--scope", default="last-1")
     parser.add_argument("--damping", type=float, default=0.1)
-    parser.add_argument("--depth", type=int, default=1000)
-    parser.add_argument("--solvers", default="cg,exact,lissa,identity")
-    parser.add_argument("--train", type=int, help="random training molecules of the curvature")
-    parser.add_argument("--loop-steps", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/influence_solvers.json"))
+    parser.add_argument("--curvature-molecules", type=int, help="random training molecules; unset: all")
+    parser.add_argument("--jacobian-mb", type=float, default=8192, help="of the curvature's Jacobian in memory")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--loop-steps", type=int, default=30)
+    parser.add_argument("--loop-depths", default="1000,3000,10000")
+    parser.add_argument("--dattri-steps", type=int, default=5)
     arguments = parser.parse_args()
     run = Run.load(arguments.run)
     molecules, parts = run.molecules()
     external = load_molecules(arguments.external, DataSettings(clean=run.config.data.clean))
-    found: dict[str, Any] = {}
-    scores: dict[str, np.ndarray] = {}
-    setting = None
-    for solver in arguments.solvers.split(","):
-        settings = InfluenceSettings.model_validate(
-            {
-                "scope": arguments.scope,
-                "solver": solver,
-                "damping": arguments.damping,
-                "depth": arguments.depth,
-                "curvature_molecules": arguments.train,
-                "allow_unconverged": True,
-            }
-        )
-        started = time.perf_counter()
-        setting = make_setting(run, molecules, parts, external, settings)
-        scores[solver], facts = score(setting, settings, run.config.training.weight_decay)
-        found[solver] = {**facts, "seconds": time.perf_counter() - started}
-        found[solver]["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(solver, json.dumps(found[solver]), flush=True)
-    assert setting is not None
-    names = list(scores)
-    agreement = {
-        f"{one} against {other}": float(spearmanr(scores[one], scores[other]).statistic)
-        for i, one in enumerate(names)
-        for other in names[i + 1 :]
-    }
-    per_step, per_gradient = loop_seconds(setting, arguments.loop_steps, min(20, len(external)))
-    # Ours runs the same number of steps three times, each on a batch; the loop is charged for one pass only.
-    loop = arguments.depth * per_step + len(external) * per_gradient
-    result = {
-        "machine": describe_machine(),
-        "run": str(arguments.run.name),
+    settings = InfluenceSettings.model_validate(
+        {
+            "scope": arguments.scope,
+            "solver": "lissa",
+            "damping": arguments.damping,
+            "curvature_molecules": arguments.curvature_molecules,
+            "jacobian_mb": arguments.jacobian_mb,
+            "repeats": arguments.repeats,
+            "batch_size": arguments.batch_size,
+        }
+    )
+    # Two molecules: what the others cost is measured below, at several numbers of them.
+    few = molecules_from_lists(external.smiles[:2], external.target[:2].tolist())
+    times: dict[str, Any] = {}
+    with measured(times, "prepare training and validation molecules"):
+        setting = make_setting(run, molecules, parts, few, settings)
+    with measured(times, "gradient of the validation loss"):
+        v = setting.target.loss_gradient()
+    with measured(times, "curvature"):
+        curvature = make_curvature(setting, settings, run.config.training.weight_decay)
+    with measured(times, "lissa"):
+        ours = solve("lissa", curvature, v, settings)
+    print(ours.residual, ours.facts, flush=True)
+    growth: dict[str, Any] = {}
+    train = parts == "train"
+    smiles = [*external.smiles, *np.array(molecules.smiles, dtype=object)[train].tolist()]
+    target = np.r_[external.target, molecules.target[train]]
+    config, inputs = setting.model.config, setting.train.inputs
+    made = None
+    for count in (4 * len(external), 2 * len(external), len(external)):
+        with measured(growth, str(count)):
+            labels = torch.as_tensor((target[:count] - config.target_mean) / config.target_std)
+            new = Inputs(setting.model, setting.scope, inputs.tokenizer, smiles[:count], inputs.max_length)
+            made = Linearised(new, setting.scope, labels, settings.tokens)
+            scores = scores_of(made, ours.x)
+    assert made is not None
+    with measured(times, "cg, the reference"):
+        reference = solve("cg", curvature, v, settings)
+    truth = scores_of(made, reference.x)
+    result: dict[str, Any] = {
+        "machine": describe_machine("torch", "dattri"),
         "molecules": {"train": len(setting.train), "target": len(setting.target), "external": len(external)},
-        "parameters": setting.scope.size,
+        "curvature_molecules": len(curvature.positions),
+        "jacobian_in_memory": isinstance(curvature, GaussNewton) and curvature.kept is not None,
         "scope": arguments.scope,
-        "solvers": found,
-        "spearman": agreement,
-        "loop": {"seconds_per_step": per_step, "seconds_per_gradient": per_gradient, "seconds_at_depth": loop},
+        "parameters": setting.scope.size,
+        "parts": times,
+        "external": growth,
+        "lissa": {
+            "residual": ours.residual,
+            "spearman_with_cg": float(spearmanr(scores, truth).statistic),
+            **ours.facts,
+        },
+        "cg": {"residual": reference.residual, **reference.facts},
+        "identity": {"spearman_with_cg": float(spearmanr(scores_of(made, v), truth).statistic)},
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({"spearman": agreement, "loop": result["loop"]}, indent=2))
+    needed = ("prepare training and validation molecules", "gradient of the validation loss", "curvature", "lissa")
+    fixed = {unit: sum(times[name][unit] for name in needed) for unit in ("seconds", "processor_seconds")}
+    loop = Loop(setting)
+    with measured(times, "loop steps"):
+        loop.steps(arguments.loop_steps)
+    with measured(times, "loop gradients"):
+        loop.gradients(arguments.loop_steps)
+    result["fidelity_of_one_molecule_per_step"] = {}
+    if isinstance(curvature, GaussNewton) and curvature.kept is not None:
+        depths = [int(depth) for depth in arguments.loop_depths.split(",")]
+        for depth, x in one_by_one(curvature, v, depths).items():
+            result["fidelity_of_one_molecule_per_step"][depth] = {
+                "spearman_with_cg": float(spearmanr(scores_of(made, x), truth).statistic),
+                "residual": float((curvature.product(x) - v).norm() / v.norm()),
+            }
+    del curvature
+    result["totals"] = {
+        unit: {
+            count: {
+                "ours": fixed[unit] + value[unit],
+                **{
+                    f"loop of depth {depth}": int(depth) * times["loop steps"][unit] / arguments.loop_steps
+                    + (int(count) + len(setting.target)) * times["loop gradients"][unit] / arguments.loop_steps
+                    for depth in arguments.loop_depths.split(",")
+                },
+            }
+            for count, value in growth.items()
+        }
+        for unit in ("seconds", "processor_seconds")
+    }
+    write_result(arguments.name, result)
+    for batch in (1, arguments.batch_size) if arguments.dattri_steps else ():
+        try:
+            dattri_step(setting, v, arguments.dattri_steps, batch, times)
+        except Exception as met:  # it may be missing, or fail: that is a result
+            times[f"dattri, batch {batch}"] = f"{type(met).__name__}: {str(met).splitlines()[0][:200]}"
+    print(json.dumps(result, indent=1))
+    print(write_result(arguments.name, result))
 
 
 if __name__ == "__main__":

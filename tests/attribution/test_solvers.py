@@ -78,6 +78,20 @@ def test_on_a_whole_block_cg_and_lissa_agree_with_the_exact_solve(linearise: Mak
         assert spearmanr(other.jvp(found.x).numpy(), truth).statistic > 0.98, name
 
 
+def test_restarts_take_the_noise_of_the_batches_out_of_lissa(linearise: Make) -> None:
+    """At the same depth the recursion without restarts stays above the tolerance: its noise falls as a root."""
+    made, other = linearise("head", 0, 80), linearise("head", 80, 120)
+    curvature, v = curvature_of(made, 1e-2), other.loss_gradient()
+    settings = SolverSettings(depth=1000, batch_size=8, repeats=1)
+    once = make_solver("lissa", settings.model_copy(update={"restarts": 0})).solve(curvature, v)
+    again = make_solver("lissa", settings).solve(curvature, v)
+    assert again.residual < 1e-2 < 3e-2 < once.residual
+    # It stops once that is good enough, and a stage that makes things worse is not taken.
+    assert again.facts["steps"][0] <= 1000
+    hopeless = make_solver("lissa", settings.model_copy(update={"depth": 10})).solve(curvature, v)
+    assert hopeless.residual <= 1
+
+
 def test_a_solver_that_stops_too_early_says_so(linearise: Make) -> None:
     made, other = linearise("head", 0, 80), linearise("head", 80, 120)
     v = other.loss_gradient()

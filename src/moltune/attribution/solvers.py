@@ -23,9 +23,10 @@ class SolverSettings(Settings):
 
     tolerance: float = Field(1e-2, gt=0, lt=1, description="residual above which a solver has not converged")
     iterations: PositiveInt = Field(500, description="cg: at most this many")
-    depth: PositiveInt = Field(1000, description="lissa: steps of each repeat")
+    depth: PositiveInt = Field(1000, description="lissa: at most this many steps of each repeat")
     batch_size: PositiveInt = Field(64, description="lissa: molecules per step")
     repeats: PositiveInt = Field(3, description="lissa: independent runs, averaged")
+    restarts: NonNegativeInt = Field(4, description="lissa: times a repeat starts again from what is left; 0: never")
     deflate: NonNegativeInt = Field(16, description="lissa: leading eigenvectors of the preconditioner; 0: none")
     seed: NonNegativeInt = 0
 
@@ -177,7 +178,12 @@ class Lissa(Solver):
     that power iteration finds over some batches, so that every step contracts. P is the identity for ``deflate=0``,
     the published recursion; otherwise P evens out the leading eigenvectors, found once on a part of the molecules, so
     that σ is that of the remaining spectrum. Whatever P is, the fixed point is the same. The second half of the steps
-    is averaged (Polyak & Juditsky 1992), which lets the noise of the batches die out; repeats are averaged in turn.
+    is averaged (Polyak & Juditsky 1992), and repeats are averaged in turn.
+
+    Averaging alone lets the noise of the batches die out only as one over the root of the steps. So the depth is cut
+    into ``restarts`` + 1 equal stages, each of which solves for what the one before left over all molecules, v − H x
+    (iterative refinement): its noise is in proportion to that remainder, which shrinks geometrically. A stage that
+    does not make it smaller is not taken, and none is begun once it is below half the tolerance.
     """
 
     name = "lissa"
@@ -195,8 +201,15 @@ class Lissa(Solver):
         )
         if not scale > 0 or not math.isfinite(scale):
             raise NumericsError(f"the largest eigenvalue of the curvature comes out as {scale}")
-        repeats = [self._run(curvature, v, precondition, scale, batch, generator) for _ in range(settings.repeats)]
-        facts = {"scale": scale, "depth": settings.depth, "batch_size": batch, "deflated": settings.deflate}
+        found = [self._run(curvature, v, precondition, scale, batch, generator) for _ in range(settings.repeats)]
+        repeats = [x for x, _ in found]
+        facts = {
+            "scale": scale,
+            "depth": settings.depth,
+            "steps": [steps for _, steps in found],
+            "batch_size": batch,
+            "deflated": settings.deflate,
+        }
         return torch.stack(repeats).mean(dim=0), repeats, facts
 
     def _run(
@@ -207,11 +220,39 @@ class Lissa(Solver):
         scale: float,
         batch: int,
         generator: torch.Generator,
+    ) -> tuple[Tensor, int]:
+        """x of one repeat, and the steps it took."""
+        depth, stages = self.settings.depth, min(self.settings.restarts + 1, self.settings.depth)
+        x, left = torch.zeros_like(v), v
+        smallest, steps = float(v.norm()), 0
+        enough = 0.5 * self.settings.tolerance * smallest
+        for stage in range(stages):
+            count = depth * (stage + 1) // stages - depth * stage // stages
+            move = self._series(curvature, left, precondition, scale, batch, generator, count)
+            steps += count
+            if stages == 1:
+                return move, steps
+            after = v - curvature.product(x + move)
+            if float(after.norm()) < smallest:
+                x, left, smallest = x + move, after, float(after.norm())
+            if smallest <= enough:
+                break
+        return x, steps
+
+    def _series(
+        self,
+        curvature: Curvature,
+        v: Tensor,
+        precondition: Callable[[Tensor], Tensor],
+        scale: float,
+        batch: int,
+        generator: torch.Generator,
+        steps: int,
     ) -> Tensor:
         x = precondition(v) / scale
         average, counted = torch.zeros_like(x), 0
         limit = 1e8 * float(x.norm()) + 1
-        for step in range(self.settings.depth):
+        for step in range(steps):
             positions = _draw(curvature, batch, generator)
             x = x + precondition(v - curvature.product(x, positions)) / scale
             if not float(x.norm()) < limit:
@@ -219,7 +260,7 @@ class Lissa(Solver):
                     f"lissa diverges (step {step + 1}, scale {scale:.3g}): the curvature of the batches differs too "
                     "much; raise --batch-size or the damping, or take the solver cg"
                 )
-            if step >= self.settings.depth // 2:
+            if step >= steps // 2:
                 average += x
                 counted += 1
         return average / counted
