@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from moltune.evaluation.figures import _STYLE, BLUE, GREEN, GREY, ORANGE, VERMILION, _new_figure, _plain, _save
 from moltune.study.analysis import Comparison, Ranking
@@ -191,6 +192,7 @@ def losses_figure(
                 best = int(joined["validation_loss"].argmin())
                 ring: Any = {"s": 110, "facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "zorder": 4}
                 axes.scatter(joined.index[[best]].to_numpy(), joined["validation_loss"].to_numpy()[[best]], **ring)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axes.set(
             xlabel="Epoch", ylabel="Loss", title="Validation loss (solid) and training loss (dashed), mean of runs"
         )
