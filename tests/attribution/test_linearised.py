@@ -116,6 +116,7 @@ def test_a_gradient_that_is_not_finite_names_molecule_and_tensor(network: Regres
     with pytest.raises(NumericsError, match="not finite"):
         _ = Linearised(inputs, scope, made.target).predicted
     healthy = linearise("head", 0, 4)
+    healthy.inputs.prepare(range(len(healthy)))
     assert healthy.inputs._cached is not None
     healthy.inputs._cached[2][0, 5] = float("inf")
     with pytest.raises(NumericsError, match=r"(?s)gradient of .*head\.out_proj\.weight"):

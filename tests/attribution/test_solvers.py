@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from moltune.attribution.curvature import GaussNewton, Hessian, largest_eigenvalue, mean_eigenvalue
+from moltune.attribution.curvature import AmongMolecules, GaussNewton, Hessian, largest_eigenvalue, mean_eigenvalue
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.solvers import SolverSettings, leading_eigenpairs, make_solver
 from moltune.errors import ConfigError, NumericsError
@@ -66,6 +66,35 @@ def test_exact_solve_among_molecules_is_that_among_parameters(linearise: Make) -
     torch.testing.assert_close(found.x, torch.linalg.solve(curvature.dense(), v), rtol=1e-4, atol=1e-6)
     with pytest.raises(ConfigError, match="damping"):
         make_solver("exact").solve(curvature_of(made, 0.0), v)
+
+
+def test_the_operator_among_molecules_is_the_same_operator(linearise: Make) -> None:
+    """Weight decay on matrices alone makes its diagonal uneven, as in real use."""
+    made, other = linearise("last-1", 0, 25), linearise("last-1", 80, 120)
+    curvature = curvature_of(made, 1e-2)
+    v = other.loss_gradient()
+    inner = AmongMolecules(curvature, v)
+    assert inner.size <= 25 < curvature.size
+    x = inner.restore(torch.linalg.solve(inner.dense(), inner.right_side))
+    assert float((curvature.product(x) - v).norm() / v.norm()) < 1e-4
+    batch = [3, 7, 11]
+    q = torch.linspace(-1, 1, inner.size, dtype=torch.float64)
+    # The coordinates of H_B applied to W q, found in the long way.
+    assert curvature.kept is not None
+    scaled = curvature.kept.double() / curvature.diagonal.sqrt()
+    basis = scaled.T @ (inner.left / inner.singular)
+    rows = scaled[batch]
+    expected = basis.T @ (rows.T @ (rows @ (basis @ q))) * (2 / 3) + q
+    torch.testing.assert_close(inner.product(q, batch), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_coordinates_before_the_scope_are_computed_where_they_are_needed(linearise: Make) -> None:
+    made = linearise("last-1", 0, 30)
+    assert made.inputs._cached is not None
+    assert all(row is None for row in made.inputs._cached)
+    rows = made.jacobian([4, 9])
+    assert [place for place, row in enumerate(made.inputs._cached) if row is not None] == [4, 9]
+    torch.testing.assert_close(made.jacobian(range(30))[[4, 9]], rows, rtol=1e-4, atol=1e-6)
 
 
 def test_on_a_whole_block_cg_and_lissa_agree_with_the_exact_solve(linearise: Make) -> None:

@@ -7,7 +7,7 @@ need not be. Both with damping δ on the diagonal.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from moltune.attribution.linearised import Linearised
 from moltune.errors import ConfigError
 
 _MOST_DENSE = 4096
+_BLOCK = 65536
 
 
 class Curvature(ABC):
@@ -105,6 +106,77 @@ class GaussNewton(Curvature):
             return super().dense()
         rows = self.kept.double()
         return rows.T @ rows * (2 / len(rows)) + torch.diag(self.diagonal)
+
+    def gram(self) -> Tensor:
+        """J D⁻¹ Jᵀ of the kept Jacobian, with D = Λ + δ; float64, shape (n, n).
+
+        Raises:
+            ConfigError: D is zero somewhere, or the Jacobian is not kept.
+        """
+        if self.kept is None or not (self.diagonal > 0).all():
+            raise ConfigError("a solve among molecules needs the Jacobian in memory, and damping above zero")
+        total = torch.zeros(len(self.kept), len(self.kept), dtype=torch.float64, device=self.kept.device)
+        for columns, block in self._blocks():
+            total += (block / self.diagonal[columns]) @ block.T
+        return total
+
+    def times(self, vector: Tensor) -> Tensor:
+        """J v with the kept Jacobian; float64, shape (n,)."""
+        return torch.stack([block @ vector[columns].double() for columns, block in self._blocks()]).sum(dim=0)
+
+    def transposed_times(self, weights: Tensor) -> Tensor:
+        """Jᵀ w with the kept Jacobian; float64, shape (p,)."""
+        return torch.cat([block.T @ weights.double() for _, block in self._blocks()])
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Columns of the kept Jacobian and their part of it in float64, a few at a time."""
+        assert self.kept is not None
+        for start in range(0, self.size, _BLOCK):
+            columns = slice(start, start + _BLOCK)
+            yield columns, self.kept[:, columns].double()
+
+
+class AmongMolecules(Curvature):
+    """The same Gauss-Newton operator in coordinates of which there are no more than molecules.
+
+    With D = Λ + δ, z = D^½ x and J D^-½ = U S Wᵀ, the operator becomes 2/n W S² Wᵀ + 1. It mixes the coordinates
+    q = Wᵀz among themselves and leaves alone what is orthogonal to every gradient. Whatever is solved by products with
+    batches of molecules can be solved for q, where a product takes n·b numbers instead of p·b; :meth:`restore` goes
+    back.
+
+    Args:
+        curvature: with the Jacobian kept, and D above zero.
+        v: the right-hand side, shape (p,).
+    """
+
+    name = "gauss-newton"
+
+    def __init__(self, curvature: GaussNewton, v: Tensor) -> None:
+        self.outer, self.train = curvature, curvature.train
+        squares, left = torch.linalg.eigh(curvature.gram())
+        found = squares > 1e-12 * squares[-1]
+        self.singular, self.left = squares[found].sqrt(), left[:, found]
+        self.rows = self.left * self.singular
+        self.positions = list(range(len(self.rows)))
+        self.diagonal = torch.ones(len(self.singular), dtype=torch.float64, device=v.device)
+        self.damping = 1.0
+        self.scaled = v.double() / curvature.diagonal
+        self.right_side = self.left.T @ curvature.times(self.scaled) / self.singular
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return len(self.singular)
+
+    def data_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
+        """2/b (US)ᵀ(US) q over some molecules."""
+        rows = self.rows if len(positions) == len(self.rows) else self.rows[list(positions)]
+        return rows.T @ (rows @ vector) * (2 / len(positions))
+
+    def restore(self, q: Tensor) -> Tensor:
+        """x of the original problem, shape (p,)."""
+        change = self.left @ ((q - self.right_side) / self.singular)
+        return self.scaled + self.outer.transposed_times(change) / self.outer.diagonal
 
 
 class Hessian(Curvature):

@@ -1,8 +1,8 @@
-"""What the parameters in scope see of each molecule: everything in front of them is computed once and kept."""
+"""What the parameters in scope see of each molecule: what lies in front of them is computed once, when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +63,15 @@ class Inputs:
         self.dataset = SmilesDataset(tokenizer, self.smiles, max_length=max_length)
         self.lengths = self.dataset.lengths
         self._collate = PadCollator(int(tokenizer.pad_token_id))
-        self._cached: list[Tensor] | None = None
+        self._cached: list[Tensor | None] | None = None
+        self._encode: Callable[[dict[str, Tensor]], Tensor] = _nothing
         self._module: nn.Module = model
         encoder = model.encoder
         tokens, width = sum(self.lengths), int(model.config.encoder.hidden_size)
         if scope.name == "head":
             self._module = model.head
-            self._cached = self._run(lambda batch: model.embed(**batch)[:, None, :])
+            self._cached = [None] * len(self.smiles)
+            self._encode = lambda batch: model.embed(**batch)[:, None, :]
         elif (
             scope.name.startswith("last-")
             and type(encoder) is MolformerModel
@@ -79,7 +81,8 @@ class Inputs:
             k = int(scope.name.removeprefix("last-"))
             self._module = Tail(model, k)
             start = len(blocks_of(model)[1]) - k
-            self._cached = self._run(lambda batch: encoder(**batch, output_hidden_states=True).hidden_states[start])
+            self._cached = [None] * len(self.smiles)
+            self._encode = lambda batch: encoder(**batch, output_hidden_states=True).hidden_states[start]
         places = {id(value): name for name, value in self._module.named_parameters()}
         named = dict(model.named_parameters())
         self._names = {name: places[id(named[name])] for name in scope.parameters}
@@ -107,7 +110,8 @@ class Inputs:
         if self._cached is None:
             made = self._collate([self.dataset[position] for position in positions])
             return made["input_ids"].to(device), made["attention_mask"].to(device)
-        rows = [self._cached[position] for position in positions]
+        self.prepare(positions)
+        rows = [row for row in (self._cached[position] for position in positions) if row is not None]
         states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         counts = torch.tensor([len(row) for row in rows], device=device)
         return states, (torch.arange(states.shape[1], device=device) < counts[:, None]).long()
@@ -123,15 +127,22 @@ class Inputs:
         return (logits.squeeze(-1) - config.target_mean) / config.target_std
 
     @torch.no_grad()
-    def _run(self, function: object) -> list[Tensor]:
-        """Rows of each molecule without padding, from a function of a token batch."""
-        assert callable(function)
-        rows: list[Tensor] = [torch.empty(0)] * len(self.smiles)
-        for positions in sorted_batches(self.lengths, 64):
-            made = self._collate([self.dataset[position] for position in positions])
-            batch = {key: value.to(self.model.device) for key, value in made.items()}
-            found = function(batch)
-            for row, position in enumerate(positions):
+    def prepare(self, positions: Sequence[int]) -> None:
+        """Compute what lies in front of the parameters in scope for molecules where that is not done yet.
+
+        A caller that will ask for many batches prepares all of them at once, in batches that suit the encoder.
+        """
+        if self._cached is None:
+            return
+        missing = [position for position in positions if self._cached[position] is None]
+        for places in sorted_batches([self.lengths[position] for position in missing], 64):
+            chosen = [missing[place] for place in places]
+            made = self._collate([self.dataset[position] for position in chosen])
+            found = self._encode({key: value.to(self.model.device) for key, value in made.items()})
+            for row, position in enumerate(chosen):
                 count = 1 if found.shape[1] == 1 else self.lengths[position]
-                rows[position] = found[row, :count].clone()
-        return rows
+                self._cached[position] = found[row, :count].clone()
+
+
+def _nothing(batch: dict[str, Tensor]) -> Tensor:
+    raise AssertionError("nothing is cached for this scope")

@@ -50,6 +50,7 @@ class Linearised:
         """
         if self._predicted is None:
             result = torch.empty(len(self), dtype=torch.float64, device=self.target.device)
+            self.inputs.prepare(range(len(self)))
             with torch.no_grad():
                 for chunk in self.inputs.chunks(None, self.tokens):
                     result[chunk] = self.inputs.predict(self.scope.parameters, *self.inputs.batch(chunk)).double()
@@ -70,6 +71,7 @@ class Linearised:
         """
         order = list(range(len(self))) if positions is None else list(positions)
         tangents = self.scope.unflatten(vector)
+        self.inputs.prepare(order)
         found = torch.empty(len(self), dtype=torch.float64, device=self.target.device)
         for chunk in self.inputs.chunks(order, self.tokens):
             batch = self.inputs.batch(chunk)
@@ -88,6 +90,7 @@ class Linearised:
     def vjp(self, weights: Tensor, positions: Sequence[int] | None = None) -> Tensor:
         """Jᵀ w over some molecules, float64, shape (p,); ``weights`` in the order of ``positions``."""
         order = list(range(len(self))) if positions is None else list(positions)
+        self.inputs.prepare(order)
         by_position = torch.zeros(len(self), dtype=torch.float64, device=self.target.device)
         by_position[order] = weights.double()
         total = torch.zeros(self.scope.size, dtype=torch.float64, device=self.target.device)
@@ -104,6 +107,7 @@ class Linearised:
     def jacobian(self, positions: Sequence[int]) -> Tensor:
         """Gradients of single predictions, float32, shape (len(positions), p), vectorised over molecules."""
         order = list(positions)
+        self.inputs.prepare(order)
         result = torch.empty(len(order), self.scope.size, device=self.target.device)
         place = {position: row for row, position in enumerate(order)}
         # The gradients of a batch take as much memory as its activations, or more.
@@ -127,6 +131,7 @@ class Linearised:
     def loss_hessian_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
         """Hessian of the mean squared error (standardised) times a vector, forward over reverse; float64, (p,)."""
         tangents = self.scope.unflatten(vector)
+        self.inputs.prepare(positions)
         total = torch.zeros(self.scope.size, dtype=torch.float64, device=self.target.device)
         for chunk in self.inputs.chunks(positions, self.tokens):
             batch, target = self.inputs.batch(chunk), self.target[chunk].float()

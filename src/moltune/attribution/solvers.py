@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from moltune.attribution.curvature import Curvature, GaussNewton, largest_eigenvalue
+from moltune.attribution.curvature import AmongMolecules, Curvature, GaussNewton, largest_eigenvalue
 from moltune.config import Settings
 from moltune.errors import ConfigError, NumericsError
 
@@ -111,7 +111,7 @@ class Exact(Solver):
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Dense solve; a matrix that is not positive semi-definite is an error that says what to do."""
         if isinstance(curvature, GaussNewton) and curvature.kept is not None and curvature.size > len(curvature.kept):
-            return self._among_molecules(curvature, curvature.kept, v), [], {"form": "molecules"}
+            return self._among_molecules(curvature, v), [], {"form": "molecules"}
         matrix = curvature.dense()
         matrix = (matrix + matrix.T) / 2
         values = torch.linalg.eigvalsh(matrix)
@@ -124,18 +124,13 @@ class Exact(Solver):
         facts = {"form": "parameters", "smallest_eigenvalue": smallest}
         return torch.linalg.solve(matrix, v), [], facts
 
-    def _among_molecules(self, curvature: Curvature, rows: Tensor, v: Tensor) -> Tensor:
-        if not (curvature.diagonal > 0).all():
-            raise ConfigError("an exact solve over more parameters than molecules needs damping above zero")
-        inverse = 1 / curvature.diagonal
-        n = len(rows)
-        gram = torch.eye(n, dtype=torch.float64, device=v.device) * (n / 2)
-        # Column blocks keep the float64 copy small.
-        for start in range(0, rows.shape[1], 65536):
-            block = rows[:, start : start + 65536].double()
-            gram += (block * inverse[start : start + 65536]) @ block.T
-        inner = torch.linalg.solve(gram, _times(rows, inverse * v))
-        return inverse * (v - _times(rows.T, inner))
+    def _among_molecules(self, curvature: GaussNewton, v: Tensor) -> Tensor:
+        gram = curvature.gram()
+        gram.diagonal().add_(len(gram) / 2)
+        scaled = v / curvature.diagonal
+        return (
+            scaled - curvature.transposed_times(torch.linalg.solve(gram, curvature.times(scaled))) / curvature.diagonal
+        )
 
 
 class ConjugateGradient(Solver):
@@ -190,7 +185,18 @@ class Lissa(Solver):
     description = "stochastic Neumann series, scaled by power iteration"
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-        """Run the repeats."""
+        """Run the repeats; in the coordinates of the molecules, where the Jacobian is kept and they are fewer."""
+        if (
+            isinstance(curvature, GaussNewton)
+            and curvature.kept is not None
+            and curvature.size > len(curvature.kept)
+            and bool((curvature.diagonal > 0).all())
+        ):
+            inner = AmongMolecules(curvature, v)
+            # Another norm counts there, and steps cost next to nothing.
+            strict = self.settings.model_copy(update={"tolerance": 0.1 * self.settings.tolerance})
+            x, repeats, facts = Lissa(strict).approximate(inner, inner.right_side)
+            return inner.restore(x), [inner.restore(repeat) for repeat in repeats], {**facts, "form": "molecules"}
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         batch = min(settings.batch_size, len(curvature.positions))
@@ -311,8 +317,12 @@ class _Preconditioned(Curvature):
         self.inner, self.precondition = inner, precondition
         self.train, self.diagonal, self.positions = inner.train, inner.diagonal, inner.positions
 
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
     def data_product(self, vector: Tensor, positions: Any) -> Tensor:
-        raise NotImplementedError
+        return self.precondition(self.inner.data_product(vector, positions))
 
     def product(self, vector: Tensor, positions: Any = None) -> Tensor:
         return self.precondition(self.inner.product(vector, positions))
@@ -327,12 +337,6 @@ def _preconditioned_eigenvalue(
 def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[int]:
     chosen = torch.randperm(len(curvature.positions), generator=generator)[:count].tolist()
     return [curvature.positions[place] for place in chosen]
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Product of a float32 matrix and a float64 vector without a float64 copy of the whole matrix."""
-    step = max(1, 2**24 // max(1, matrix.shape[1]))
-    return torch.cat([matrix[start : start + step].double() @ vector for start in range(0, len(matrix), step)])
 
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (ConjugateGradient, Exact, Lissa, Identity)}
