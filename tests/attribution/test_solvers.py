@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from moltune.attribution.curvature import AmongMolecules, GaussNewton, Hessian, largest_eigenvalue, mean_eigenvalue
+from moltune.attribution.curvature import (
+    AmongMolecules,
+    GaussNewton,
+    Hessian,
+    kept_jacobian,
+    largest_eigenvalue,
+    mean_eigenvalue,
+)
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.solvers import SolverSettings, leading_eigenpairs, make_solver
 from moltune.errors import ConfigError, NumericsError
@@ -15,8 +22,9 @@ from moltune.errors import ConfigError, NumericsError
 Make = Callable[..., Linearised]
 
 
-def curvature_of(made: Linearised, damping: float = 1e-3, **options: float) -> GaussNewton:
-    return GaussNewton(made, made.scope.decay(0.01), damping, **options)
+def curvature_of(made: Linearised, damping: float = 1e-3, jacobian_mb: float = 1024.0) -> GaussNewton:
+    kept = kept_jacobian(made, range(len(made)), jacobian_mb)
+    return GaussNewton(made, made.scope.decay(0.01), damping, jacobian=kept)
 
 
 def test_gauss_newton_matrix_is_its_definition_and_does_not_depend_on_the_cache(linearise: Make) -> None:
@@ -39,6 +47,9 @@ def test_eigenvalues(linearise: Make) -> None:
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-8)
     rows = made.jacobian(range(40)).double()
     assert mean_eigenvalue(made, range(40), 0) == pytest.approx(float(2 / 40 * (rows**2).sum() / 33))
+    assert mean_eigenvalue(made, range(40), 0, most=10) == pytest.approx(
+        mean_eigenvalue(made, range(40), 0, most=10, jacobian=made.jacobian(range(40))), rel=1e-4
+    )
     assert mean_eigenvalue(made, range(40), 0, most=10) == pytest.approx(mean_eigenvalue(made, range(40), 0), rel=0.5)
 
 

@@ -69,7 +69,11 @@ class Curvature(ABC):
 
 
 class GaussNewton(Curvature):
-    """2/n JᵀJ + Λ + δ. The Jacobian is kept where it fits into ``jacobian_mb``; a product is then two small ones."""
+    """2/n JᵀJ + Λ + δ.
+
+    With a Jacobian (float32, shape (len(positions), p), see :func:`kept_jacobian`) a product is two small ones; without
+    it, two passes through the model.
+    """
 
     name = "gauss-newton"
 
@@ -80,16 +84,11 @@ class GaussNewton(Curvature):
         damping: float,
         positions: Sequence[int] | None = None,
         *,
-        jacobian_mb: float = 1024.0,
+        jacobian: Tensor | None = None,
     ) -> None:
         super().__init__(train, decay, damping, positions)
         self._place = {position: row for row, position in enumerate(self.positions)}
-        self.kept: Tensor | None = None
-        if 4 * len(self.positions) * self.size <= jacobian_mb * 2**20:
-            self.kept = train.jacobian(self.positions)
-            for row in torch.nonzero(~torch.isfinite(self.kept).all(dim=1)).flatten()[:1]:
-                smiles = train.inputs.smiles[self.positions[int(row)]]
-                train.scope.check_finite(self.kept[int(row)], f"the gradient of {smiles}")
+        self.kept = jacobian
 
     def data_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
         """2/b Jᵀ(J v)."""
@@ -189,11 +188,39 @@ class Hessian(Curvature):
         return self.train.loss_hessian_product(vector, positions)
 
 
-def mean_eigenvalue(train: Linearised, positions: Sequence[int], seed: int, *, most: int = 256) -> float:
-    """Trace of 2/n JᵀJ over its largest possible rank min(n, p), from up to ``most`` random molecules."""
+def kept_jacobian(train: Linearised, positions: Sequence[int], megabytes: float) -> Tensor | None:
+    """Gradients of the molecules, shape (len(positions), p), where they fit into so much memory; else None.
+
+    Raises:
+        NumericsError: a gradient is not finite; molecule and tensor are named.
+    """
+    if 4 * len(positions) * train.scope.size > megabytes * 2**20:
+        return None
+    rows = train.jacobian(positions)
+    for row in torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten()[:1]:
+        train.scope.check_finite(rows[int(row)], f"the gradient of {train.inputs.smiles[positions[int(row)]]}")
+    return rows
+
+
+def mean_eigenvalue(
+    train: Linearised, positions: Sequence[int], seed: int, *, most: int = 256, jacobian: Tensor | None = None
+) -> float:
+    """Trace of 2/n JᵀJ over its largest possible rank min(n, p), from up to ``most`` random molecules.
+
+    Args:
+        train: the molecules.
+        positions: those of the curvature.
+        seed: of the choice.
+        most: how many are enough.
+        jacobian: gradients of all ``positions``, where they are at hand.
+    """
     generator = torch.Generator().manual_seed(seed)
-    chosen = [positions[place] for place in torch.randperm(len(positions), generator=generator)[:most].tolist()]
+    places = torch.randperm(len(positions), generator=generator)[:most]
+    chosen = [positions[place] for place in places.tolist()]
     squares = 0.0
+    if jacobian is not None:
+        squares = sum(float((jacobian[place].double() ** 2).sum()) for place in places)
+        return 2 * squares / len(chosen) / min(len(positions), train.scope.size)
     # Few at a time: of all the gradients only their lengths are needed.
     step = max(1, 2**26 // train.scope.size)
     for start in range(0, len(chosen), step):

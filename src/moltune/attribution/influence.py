@@ -24,7 +24,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from scipy.stats import spearmanr
 
-from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, mean_eigenvalue
+from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, kept_jacobian, mean_eigenvalue
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
@@ -222,15 +222,17 @@ def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: 
     if settings.curvature_molecules is not None and settings.curvature_molecules < n:
         rng = np.random.default_rng(settings.seed)
         positions = np.sort(rng.choice(n, settings.curvature_molecules, replace=False)).tolist()
+    jacobian = None
+    # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
+    if settings.curvature == "gauss-newton" and settings.solver != "identity":
+        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb)
     damping = settings.damping
     if settings.damping_unit == "mean-eigenvalue" and damping > 0:
-        damping *= mean_eigenvalue(setting.train, positions, settings.seed)
+        damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)
     decay = setting.scope.decay(weight_decay)
     if settings.curvature == "hessian":
         return Hessian(setting.train, decay, damping, positions)
-    # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
-    kept = 0.0 if settings.solver == "identity" else settings.jacobian_mb
-    return GaussNewton(setting.train, decay, damping, positions, jacobian_mb=kept)
+    return GaussNewton(setting.train, decay, damping, positions, jacobian=jacobian)
 
 
 def score(
