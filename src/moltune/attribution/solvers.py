@@ -17,6 +17,9 @@ from moltune.attribution.curvature import AmongMolecules, Curvature, GaussNewton
 from moltune.config import Settings
 from moltune.errors import ConfigError, NumericsError
 
+# Beyond so many molecules their products with each other take longer than the steps that they make cheap.
+_MOST_AMONG = 1500
+
 
 class SolverSettings(Settings):
     """Numbers of the solvers; each uses those that concern it."""
@@ -189,7 +192,7 @@ class Lissa(Solver):
         if (
             isinstance(curvature, GaussNewton)
             and curvature.kept is not None
-            and curvature.size > len(curvature.kept)
+            and len(curvature.kept) < min(curvature.size, _MOST_AMONG)
             and bool((curvature.diagonal > 0).all())
         ):
             inner = AmongMolecules(curvature, v)
