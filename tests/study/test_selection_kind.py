@@ -14,6 +14,7 @@ from moltune.errors import ConfigError
 from moltune.study.kinds.selection import external_digest
 from moltune.study.plan import make_plan
 from moltune.study.recipe import bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
+from moltune.study.report import write_study
 from moltune.study.runner import run_study
 from moltune.study.store import Store
 from moltune.study.workers import InlineExecutor
@@ -90,6 +91,58 @@ def test_a_study_of_selection_runs_and_shares_the_scores(
     assert candidates < 40, "molecules of the validation and test part are no candidates"
     assert added["add-all"] == candidates
     assert added["influence"] == added["uncertainty"] == added["add-random"] == int(candidates / 2 + 0.5)
+
+
+@pytest.mark.slow
+def test_one_set_of_scores_serves_other_methods_and_the_other_convention(
+    files: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    arms = [
+        {"name": "a", "strategy": "influence", "count": 7, "influence": {"solver": "exact"}},
+        {"name": "b", "strategy": "influence", "count": 7, "convention": "positive-helps", "scored_by": "a"},
+        {"name": "worst", "strategy": "influence-reversed", "count": 7, "scored_by": "a"},
+        {"name": "lora", "strategy": "uncertainty", "count": 4, "scored_by": "a", "settings": {"method": "lora"}},
+    ]
+    common = {"kind": "selection", "passes": 4}
+    arms = [{**common, **arm, "settings": {**SETTINGS, **arm.get("settings", {})}} for arm in arms]
+    recipe = recipe_of(files, tiny_model, arms=arms, controls=[], protocol={"splits": 1, "seeds": 1})
+    folder = tmp_path / "study"
+    ran = run_study(recipe, folder, executor=InlineExecutor(folder))
+    assert not ran.failed
+    assert sum(task.kind == "step" for task in ran.plan.tasks if "scores" in task.title) == 1
+    store = Store(folder)
+    tables = {
+        task.arm: pd.read_csv(store.place(task) / "selection" / "selection.csv").set_index("row")
+        for task in ran.plan.runs
+    }
+    chosen = {name: set(table.index[table["selected"]]) for name, table in tables.items()}
+    assert chosen["a"] == chosen["b"]
+    assert not chosen["a"] & chosen["worst"]
+    assert tables["a"]["score"].nsmallest(7).index.isin(chosen["a"]).all()
+    pd.testing.assert_series_equal(tables["b"]["score"], -tables["a"]["score"])
+    assert tables["lora"]["variance"].nlargest(4).index.isin(chosen["lora"]).all()
+    pd.testing.assert_series_equal(tables["lora"]["variance"], tables["a"]["variance"])
+
+    write_study(folder)
+    drawn = {path.stem for path in (folder / "figures").glob("*.svg")}
+    assert {"influence_scores", "influence_against_residual", "sorted_uncertainty"} <= drawn
+    page = (folder / "report.html").read_text()
+    assert "Influence scores on the first block" in page
+    # External molecules are somebody's property: the report shows none of them.
+    assert not [smiles for smiles in pd.read_csv(files["external"])["smiles"] if f">{smiles}<" in page]
+
+
+def test_who_scores_must_be_a_selection_of_its_own(files: dict[str, Path], tiny_model: Path) -> None:
+    own = {"name": "a", "kind": "selection", "strategy": "influence", "count": 3}
+    for wrong in ({"scored_by": "plain"}, {"scored_by": "c"}, {"influence": {"convention": "positive-helps"}}):
+        arms = [
+            own,
+            {"name": "plain", "kind": "finetune"},
+            {**own, "name": "c", "scored_by": "a"},
+            {**own, "name": "b", **wrong},
+        ]
+        with pytest.raises(ConfigError, match=r"scored_by|convention"):
+            check_arms(recipe_of(files, tiny_model, arms=arms, controls=[]))
 
 
 def results(folder: Path) -> pd.DataFrame:
