@@ -197,8 +197,9 @@ def kept_jacobian(train: Linearised, positions: Sequence[int], megabytes: float)
     if 4 * len(positions) * train.scope.size > megabytes * 2**20:
         return None
     rows = train.jacobian(positions)
-    for row in torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten()[:1]:
-        train.scope.check_finite(rows[int(row)], f"the gradient of {train.inputs.smiles[positions[int(row)]]}")
+    # Row by row, as a mask of all of them would take as much memory again.
+    for row, position in zip(rows, positions, strict=True):
+        train.scope.check_finite(row, f"the gradient of {train.inputs.smiles[position]}")
     return rows
 
 
