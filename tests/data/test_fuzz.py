@@ -4,7 +4,7 @@ import string
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moltune.config import CleanSettings
@@ -94,6 +94,12 @@ def test_arbitrary_smiles(smiles, strip, canonical):
     rows=st.lists(st.tuples(SMILES, CELLS), min_size=1, max_size=10),
     policy=st.sampled_from(["mean", "median", "first", "drop-conflicting", "error"]),
     need_target=st.booleans(),
+)
+@example(
+    # RDKit's message about it is cut in the middle of a letter.
+    rows=[("000000000\x80\x80\x80\x80\x80\u0800\U00010000\U00010000\U00010000\U00010000\U00010000", None)],
+    policy="mean",
+    need_target=False,
 )
 def test_every_row_is_accounted_for(rows, policy, need_target):
     frame = pd.DataFrame(rows, columns=["smiles", "y"], dtype=object)

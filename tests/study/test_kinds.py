@@ -191,7 +191,8 @@ def test_probe_arms_share_their_features_and_agree_with_finetune(values: dict[st
 def test_the_peft_recipe_names_every_method() -> None:
     recipe = load_recipe("peft")
     methods = {arm.options["settings"]["method"]["name"] for arm in recipe.arms if arm.kind == "finetune"}
-    assert methods == {"full", "lora", "ia3", "bitfit"}
+    assert methods == {"full", "lora", "ia3", "bitfit", "dora", "ln"}
     assert any(arm.kind == "probe" for arm in recipe.arms)
-    assert len(recipe.protocol.blocks()) == 5
+    assert len(recipe.protocol.blocks()) == 15
+    assert {arm.name for arm in recipe.arms if arm.seeds == 1} == {"dora", "ln"}
     assert recipe.reference_arm.name == "full"

@@ -196,7 +196,7 @@ def validation_loss(run: Run) -> float:
 def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -> None:
     """The learning rate is so high that the best epoch is not the last one, and patience ends the run."""
     changes = {"training.epochs": 30, "training.patience": 3, "training.learning_rate": 0.05}
-    changes |= {"model.head_start": "random", "training.layer_decay": 1.0}
+    changes |= {"model.head_start": "random", "training.layer_decay": 1.0, "training.refit_head": "none"}
     run = finetune(settings(output=tmp_path / "run", **changes))
     history = run.history
     assert list(history.columns) == ["epoch", "train_loss", "validation_loss", "learning_rate"]
@@ -215,7 +215,7 @@ def test_best_epoch_is_the_one_restored(settings: RunSettings, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("molecules", "batch", "epochs"), [(2940, 32, 4), (450, 32, 24), (100_000, 32, 4), (3, 32, 50)]
+    ("molecules", "batch", "epochs"), [(2940, 32, 2), (450, 32, 12), (100_000, 32, 2), (3, 32, 50)]
 )
 def test_epochs_that_are_not_given_come_from_the_steps_they_take(molecules: int, batch: int, epochs: int) -> None:
     settings = TrainingSettings(batch_size=batch)
@@ -231,7 +231,7 @@ def test_freezing_for_all_of_the_planned_epochs_is_refused(settings: RunSettings
 
 def test_no_patience_trains_all_epochs(settings: RunSettings, tmp_path: Path) -> None:
     changes = {"training.epochs": 9, "training.patience": None, "training.learning_rate": 0.05}
-    changes |= {"model.head_start": "random"}
+    changes |= {"model.head_start": "random", "training.refit_head": "none"}
     run = finetune(settings(output=tmp_path / "run", **changes))
     assert run.metrics["epochs"] == 9
     assert run.metrics["best_epoch"] == int(run.history["validation_loss"].argmin()) + 1 < 9

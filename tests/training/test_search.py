@@ -74,7 +74,7 @@ def test_the_best_settings_are_the_best_of_all_trials_and_go_into_finetune(
             train, None, model=found.best.model, method=found.best.method, training=found.best.training,
             seed=0, folder=tmp_path / "none",
         )  # fmt: skip
-        errors.append(np.sqrt(np.mean((tuned.predict(smiles) - y) ** 2)))
+        errors.append(np.sqrt(np.mean((tuned.model.predict(smiles) - y) ** 2)))
     assert found.value == pytest.approx(np.mean(errors))
     summary = json.loads((tmp_path / "tune" / "summary.json").read_text())
     assert summary["trials"] == {"complete": 6, "pruned": 0}

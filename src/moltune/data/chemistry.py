@@ -46,7 +46,11 @@ def rdkit_log() -> Iterator[Captured]:
             try:
                 yield captured
             finally:
-                captured.text = log.messages
+                try:
+                    captured.text = log.messages
+                except UnicodeDecodeError as error:
+                    # RDKit marks the place of an error under its text, and may cut a letter of several bytes.
+                    captured.text = error.object.decode("utf-8", "replace")
 
 
 def parse_smiles(smiles: str) -> Chem.Mol:

@@ -62,7 +62,7 @@ class Choice:
 Space = dict[str, Range | Choice]
 """Dotted setting -> what it may be."""
 
-_EPOCHS = Range(3, 24, integer=True)
+_EPOCHS = Range(1, 16, integer=True)
 _DECAY = Range(1e-4, 0.3, log=True)
 
 
