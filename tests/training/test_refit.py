@@ -14,6 +14,7 @@ from tests.tiny import RunSettings
 
 from moltune.config import FinetuneConfig, make_config
 from moltune.errors import CheckpointError
+from moltune.evaluation.summary import refit_words
 from moltune.models.adapters import ADAPTER_WEIGHTS
 from moltune.models.checkpoints import load_regression, load_tokenizer, make_regression
 from moltune.models.kernel import KERNEL_FILE, KernelHead
@@ -138,3 +139,14 @@ def test_dropout_speaks_of_the_trained_head_and_leaves_the_kernel_head_on(
     np.testing.assert_array_equal(predictor.predict(smiles)["predicted"], before)
     trained = predict_smiles(predictor.model.network.set_kernel(None), load_tokenizer(run.path), smiles)
     assert np.abs(mean - trained).mean() < np.abs(mean - before).mean()
+
+
+def test_words_say_which_head_predicts_and_by_how_much() -> None:
+    errors = {"trained": 0.61, "C=1": 0.57, "C=2": 0.58}
+    kept = refit_words({"head": "linear", "validation": {**errors, "trained": 0.5}}, unit="logD")
+    assert kept == (
+        "head: as trained; a support vector machine on the tuned embeddings was no better "
+        "(validation RMSE 0.570 against 0.500 logD of the trained one)"
+    )
+    assert "0.570 against 0.610" in refit_words({"head": "svr", "validation": errors})
+    assert "no validation part" in refit_words({"head": "svr", "validation": {}})

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
-from moltune.evaluation.summary import METRIC_LABELS, blend_words, format_number, metrics_table, verdict
+from moltune.evaluation.summary import METRIC_LABELS, blend_words, format_number, metrics_table, refit_words, verdict
 from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
 
 
@@ -34,6 +34,8 @@ def show_run(run: Run, as_json: bool) -> None:
         f"{took}; {chosen}"
         "one split and one seed, so differences between runs may be noise\n"
     )
+    if counted.get("refit"):
+        out.print(f"{refit_words(counted['refit'], unit=unit)}\n", markup=False)
     rows = run.provenance.get("rows", {})
     if rows.get("rejected"):
         out.print(f"left out  {rows['rejected']} of {rows['in']} rows, see {run.path / REJECTS}")

@@ -104,6 +104,18 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     return f"No clear winner: {model}{beaten}, but {close}, so the simpler {label} is enough on this evidence."
 
 
+def refit_words(refit: Mapping[str, Any], *, unit: str = "") -> str:
+    """What became of the head after training, in one sentence; ``refit`` is that entry of ``metrics.json``."""
+    errors, label = refit["validation"], f" {unit}" if unit else ""
+    if not errors:
+        return "head: a support vector machine on the tuned embeddings (there was no validation part to compare it on)"
+    trained, best = errors["trained"], min(error for name, error in errors.items() if name != "trained")
+    numbers = f"validation RMSE {format_number(best)} against {format_number(trained)}{label} of the trained one"
+    if refit["head"] == "linear":
+        return f"head: as trained; a support vector machine on the tuned embeddings was no better ({numbers})"
+    return f"head: a support vector machine on the tuned embeddings ({numbers})"
+
+
 def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     """Say in one sentence who earned a blend, and whether it beats its members; empty where there is none.
 

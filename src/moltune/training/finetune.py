@@ -31,6 +31,7 @@ from moltune.evaluation.baselines import (
 from moltune.evaluation.figures import loss_curves, residual_histogram, true_against_predicted
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.evaluation.report import write_report
+from moltune.evaluation.summary import refit_words
 from moltune.models.methods import make_method
 from moltune.run import (
     BLENDED,
@@ -147,6 +148,9 @@ def finetune(
         notes.append(
             "Transductive: the encoder learnt from the SMILES of validation and test part, without their labels"
         )
+    if tuned.refit is not None:
+        words = refit_words(tuned.refit.to_dict(), unit=prepared.unit)
+        notes.append(f"{words[0].upper()}{words[1:]}.")
     if config.evaluation.figures:
         run.write_folder(FIGURES, lambda folder: draw(folder, tuned, parts, judged, prepared))
     write_report(
