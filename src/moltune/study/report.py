@@ -203,8 +203,8 @@ _ARMS_CAPTION = (
 
 
 _CLAIMS_CAPTION = (
-    "Confirmed: our verdict is what the claim says. Contradicted: we found the opposite. Not so: the two are equal, "
-    "or they differ where equality was claimed. Not shown: these runs cannot tell."
+    "Confirmed: our verdict is what the claim says. Contradicted: we found the opposite. Not so: the two are "
+    "equivalent, or they differ where equality was claimed. Not shown: these runs cannot tell."
 )
 
 

@@ -166,11 +166,12 @@ class SelectionKind(FinetuneKind):
         drawn: dict[str, Path] = {}
         if "influence" in first:
             arm, table = first["influence"]
-            helps = "lowers" if arm.options.get("convention") != "positive-helps" else "raises"
-            label = f"Predicted change of the validation MSE ({'below' if helps == 'lowers' else 'above'} zero helps)"
+            low = self.options(arm).convention == "negative-helps"
+            change, side = ("change", "below") if low else ("fall", "above")
+            label = f"Predicted {change} of the validation MSE ({side} zero helps)"
             scores, chosen = table["score"].to_numpy(), table["selected"].to_numpy(dtype=bool)
             if chosen.any():
-                edge = scores[chosen].max() if helps == "lowers" else scores[chosen].min()
+                edge = scores[chosen].max() if low else scores[chosen].min()
                 caption = f"Influence scores on the first block; the red line is the last one of {arm.title!r}."
                 drawn[caption] = score_histogram(scores, float(edge), folder / "influence_scores", label=label)[1]
             caption = "Influence against the residual of the model that was not trained on these molecules."
