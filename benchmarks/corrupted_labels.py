@@ -33,9 +33,10 @@ from pools import POOL, Pool, corrupt, held_out, tuned
 from scipy.stats import ttest_rel
 from sklearn.metrics import roc_auc_score
 
-from moltune.attribution.influence import InfluenceSettings, Setting, make_setting, score
+from moltune.attribution.influence import score
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
+from moltune.attribution.setting import InfluenceSettings, Setting, make_setting
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules

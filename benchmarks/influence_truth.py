@@ -35,7 +35,8 @@ from linear_head import (
 from machine import describe_machine, write_result
 from scipy.stats import pearsonr, spearmanr
 
-from moltune.attribution.influence import InfluenceSettings, Setting, score
+from moltune.attribution.influence import score
+from moltune.attribution.setting import InfluenceSettings, Setting
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.split import make_split

@@ -12,10 +12,10 @@ from sklearn.linear_model import Ridge
 from transformers import PreTrainedTokenizerBase
 
 from moltune.attribution.curvature import Curvature
-from moltune.attribution.influence import Setting
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import choose_scope
+from moltune.attribution.setting import Setting
 from moltune.attribution.solvers import SolverSettings, make_solver
 from moltune.models.regression import RegressionModel
 from moltune.training.inference import embed_smiles

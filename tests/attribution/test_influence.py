@@ -9,17 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from moltune.attribution.influence import (
-    BIASED,
-    SCORE_COLUMNS,
-    Influence,
-    InfluenceSettings,
-    NotConverged,
-    influence,
-    make_setting,
-    score,
-)
+from moltune.attribution.influence import BIASED, SCORE_COLUMNS, Influence, NotConverged, influence, score
 from moltune.attribution.report import write_influence
+from moltune.attribution.setting import InfluenceSettings, make_setting
 from moltune.attribution.tracin import Checkpoint
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules

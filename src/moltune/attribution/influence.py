@@ -16,26 +16,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from scipy.stats import spearmanr
 
-from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, kept_jacobian, mean_eigenvalue
+from moltune.attribution.curvature import GaussNewton
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
-from moltune.attribution.solvers import SOLVERS, Solution, SolverSettings, make_solver
+from moltune.attribution.scope import Scope
+from moltune.attribution.setting import WITHOUT_SOLUTION, InfluenceSettings, Setting, make_curvature, make_setting
+from moltune.attribution.solvers import Solution, SolverSettings, make_solver
 from moltune.attribution.tracin import Checkpoint, tracin_products
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
-from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.regression import RegressionModel
 from moltune.run import Run
 from moltune.training.tuner import unfit_molecules
@@ -44,44 +43,10 @@ logger = logging.getLogger(__name__)
 
 BIASED = "biased: selected on test"
 SCORE_COLUMNS = ["smiles", "inchikey", "label", "prediction", "residual", "score", "rank", "flags"]
-_WITHOUT_SOLUTION = ("ekfac", "tracin")
 
 
 class NotConverged(NumericsError):
     """A solver's residual is above the tolerance, so its scores cannot be trusted."""
-
-
-class InfluenceSettings(SolverSettings):
-    """How influence is computed."""
-
-    scope: str = Field("head", pattern=SCOPE_PATTERN, description="head, last-1, last-2 ..., adapter, all")
-    solver: str = Field("cg", description="cg, exact, lissa, identity, ekfac, tracin")
-    curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
-    damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of damping_unit")
-    damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
-    weight_decay: NonNegativeFloat | None = Field(None, description="of the training loss; unset: the run's")
-    step: Literal["derivative", "whole"] = Field(
-        "derivative",
-        description="derivative: to first order in the molecule's weight; whole: with its own leverage and the square "
-        "of the step, which is exact for a linear head (solver exact, few parameters)",
-    )
-    convention: Literal["negative-helps", "positive-helps"] = "negative-helps"
-    target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
-    curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
-    tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
-    jacobian_mb: PositiveFloat = Field(1024.0, description="keep the Jacobian where it fits into this many MB")
-    allow_unconverged: bool = Field(False, description="return scores of a solver that did not converge")
-    founding_study: bool = Field(
-        False, description="as the founding studies: gradients that are not finite become 0, the mean one has length 1"
-    )
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.solver not in (*SOLVERS, *_WITHOUT_SOLUTION):
-            raise ValueError(f"there is no solver {self.solver!r}; choose {', '.join((*SOLVERS, *_WITHOUT_SOLUTION))}")
-        if self.step == "whole" and (self.solver, self.curvature) != ("exact", "gauss-newton"):
-            raise ValueError("step=whole needs the solver exact and the curvature gauss-newton")
-        return self
 
 
 @dataclass(frozen=True)
@@ -105,25 +70,6 @@ class Influence:
     def helps_low(self) -> bool:
         """Whether a low score is a good one."""
         return bool(self.facts["convention"] == "negative-helps")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A tuned model with the molecules that an influence is about.
-
-    Attributes:
-        model: in evaluation mode, float32.
-        scope: parameters.
-        train: training molecules.
-        target: molecules whose loss counts.
-        external: molecules to score.
-    """
-
-    model: RegressionModel
-    scope: Scope
-    train: Linearised
-    target: Linearised
-    external: Linearised
 
 
 def influence(
@@ -189,52 +135,6 @@ def influence(
     return Influence(table, external, facts, unit)
 
 
-def make_setting(
-    run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
-) -> Setting:
-    """Load the run's model and linearise it on training, target and external molecules."""
-    # Influence functions hold where training ended, and that was with the trained head.
-    model = load_regression(run.path).set_kernel(None).float().eval()
-    tokenizer = load_tokenizer(run.path)
-    scope = choose_scope(model, settings.scope)
-    cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None
-    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
-
-    def linearised(names: list[str], labels: np.ndarray) -> Linearised:
-        standardised = (labels - model.config.target_mean) / model.config.target_std
-        inputs = Inputs(model, scope, tokenizer, names, cut)
-        return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens)
-
-    chosen = {name: np.flatnonzero(parts == name) for name in ("train", settings.target)}
-    return Setting(
-        model,
-        scope,
-        linearised(smiles[chosen["train"]].tolist(), target[chosen["train"]]),
-        linearised(smiles[chosen[settings.target]].tolist(), target[chosen[settings.target]]),
-        linearised(external.smiles, external.target),
-    )
-
-
-def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: float) -> Curvature:
-    """Curvature of the training loss, with weight decay and damping."""
-    n = len(setting.train)
-    positions = list(range(n))
-    if settings.curvature_molecules is not None and settings.curvature_molecules < n:
-        rng = np.random.default_rng(settings.seed)
-        positions = np.sort(rng.choice(n, settings.curvature_molecules, replace=False)).tolist()
-    jacobian = None
-    # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
-    if settings.curvature == "gauss-newton" and settings.solver != "identity":
-        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb)
-    damping = settings.damping
-    if settings.damping_unit == "mean-eigenvalue" and damping > 0:
-        damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)
-    decay = setting.scope.decay(weight_decay)
-    if settings.curvature == "hessian":
-        return Hessian(setting.train, decay, damping, positions)
-    return GaussNewton(setting.train, decay, damping, positions, jacobian=jacobian)
-
-
 def score(
     setting: Setting,
     settings: InfluenceSettings,
@@ -249,7 +149,7 @@ def score(
     """
     unit = setting.model.config.target_std**2 / len(setting.train)
     sign = -1.0 if settings.convention == "negative-helps" else 1.0
-    if settings.solver in _WITHOUT_SOLUTION:
+    if settings.solver in WITHOUT_SOLUTION:
         products = _without_solution(setting, settings, checkpoints)
         return sign * unit * products, {"solver": settings.solver, "residual": None, "converged": None}
     gradient = setting.target.loss_gradient() if not settings.founding_study else torch.empty(0)

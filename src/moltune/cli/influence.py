@@ -53,9 +53,9 @@ def influence(
 ) -> None:
     """Predict what adding each external molecule would do to the validation error. Negative scores help."""
     set_up_logging(quiet)
-    from moltune.attribution.influence import InfluenceSettings
     from moltune.attribution.influence import influence as run_influence
     from moltune.attribution.report import describe_scores, write_influence
+    from moltune.attribution.setting import InfluenceSettings
     from moltune.attribution.tracin import Checkpoint
 
     options = {

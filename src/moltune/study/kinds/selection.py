@@ -190,7 +190,7 @@ class SelectionKind(FinetuneKind):
         return arm if name is None else recipe.arm(name)
 
     def _influence(self, arm: ArmSpec) -> Any:
-        from moltune.attribution.influence import InfluenceSettings
+        from moltune.attribution.setting import InfluenceSettings
 
         return make_settings(InfluenceSettings, self.options(arm).influence)
 
@@ -228,7 +228,8 @@ def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str,
     Returns:
         ``row`` (of the external source), ``score``, ``residual`` and ``variance``, each of shape (n,).
     """
-    from moltune.attribution.influence import InfluenceSettings, influence
+    from moltune.attribution.influence import influence
+    from moltune.attribution.setting import InfluenceSettings
     from moltune.run import Run
     from moltune.training.finetune import finetune
     from moltune.uncertainty.estimate import UncertaintySettings, uncertainty

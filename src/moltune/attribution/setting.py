@@ -1,0 +1,120 @@
+"""What an influence is computed of: its settings, the model with its molecules, and the curvature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, kept_jacobian, mean_eigenvalue
+from moltune.attribution.inputs import Inputs
+from moltune.attribution.linearised import Linearised
+from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
+from moltune.attribution.solvers import SOLVERS, SolverSettings
+from moltune.data.molecules import Molecules
+from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
+from moltune.models.regression import RegressionModel
+from moltune.run import Run
+
+WITHOUT_SOLUTION = ("ekfac", "tracin")
+
+
+class InfluenceSettings(SolverSettings):
+    """How influence is computed."""
+
+    scope: str = Field("head", pattern=SCOPE_PATTERN, description="head, last-1, last-2 ..., adapter, all")
+    solver: str = Field("cg", description="cg, exact, lissa, identity, ekfac, tracin")
+    curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
+    damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of damping_unit")
+    damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
+    weight_decay: NonNegativeFloat | None = Field(None, description="of the training loss; unset: the run's")
+    step: Literal["derivative", "whole"] = Field(
+        "derivative",
+        description="derivative: to first order in the molecule's weight; whole: with its own leverage and the square "
+        "of the step, which is exact for a linear head (solver exact, few parameters)",
+    )
+    convention: Literal["negative-helps", "positive-helps"] = "negative-helps"
+    target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
+    curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
+    tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
+    jacobian_mb: PositiveFloat = Field(1024.0, description="keep the Jacobian where it fits into this many MB")
+    allow_unconverged: bool = Field(False, description="return scores of a solver that did not converge")
+    founding_study: bool = Field(
+        False, description="as the founding studies: gradients that are not finite become 0, the mean one has length 1"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.solver not in (*SOLVERS, *WITHOUT_SOLUTION):
+            raise ValueError(f"there is no solver {self.solver!r}; choose {', '.join((*SOLVERS, *WITHOUT_SOLUTION))}")
+        if self.step == "whole" and (self.solver, self.curvature) != ("exact", "gauss-newton"):
+            raise ValueError("step=whole needs the solver exact and the curvature gauss-newton")
+        return self
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A tuned model with the molecules that an influence is about.
+
+    Attributes:
+        model: in evaluation mode, float32.
+        scope: parameters.
+        train: training molecules.
+        target: molecules whose loss counts.
+        external: molecules to score.
+    """
+
+    model: RegressionModel
+    scope: Scope
+    train: Linearised
+    target: Linearised
+    external: Linearised
+
+
+def make_setting(
+    run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
+) -> Setting:
+    """Load the run's model and linearise it on training, target and external molecules."""
+    # Influence functions hold where training ended, and that was with the trained head.
+    model = load_regression(run.path).set_kernel(None).float().eval()
+    tokenizer = load_tokenizer(run.path)
+    scope = choose_scope(model, settings.scope)
+    cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None
+    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
+
+    def linearised(names: list[str], labels: np.ndarray) -> Linearised:
+        standardised = (labels - model.config.target_mean) / model.config.target_std
+        inputs = Inputs(model, scope, tokenizer, names, cut)
+        return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens)
+
+    chosen = {name: np.flatnonzero(parts == name) for name in ("train", settings.target)}
+    return Setting(
+        model,
+        scope,
+        linearised(smiles[chosen["train"]].tolist(), target[chosen["train"]]),
+        linearised(smiles[chosen[settings.target]].tolist(), target[chosen[settings.target]]),
+        linearised(external.smiles, external.target),
+    )
+
+
+def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: float) -> Curvature:
+    """Curvature of the training loss, with weight decay and damping."""
+    n = len(setting.train)
+    positions = list(range(n))
+    if settings.curvature_molecules is not None and settings.curvature_molecules < n:
+        rng = np.random.default_rng(settings.seed)
+        positions = np.sort(rng.choice(n, settings.curvature_molecules, replace=False)).tolist()
+    jacobian = None
+    # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
+    if settings.curvature == "gauss-newton" and settings.solver != "identity":
+        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb)
+    damping = settings.damping
+    if settings.damping_unit == "mean-eigenvalue" and damping > 0:
+        damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)
+    decay = setting.scope.decay(weight_decay)
+    if settings.curvature == "hessian":
+        return Hessian(setting.train, decay, damping, positions)
+    return GaussNewton(setting.train, decay, damping, positions, jacobian=jacobian)
