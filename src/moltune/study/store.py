@@ -285,7 +285,7 @@ class Store:
 
     def write_journal(self, event: str, task: Task, **more: Any) -> None:
         """Append one line; lines of several processes do not mix."""
-        entry = {"time": round(time.time(), 3), "pid": os.getpid(), "event": event, "hash": task.hash}
+        entry = {"time": time.time(), "pid": os.getpid(), "event": event, "hash": task.hash}
         line = json.dumps({**entry, "kind": task.kind, "task": task.title, **more}) + "\n"
         descriptor = os.open(self.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
