@@ -99,6 +99,28 @@ def test_the_operator_among_molecules_is_the_same_operator(linearise: Make) -> N
     torch.testing.assert_close(inner.product(q, batch), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("damping", "error", "double"), [(1e-1, 1e-3, False), (1e-1, 1e-9, True), (1e-7, 1e-3, True)])
+def test_coordinates_from_products_in_float32_are_taken_where_they_are_good_enough(
+    linearise: Make, damping: float, error: float, double: bool
+) -> None:
+    made, other = linearise("last-1", 0, 25), linearise("last-1", 80, 120)
+    curvature = GaussNewton(
+        made,
+        torch.zeros(made.scope.size, dtype=torch.float64),
+        damping,
+        jacobian=kept_jacobian(made, range(25), 1024.0),
+    )
+    v = other.loss_gradient()
+    inner = AmongMolecules(curvature, v, error=error)
+    assert inner.double == double
+    x = inner.restore(torch.linalg.solve(inner.dense(), inner.right_side))
+    # The operator is applied in float64 here, so that its own rounding is not what is measured.
+    assert curvature.kept is not None
+    rows = curvature.kept.double()
+    left = rows.T @ (rows @ x) * (2 / 25) + damping * x - v
+    assert float(left.norm() / v.norm()) < max(error, 1e-8)
+
+
 def test_coordinates_before_the_scope_are_computed_where_they_are_needed(linearise: Make) -> None:
     made = linearise("last-1", 0, 30)
     assert made.inputs._cached is not None

@@ -110,8 +110,8 @@ class Linearised:
         self.inputs.prepare(order)
         result = torch.empty(len(order), self.scope.size, device=self.target.device)
         place = {position: row for row, position in enumerate(order)}
-        # The gradients of a batch take as much memory as its activations, or more.
-        tokens = max(1, min(self.tokens, 2**27 // max(1, self.scope.size)))
+        # A few molecules at a time: the gradients of a batch take as much memory as its activations, or more.
+        tokens = max(1, min(self.tokens, 2**29 // max(1, self.scope.size)))
 
         def one(parameters: dict[str, Tensor], first: Tensor, mask: Tensor) -> Tensor:
             return self.inputs.predict(parameters, first[None], mask[None]).squeeze(0)
@@ -120,7 +120,7 @@ class Linearised:
             first, mask = self.inputs.batch(chunk)
             with sdpa_kernel(SDPBackend.MATH):
                 rows = vmap(grad(one), in_dims=(None, 0, 0))(self.scope.parameters, first, mask)
-            result[[place[position] for position in chunk]] = self.scope.flatten_rows(rows)
+            self.scope.fill_rows(result, [place[position] for position in chunk], rows)
         return result
 
     def loss_gradient(self, positions: Sequence[int] | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +36,12 @@ class Scope:
         """One vector, shape (size,)."""
         return torch.cat([values[name].reshape(-1) for name in self.parameters])
 
-    def flatten_rows(self, values: Mapping[str, Tensor]) -> Tensor:
-        """One vector per row, shape (n, size), from tensors with a leading dimension n."""
-        return torch.cat([values[name].flatten(1) for name in self.parameters], dim=1)
+    def fill_rows(self, into: Tensor, rows: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        """Write tensors with a leading dimension len(rows) into those rows of ``into``, shape (n, size)."""
+        start = 0
+        for name, parameter in self.parameters.items():
+            into[list(rows), start : start + parameter.numel()] = values[name].flatten(1)
+            start += parameter.numel()
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a vector with each parameter's shape."""

@@ -195,7 +195,7 @@ class Lissa(Solver):
             and len(curvature.kept) < min(curvature.size, _MOST_AMONG)
             and bool((curvature.diagonal > 0).all())
         ):
-            inner = AmongMolecules(curvature, v)
+            inner = AmongMolecules(curvature, v, error=0.1 * self.settings.tolerance)
             # Another norm counts there, and steps cost next to nothing.
             strict = self.settings.model_copy(update={"tolerance": 0.1 * self.settings.tolerance})
             x, repeats, facts = Lissa(strict).approximate(inner, inner.right_side)
