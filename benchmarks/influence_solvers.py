@@ -260,6 +260,7 @@ def main() -> None:
             dattri_step(setting, v, arguments.dattri_steps, batch, times)
         except Exception as met:  # it may be missing, or fail: that is a result
             times[f"dattri, batch {batch}"] = f"{type(met).__name__}: {str(met).splitlines()[0][:200]}"
+        write_result(arguments.name, result)
     print(json.dumps(result, indent=1))
     print(write_result(arguments.name, result))
 
