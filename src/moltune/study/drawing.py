@@ -22,7 +22,7 @@ from moltune.study.figures import (
 from moltune.study.store import Store
 from moltune.study.words import metric_label, titles
 
-_MOST_PANELS = 6
+_MOST_PANELS = 9
 _CAPTIONS = {
     "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
     "of the corrected t-test; differences inside the orange band do not matter.",

@@ -65,7 +65,8 @@ def _more(comparison: Comparison) -> str:
     margin = format_number(comparison.margin, _decimals(comparison))
     if comparison.more_units is None:
         return f"no number of further splits of these data would find one of {margin}, as they overlap too much"
-    return f"about {comparison.more_units:,} more splits would find one of {margin}"
+    splits = "split" if comparison.more_units == 1 else "splits"
+    return f"about {comparison.more_units:,} more {splits} would find one of {margin}"
 
 
 def _count(comparison: Comparison, analysis: Analysis) -> str:
