@@ -12,10 +12,13 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from moltune.evaluation.figures import _STYLE, BLUE, GREEN, GREY, ORANGE, VERMILION, _new_figure, _plain, _save
+from moltune.evaluation.summary import format_number
 from moltune.study.analysis import Comparison, Ranking
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY, "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Differences this many times as large as the middle one do not share an axis with it.
+_FAR = 8
 _WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "cannot tell": GREY}
 
 
@@ -42,27 +45,32 @@ def blocks_figure(
 def differences_figure(
     comparisons: Sequence[Comparison], titles: Mapping[str, str], path_stem: Path, *, label: str
 ) -> list[Path]:
-    """Draw each paired difference with its interval, and the band within which differences do not matter."""
+    """Draw each paired difference with its interval, and the band within which differences do not matter.
+
+    A difference many times as large as most, such as that of a control, would squeeze the others into one line: it
+    becomes an arrow at the edge, with its number.
+    """
     shown = [comparison for comparison in comparisons if comparison.interval is not None]
+    edge = far_edge([max(abs(end) for end in item.interval) for item in shown if item.interval is not None])
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((7.2, 1.5 + 0.42 * len(shown)))
         for at, comparison in enumerate(shown):
             assert comparison.interval is not None
-            colour = _WORD_COLOURS[comparison.word]
+            colour, difference = _WORD_COLOURS[comparison.word], comparison.difference or 0.0
             if comparison.margin:
                 left, width = -comparison.margin, 2 * comparison.margin
                 axes.barh(at, width, left=left, height=0.8, color=ORANGE, alpha=0.22, linewidth=0)
+            label_of: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": colour}
+            if edge is not None and max(abs(end) for end in comparison.interval) > edge:
+                side = 1 if difference > 0 else -1
+                axes.plot([side * edge], [at], marker=">" if side > 0 else "<", color=colour, linestyle="none")
+                words = f"{comparison.word}, {'+' if side > 0 else '−'}{format_number(abs(difference))}"
+                align = "right" if side > 0 else "left"
+                axes.annotate(words, (side * edge, at), xytext=(-9 * side, 0), ha=align, **label_of)
+                continue
             axes.plot(comparison.interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
-            axes.plot([comparison.difference or 0.0], [at], marker="o", color=colour, linestyle="none")
-            axes.annotate(
-                comparison.word,
-                (comparison.interval[1], at),
-                textcoords="offset points",
-                xytext=(6, 0),
-                va="center",
-                fontsize=9,
-                color=colour,
-            )
+            axes.plot([difference], [at], marker="o", color=colour, linestyle="none")
+            axes.annotate(comparison.word, (comparison.interval[1], at), xytext=(6, 0), **label_of)
         names = [_plain(f"{titles[item.arm]} − {titles[item.reference]}") for item in shown]
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
         axes.set_yticks(range(len(shown)), names)
@@ -70,6 +78,15 @@ def differences_figure(
         axes.margins(x=0.18)
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
+
+
+def far_edge(reaches: Sequence[float]) -> float | None:
+    """Where to cut an axis about zero: behind all that reaches at most eight times as far as half of them do."""
+    if not reaches:
+        return None
+    most = _FAR * float(np.median(reaches))
+    near = [reach for reach in reaches if reach <= most]
+    return None if len(near) == len(reaches) else 1.1 * max(near)
 
 
 def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path) -> list[Path]:
