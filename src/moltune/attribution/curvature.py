@@ -123,8 +123,8 @@ class GaussNewton(Curvature):
         total = torch.zeros(len(self.kept), len(self.kept), dtype=torch.float64, device=self.kept.device)
         root = self.diagonal.rsqrt()
         for columns in self._columns():
-            block = self.kept[:, columns]
-            block = (block.double() if double else block) * root[columns].to(torch.float64 if double else block.dtype)
+            block = self.kept[:, columns].double() if double else self.kept[:, columns]
+            block = block * root[columns].to(block.dtype)
             total += (block @ block.T).double()
         return total
 

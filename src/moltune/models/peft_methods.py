@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from abc import abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -48,9 +49,9 @@ class AdapterMethod(Method):
             )
         return model
 
+    @abstractmethod
     def put_on(self, model: RegressionModel) -> None:
         """Add to a frozen model what is to be trained besides the head."""
-        raise NotImplementedError
 
 
 class PeftMethod(AdapterMethod):
