@@ -35,10 +35,12 @@ def run_of(settings: RunSettings, tmp_path: Path) -> Any:
 # --- adapters ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lora", "bitfit"])
-def test_an_adapter_run_holds_its_own_tensors_and_predicts(run_of: Any, name: str) -> None:
-    run = run_of(name)
-    assert {path.name for path in run.model_path.iterdir()} == {
+@pytest.mark.parametrize(("name", "refit"), [("lora", "none"), ("bitfit", "none"), ("lora", "svr")])
+def test_an_adapter_run_holds_its_own_tensors_and_predicts(run_of: Any, name: str, refit: str) -> None:
+    run = run_of(name, **{"training.refit_head": refit})
+    kernel = {"kernel_head.safetensors"} if run.metrics.get("refit", {}).get("head") == "svr" else set()
+    assert refit == "svr" or not kernel
+    assert {path.name for path in run.model_path.iterdir()} == kernel | {
         "adapter_config.json", "adapter_model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     stored = sum(tensor.numel() for tensor in load_file(run.model_path / "adapter_model.safetensors").values())
@@ -53,7 +55,8 @@ def test_an_adapter_run_holds_its_own_tensors_and_predicts(run_of: Any, name: st
     tensors = load_file(run.model_path / "adapter_model.safetensors")
     assert all(tensor.abs().sum() > 0 for key, tensor in tensors.items() if "lora_B" in key)
     cost = run.metrics["cost"]
-    assert cost["weights_bytes"] == (run.model_path / "adapter_model.safetensors").stat().st_size
+    files = ["adapter_model.safetensors", *kernel]
+    assert cost["weights_bytes"] == sum((run.model_path / name).stat().st_size for name in files)
     assert cost["weights_bytes"] < cost["saved_bytes"]
     assert cost["molecules_per_second"] > 0
     assert cost["peak_memory_bytes"] > 50e6
@@ -111,6 +114,9 @@ def test_an_adapter_run_is_a_model_to_start_from(run_of: Any) -> None:
 
 def test_a_method_brings_its_own_training_defaults() -> None:
     plain, lora = FinetuneConfig(), make_config({"method": "lora", "peft": {"r": 4}})
+    assert plain.training.head_learning_rate is None
+    assert lora.training.head_learning_rate is not None
+    assert lora.training.head_learning_rate < lora.training.learning_rate
     assert lora.training.learning_rate > plain.training.learning_rate
     assert lora.method.peft == {"r": 4}
     assert make_config({"method": {"name": "lora"}, "training": {"learning_rate": 1e-5}}).training.learning_rate == 1e-5
