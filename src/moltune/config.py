@@ -171,7 +171,7 @@ class MethodSettings(Settings):
     probe: ProbeSettings = ProbeSettings()
 
 
-# A linear head learns too little in the few epochs after which an adapter on `moltune/mini` stops paying; a kernel head does not mind.
+# Two epochs are too few for a linear head and nearly enough for the adapter, so a kernel head takes its place.
 _ADAPTER: dict[str, Any] = {"head_learning_rate": 5e-4, "refit_head": "svr"}
 
 # What differs from the defaults of TrainingSettings, chosen on validation parts of Lipophilicity with moltune/mini.

@@ -194,5 +194,5 @@ def test_the_peft_recipe_names_every_method() -> None:
     assert methods == {"full", "lora", "ia3", "bitfit", "dora", "ln"}
     assert any(arm.kind == "probe" for arm in recipe.arms)
     assert len(recipe.protocol.blocks()) == 15
-    assert {arm.name for arm in recipe.arms if arm.seeds == 1} == {"dora", "ln"}
+    assert {arm.name for arm in recipe.arms if arm.seeds == 1} == {"lora-qv", "dora", "ln"}
     assert recipe.reference_arm.name == "full"
