@@ -37,7 +37,9 @@ def blocks_figure(
             axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
             axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
         axes.set_yticks(range(len(arms)), [_plain(titles[arm]) for arm in arms])
-        axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label, title="Every run, and each arm's mean")
+        axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
+        # Over the figure: long names of arms leave the axes too narrow for a title of their own.
+        figure.suptitle("Every run, and each arm's mean")
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
 
@@ -74,7 +76,8 @@ def differences_figure(
         names = [_plain(f"{titles[item.arm]} − {titles[item.reference]}") for item in shown]
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
         axes.set_yticks(range(len(shown)), names)
-        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label, title="Paired differences (left of zero: smaller error)")
+        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label)
+        figure.suptitle("Paired differences (left of zero: smaller error)")
         axes.margins(x=0.18)
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
@@ -156,8 +159,8 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
             colour = BLUE if at == 0 else GREY if alike else VERMILION
             axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
         axes.set_yticks(range(len(order)), [_plain(titles[ranking.arms[arm]]) for arm in order])
-        title = "Tukey HSD intervals; red: differs from the best"
-        axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label, title=title)
+        axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label)
+        figure.suptitle("Tukey HSD intervals; red: differs from the best")
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
 
