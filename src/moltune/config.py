@@ -174,7 +174,8 @@ class MethodSettings(Settings):
 # Two epochs are too few for a linear head and nearly enough for the adapter, so a kernel head takes its place.
 _ADAPTER: dict[str, Any] = {"head_learning_rate": 5e-4, "refit_head": "svr"}
 
-# What differs from the defaults of TrainingSettings, chosen on validation parts of Lipophilicity with moltune/mini.
+# What differs from the defaults of TrainingSettings, chosen on validation parts of Lipophilicity with moltune/mini;
+# dora and ln were not searched and take the rates of lora and bitfit.
 METHOD_TRAINING: dict[str, dict[str, Any]] = {
     "full": {"layer_decay": 0.5, "refit_head": "svr"},
     "lora": {"learning_rate": 1e-3, **_ADAPTER},
