@@ -255,7 +255,11 @@ class EvaluationSettings(Settings):
 
     bootstrap: NonNegativeInt = Field(1000, description="resamples behind each interval; 0: no intervals")
     confidence: float = Field(0.95, gt=0, lt=1)
-    baselines: list[str] = Field(default_factory=lambda: ["mean", "xgboost"])
+    baselines: list[str] = Field(
+        default_factory=lambda: ["mean", "xgboost", "svr:embedding+rdkit"],
+        description="what the model is compared with; probes on its frozen embeddings, such as svr:embedding+rdkit, "
+        "are left out where it starts from random weights, and where the model is that probe itself",
+    )
     training_part: bool = Field(True, description="also predict the molecules that were trained on; takes time")
     figures: bool = True
 

@@ -34,6 +34,19 @@ def test_the_mean_is_added_and_said(values: dict[str, Any]) -> None:
     assert "learned nothing" in added[0].control
 
 
+def test_whoever_tunes_a_model_sees_it_frozen(values: dict[str, Any]) -> None:
+    tuned = {"name": "full", "kind": "finetune"}
+    frozen = {"name": "frozen", "kind": "probe", "features": ["embedding"]}
+    added = {**values, "arms": [*values["arms"], tuned]}
+    assert "not worth its time" in make_recipe(added).arm("probe").control
+    assert "probe" not in [arm.name for arm in make_recipe(values).arms]
+    assert "probe" not in [arm.name for arm in make_recipe({**added, "controls": ["mean"]}).arms]
+    for change in ({"model": {"weights": "random"}}, {"arms": [tuned, frozen]}):
+        assert "probe" not in [arm.name for arm in make_recipe({**added, **change}).arms]
+    for name in ("adaptation", "spellings", "selection", "founding-study", "quick"):
+        assert load_recipe(name).arm("probe").optional
+
+
 def test_a_control_that_is_there_is_not_added_again(values: dict[str, Any]) -> None:
     values["arms"].append({"name": "guess", "kind": "baseline", "baseline": "mean"})
     assert [arm.name for arm in make_recipe(values).arms] == ["ridge", "forest", "guess"]

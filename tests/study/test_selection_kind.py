@@ -52,9 +52,10 @@ def recipe_of(files: dict[str, Path], model: Path, **changes: Any) -> Any:
 def test_controls_come_by_themselves(files: dict[str, Path], tiny_model: Path) -> None:
     recipe = recipe_of(files, tiny_model)
     controls = {arm.name: arm for arm in recipe.arms if arm.control}
-    assert set(controls) == {"mean", "add-random", "add-influence-reversed", "add-all", "add-none"}
+    assert set(controls) == {"mean", "probe", "add-random", "add-influence-reversed", "add-all", "add-none"}
     assert controls["add-random"].options["percentile"] == 50
     assert "percentile" not in controls["add-all"].options
+    assert controls["probe"].options["features"] == ["embedding", "rdkit"]
     check_arms(recipe)
 
 

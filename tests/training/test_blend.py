@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from moltune.predict import Predictor
 from moltune.run import Run
 from moltune.training.blend import Blend, blend_weights
 from moltune.training.finetune import finetune
+from moltune.training.members import baselines_of, check_baselines
 
 
 @hypothesis_settings(max_examples=40)
@@ -86,6 +88,28 @@ def test_what_needs_pickle_is_refused(settings: RunSettings, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="validation part"):
         finetune(make_config(settings(output=tmp_path / "r", **changes)))
     assert not (tmp_path / "r").exists()
+
+
+def test_a_probe_is_a_baseline_like_any_other(settings: RunSettings, tmp_path: Path) -> None:
+    """Compared with the model, to the same predictions as a run of that probe alone."""
+    name = "svr:embedding+rdkit"
+    run = finetune(settings(tmp_path / "run", **{"evaluation.baselines": ["mean", name], "training.epochs": 1}))
+    probe = {"name": "probe", "probe": {"head": "svr", "features": ["embedding", "rdkit"]}}
+    changes: dict[str, Any] = {"method": probe, "evaluation.baselines": ["mean", name]}
+    alone = finetune(settings(tmp_path / "alone", **changes))
+    assert list(alone.metrics["baselines"]) == ["mean"]
+    np.testing.assert_allclose(run.predictions[f"predicted_{name}"], alone.predictions["predicted"], atol=1e-6)
+    assert run.metrics["comparison"][name]["n"] == run.metrics["test"]["n"]
+    assert "SVR on frozen embeddings + descriptors" in (run.path / "report.html").read_text()
+
+
+def test_random_weights_have_no_probe() -> None:
+    names = ["mean", "svr:embedding", "svr:rdkit"]
+    values: dict[str, Any] = {"evaluation": {"baselines": names}}
+    assert baselines_of(make_config({**values, "model": {"weights": "random"}})) == ["mean", "svr:rdkit"]
+    assert baselines_of(make_config(values)) == names
+    with pytest.raises(ConfigError, match="no probe, such as svr:embedding"):
+        check_baselines(["svr:nothing"])
 
 
 @pytest.fixture(scope="module")

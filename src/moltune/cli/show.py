@@ -64,5 +64,7 @@ def _table(run: Run) -> Table:
         if row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"], 2) for name in others)
             style = "bold" if row.source == "model" and row.part == "test" else ""
-            table.add_row(row.part, row.label, str(row.n), row.text("rmse"), *numbers, style=style)
+            # A probe in words would not fit; its name is what one types to have it.
+            label = row.source if ":" in row.source else row.label
+            table.add_row(row.part, label, str(row.n), row.text("rmse"), *numbers, style=style)
     return table

@@ -27,6 +27,7 @@ Featurizer = Callable[[Sequence[str]], np.ndarray]
 Part = tuple[list[str], np.ndarray]
 
 _WORTH_WORKERS = 500
+_COUNTS = 2048
 
 
 def descriptors_and_counts(smiles: Sequence[str]) -> np.ndarray:
@@ -37,7 +38,7 @@ def descriptors_and_counts(smiles: Sequence[str]) -> np.ndarray:
     # Starting worker processes takes longer than a few hundred molecules do.
     n_jobs = -1 if len(smiles) >= _WORTH_WORKERS else None
     descriptors = rdkit_descriptors(smiles, n_jobs=n_jobs).to_numpy(dtype=np.float32)
-    return np.hstack([descriptors, np.asarray(morgan_counts(smiles, radius=2, size=2048), dtype=np.float32)])
+    return np.hstack([descriptors, np.asarray(morgan_counts(smiles, radius=2, size=_COUNTS), dtype=np.float32)])
 
 
 class FeatureTable:
@@ -66,6 +67,11 @@ class FeatureTable:
         if missing:
             self._rows.update(zip(missing, self._featurizer(missing), strict=True))
         return np.stack([self._rows[text] for text in smiles])
+
+
+def descriptors_in(table: FeatureTable, smiles: Sequence[str]) -> np.ndarray:
+    """RDKit's descriptors alone out of a table of :func:`descriptors_and_counts`, float32, shape (n, 217)."""
+    return table.get(smiles)[:, :-_COUNTS]
 
 
 class Baseline(ABC):

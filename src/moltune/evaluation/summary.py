@@ -22,6 +22,13 @@ BASELINE_LABELS = {
     "xgboost": "XGBoost",
     "blend": "Blend",
 }
+PROBE_HEADS = {"ridge": "Ridge", "svr": "SVR", "gp": "Gaussian process"}
+PROBE_FEATURES = {
+    "embedding": "frozen embeddings",
+    "rdkit": "descriptors",
+    "morgan": "Morgan counts",
+    "minimol": "MiniMol",
+}
 PARTS = ("test", "validation", "train")
 MODEL = "model"
 
@@ -141,8 +148,12 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
 
 
 def baseline_label(name: str) -> str:
-    """Name of a baseline as a reader knows it."""
-    return BASELINE_LABELS.get(name, name)
+    """Name of a baseline or probe as a reader knows it: "SVR on frozen embeddings + descriptors"."""
+    head, colon, features = name.partition(":")
+    if not colon or head not in PROBE_HEADS:
+        return BASELINE_LABELS.get(name, name)
+    known = (PROBE_FEATURES.get(feature, feature) for feature in features.split("+"))
+    return f"{PROBE_HEADS[head]} on {' + '.join(known)}"
 
 
 def format_number(value: float | None, decimals: int | None = None) -> str:

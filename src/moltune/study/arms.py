@@ -140,6 +140,7 @@ class ArmKind(ABC):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit")
     uses_external: ClassVar[bool] = False
+    tunes_model: ClassVar[bool] = False
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:  # noqa: B027 - most kinds have nothing to add
         """Find what is wrong before anything runs.

@@ -25,7 +25,7 @@ from moltune.evaluation.baselines import (
     FeatureTable,
     Featurizer,
     descriptors_and_counts,
-    make_baseline,
+    descriptors_in,
     run_baselines,
 )
 from moltune.evaluation.figures import loss_curves, residual_histogram, true_against_predicted
@@ -55,7 +55,7 @@ from moltune.training.blend import MODEL as LANGUAGE_MODEL
 from moltune.training.features import DESCRIPTORS_AND_COUNTS, check_feature
 from moltune.training.fitting import PROBE, reads_tokens, tune_model
 from moltune.training.loop import EpochReport, check_settings, remove_checkpoints
-from moltune.training.members import check_members, make_member
+from moltune.training.members import baselines_of, check_baselines, check_members, make_member
 from moltune.training.resources import folder_bytes
 from moltune.training.tuned import Tuned
 from moltune.training.tuner import unfit_molecules
@@ -101,8 +101,7 @@ def finetune(
         raise ConfigError("resume goes on with a run and overwrite deletes it: say one of the two")
     if config.data.source is None:
         raise ConfigError("data.source is missing: name a file, a bundled set or a Hugging Face dataset")
-    for name in config.evaluation.baselines:
-        make_baseline(name)
+    check_baselines(config.evaluation.baselines)
     check_members(config.prediction.blend)
     check_method(config)
     check_settings(config.training)
@@ -296,10 +295,11 @@ def judge(
         for name in ("test", "validation", "train")
         if name in predicted
     }
-    names = [*config.evaluation.baselines, *config.prediction.blend]
+    names = [*baselines_of(config), *config.prediction.blend]
     features = features or {}
     table = FeatureTable(features.get(DESCRIPTORS_AND_COUNTS, descriptors_and_counts))
-    make = partial(make_member, model=model, lookups=features)
+    # Probes take their descriptors from the table of the classical baselines, which has them already.
+    make = partial(make_member, model=model, lookups={"rdkit": partial(descriptors_in, table), **features})
     baselines = run_baselines(names, parts, features=table, make=make, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:

@@ -10,11 +10,12 @@ from typing import Self
 
 import numpy as np
 
-from moltune.config import ModelSettings, ProbeSettings, make_settings
+from moltune.config import FinetuneConfig, ModelSettings, ProbeSettings, make_settings
 from moltune.errors import ConfigError, RunFolderError
 from moltune.evaluation.baselines import Baseline, FeatureTable, Featurizer, make_baseline
 from moltune.evaluation.stored import load_baseline, save_baseline, storable
 from moltune.training.features import EMBEDDING, ComputedFeatures, check_feature
+from moltune.training.fitting import PROBE
 from moltune.training.probe import Probe, base_of, fit_probe, frozen_encoder, load_probe
 
 
@@ -82,6 +83,34 @@ class ProbeMember(Baseline):
         return self.probe_.predict(smiles)
 
 
+def check_baselines(names: Sequence[str]) -> None:
+    """See whether a model can be compared with these here.
+
+    Raises:
+        ConfigError: there is no such baseline or probe, or one needs a package.
+    """
+    for name in names:
+        if is_probe_name(name):
+            _check_features(name)
+        else:
+            make_baseline(name)
+
+
+def baselines_of(config: FinetuneConfig) -> list[str]:
+    """The baselines that a run is compared with: those of its settings that are not the run's model over again.
+
+    Random weights hold nothing that a frozen probe could show, and a probe need not be compared with itself.
+    """
+    own = config.method.probe if config.method.name == PROBE else None
+    kept = []
+    for name in config.evaluation.baselines:
+        probe = probe_settings(name) if is_probe_name(name) else None
+        untrained = probe is not None and EMBEDDING in probe.features and config.model.weights == "random"
+        if not untrained and (probe is None or probe != own):
+            kept.append(name)
+    return kept
+
+
 def check_members(names: Sequence[str]) -> None:
     """See whether a blend of these members can be made here and stored.
 
@@ -91,8 +120,7 @@ def check_members(names: Sequence[str]) -> None:
     allowed = storable()
     for name in names:
         if is_probe_name(name):
-            for feature in probe_settings(name).features:
-                check_feature(feature)
+            _check_features(name)
         elif name not in allowed:
             raise ConfigError(
                 f"prediction.blend: {name!r} cannot be part of a blend, which must be stored without pickle; "
@@ -100,6 +128,11 @@ def check_members(names: Sequence[str]) -> None:
             )
     if len(set(names)) < len(names):
         raise ConfigError("prediction.blend names a baseline twice")
+
+
+def _check_features(name: str) -> None:
+    for feature in probe_settings(name).features:
+        check_feature(feature)
 
 
 def make_member(

@@ -53,6 +53,7 @@ class FinetuneKind(ArmKind):
     name = "finetune"
     description = "a fine-tuned language model"
     Options: ClassVar[type[Settings]] = FinetuneOptions
+    tunes_model = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "rdkit", "torch", "transformers", "peft")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:

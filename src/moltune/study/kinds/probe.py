@@ -19,6 +19,8 @@ from moltune.study.arms import (
     Outcome,
     Step,
     Workbench,
+    control_rule,
+    find_kind,
     parts_of,
     prediction_table,
     register_kind,
@@ -115,3 +117,23 @@ class ProbeKind(ArmKind):
             "truncate": model.too_long == "truncate",
             "weights": weights_digest(model.name),
         }
+
+
+@control_rule
+def frozen_probe(recipe: Recipe) -> list[ArmSpec]:
+    """Whoever tunes a language model sees what the same model gives in seconds, frozen, under a kernel head."""
+    kinds = [find_kind(arm.kind) for arm in recipe.arms]
+    has_probe = any(isinstance(kind, ProbeKind) for kind in kinds)
+    if has_probe or recipe.model.weights == "random" or not any(kind.tunes_model for kind in kinds):
+        return []
+    reason = "what the frozen model gives without any tuning; an arm that does not beat it was not worth its time"
+    values = {
+        "name": "probe",
+        "kind": ProbeKind.name,
+        "label": "Probe: SVR on embeddings + descriptors",
+        "head": "svr",
+        "features": [EMBEDDING, "rdkit"],
+        "optional": True,
+        "control": reason,
+    }
+    return [ArmSpec.model_validate(values)]
