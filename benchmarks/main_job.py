@@ -33,7 +33,7 @@ def main() -> None:
             {
                 "data": {"source": arguments.data},
                 "model": {"name": arguments.model},
-                "evaluation": {"baselines": ["mean", "ridge", "random-forest", "xgboost"], "figures": False},
+                "evaluation": {"baselines": ["mean", "ridge", "random-forest", "xgboost", "svr:embedding+rdkit"], "figures": False},
                 "seed": arguments.seed,
                 "output": f"{folder}/run",
             }
@@ -54,7 +54,7 @@ def main() -> None:
     rmse = {"model": metrics, **metrics["baselines"]}
     for name, values in rmse.items():
         value = values["test"]["rmse"]
-        print(f"{name:14s} test RMSE {value['value']:.3f} ({value['lower']:.3f} to {value['upper']:.3f})")
+        print(f"{name:20s} test RMSE {value['value']:.3f} ({value['lower']:.3f} to {value['upper']:.3f})")
 
 
 if __name__ == "__main__":

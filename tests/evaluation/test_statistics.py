@@ -11,6 +11,7 @@ from scipy import stats
 from moltune.errors import ConfigError, DataError
 from moltune.evaluation.power import blocks_needed, minimum_detectable_effect, power
 from moltune.evaluation.statistics import (
+    corrected_interval,
     corrected_t_test,
     critical_difference,
     friedman,
@@ -50,6 +51,21 @@ def test_corrected_t_test_follows_the_formula() -> None:
     # The variance of the mean grows from 1/n to 1/n + ratio.
     assert corrected.statistic == pytest.approx(plain.statistic / math.sqrt(1 + 12 * 0.25))
     assert corrected.p > plain.p
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=12), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95]))
+def test_interval_and_t_test_say_the_same(values: list[float], ratio: float, confidence: float) -> None:
+    """Zero lies outside the interval where the test finds a difference; without overlap it is scipy's interval."""
+    array = np.array(values)
+    lower, upper = corrected_interval(array, ratio, confidence=confidence)
+    p = corrected_t_test(array, ratio).p
+    if abs(p - (1 - confidence)) > 1e-6 and array.std() > 1e-6:
+        assert (lower > 0 or upper < 0) == (p < 1 - confidence)
+        plain = stats.t.interval(confidence, len(array) - 1, array.mean(), stats.sem(array))
+        np.testing.assert_allclose(corrected_interval(array, 0.0, confidence=confidence), plain, atol=1e-12)
+        assert upper - lower >= (plain[1] - plain[0]) * (1 - 1e-12)
+    with pytest.raises(ConfigError, match="n_test / n_train"):
+        corrected_interval(array, -0.1)
 
 
 def test_correction_holds_the_error_rate_where_the_plain_test_does_not() -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from moltune.evaluation.statistics import corrected_t_test, noise_floor
-from moltune.study.analysis import Comparison, compare, rank
+from moltune.evaluation.statistics import corrected_interval, corrected_t_test, noise_floor
+from moltune.study.analysis import Analysis, Comparison, compare, rank
 from moltune.study.recipe import Recipe
 
 RATIO = 0.2 / 0.7
@@ -51,6 +51,22 @@ def judge(
 
 def draw(seed: int, shape: tuple[int, int] = (5, 3), scale: float = 0.02) -> np.ndarray:
     return 0.65 + np.random.default_rng(seed).normal(0, scale, shape)
+
+
+def test_an_arms_interval_is_over_splits_and_counts_a_run_once() -> None:
+    errors, once = draw(0), np.repeat(draw(1, (5, 1)), 3, axis=1)
+    frame = frame_of({"a": errors, "once": once}, ("once",))
+    found = Analysis(recipe_of(["a", "once"]), frame, [], None, RATIO)
+    means = errors.mean(axis=1)
+    reach = stats.t.isf(0.025, 4) * means.std(ddof=1) * np.sqrt(1 / 5 + RATIO)
+    assert found.interval("a") == pytest.approx((means.mean() - reach, means.mean() + reach))
+    assert found.interval("once") == pytest.approx(corrected_interval(once[:, 0], RATIO))
+    one_split = Analysis(
+        recipe_of(["a", "once"], protocol={"splits": 1, "seeds": 3}), frame[frame["unit"] == "split0"], [], None, RATIO
+    )
+    # Seeds of one split share no resampling, and one run has no spread.
+    assert one_split.interval("a") == pytest.approx(corrected_interval(errors[0], 0.0))
+    assert one_split.interval("once") is None
 
 
 def test_seeds_of_a_split_are_averaged_before_the_test() -> None:

@@ -156,6 +156,22 @@ def corrected_t_test(differences: np.ndarray, ratio: float) -> Test:
     return Test(t, len(values) - 1, float(2 * stats.t.sf(abs(t), len(values) - 1)))
 
 
+def corrected_interval(values: np.ndarray, ratio: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of one value per block: mean ± t sqrt((1/n + ratio) variance), n - 1 degrees of freedom.
+
+    The counterpart of :func:`corrected_t_test`, for differences as for one method's errors.
+
+    Raises:
+        DataError: fewer than two blocks.
+        ConfigError: ``ratio`` is negative, or ``confidence`` is not between 0 and 1.
+    """
+    check_share("confidence", confidence)
+    known = _blocks(values, "values")
+    mean = float(known.mean())
+    reach = float(stats.t.isf((1 - confidence) / 2, len(known) - 1)) * _standard_error(known, ratio)
+    return mean - reach, mean + reach
+
+
 def wilcoxon(differences: np.ndarray) -> Test:
     """Wilcoxon's signed-rank test (scipy; zero differences are ranked but not counted, after Pratt).
 
@@ -302,9 +318,9 @@ def verdict(
         needed = blocks_needed(margin, sd, alpha=alpha, wanted_power=wanted_power, ratio=ratio)
         # A test may miss what it should find: then one more block is the least that can help.
         more = None if needed is None else max(1, needed - n)
-    reach = float(stats.t.isf(alpha / 2, n - 1)) * sd * math.sqrt(1 / n + ratio)
+    lower, upper = corrected_interval(differences, ratio, confidence=1 - alpha)
     detectable = minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=wanted_power, ratio=ratio)
-    return Verdict(word, mean, mean - reach, mean + reach, p_difference, p_equivalence, margin, detectable, n, more)
+    return Verdict(word, mean, lower, upper, p_difference, p_equivalence, margin, detectable, n, more)
 
 
 def _default_margin(baseline: np.ndarray) -> float:
@@ -315,12 +331,16 @@ def _default_margin(baseline: np.ndarray) -> float:
 
 
 def _t_statistic(values: np.ndarray, ratio: float) -> float:
+    mean, error = float(values.mean()), _standard_error(values, ratio)
+    if float(values.std(ddof=1)) <= _ROUNDING * float(np.abs(values).max()):
+        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
+    return mean / error
+
+
+def _standard_error(values: np.ndarray, ratio: float) -> float:
     if ratio < 0:
         raise ConfigError(f"ratio is n_test / n_train, 0 or more; got {ratio}")
-    mean, sd = float(values.mean()), float(values.std(ddof=1))
-    if sd <= _ROUNDING * float(np.abs(values).max()):
-        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
-    return mean / (sd * math.sqrt(1 / len(values) + ratio))
+    return float(values.std(ddof=1)) * math.sqrt(1 / len(values) + ratio)
 
 
 def _blocks(values: np.ndarray, name: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from moltune.evaluation.power import blocks_needed, minimum_detectable_effect
 from moltune.evaluation.statistics import (
     FriedmanResult,
     TukeyPair,
+    corrected_interval,
     corrected_t_test,
     friedman,
     holm,
@@ -137,6 +138,14 @@ class Analysis:
         """The metric that arms are compared by."""
         return self.recipe.statistics.metric
 
+    def interval(self, arm: str) -> tuple[float, float] | None:
+        """95 % interval of an arm's mean over splits, widened for their overlap; None with fewer than two splits."""
+        frame, ratio = _units(self.frame, self.recipe, self.ratio)
+        # A run that serves several seeds counts once.
+        done = frame.loc[frame["arm"] == arm].dropna(subset=[self.metric]).drop_duplicates("hash")
+        means = done.groupby("unit", sort=False)[self.metric].mean().to_numpy()
+        return corrected_interval(means, ratio) if len(means) > 1 else None
+
 
 def analyse(store: Store) -> Analysis:
     """Read a study's folder and compare its arms; an unfinished study gives what its finished blocks show.
@@ -243,9 +252,7 @@ def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = T
         ratio: n_test / n_train of a split.
         plan: also compute ``detectable`` and ``more_units``, which takes most of the time.
     """
-    if _one_split(recipe):
-        # Seeds are all there is, and they share no resampling.
-        frame, ratio = frame.assign(unit=frame["block"]), 0.0
+    frame, ratio = _units(frame, recipe, ratio)
     settings = recipe.statistics
     pairs = recipe.pairs()
     raw = [_compare(frame, one, other, recipe, ratio) for one, other in pairs]
@@ -293,14 +300,13 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
     differences = one - other
     n, sd = len(units), float(differences.std(ddof=1))
     boot = paired_difference(one, other, bootstrap=settings.bootstrap)
-    reach = float(stats.t.isf(0.025, n - 1)) * sd * math.sqrt(1 / n + ratio)
     floor = _noise_floor(frame, reference, settings.metric)
     margin = settings.margin or (floor / 2 if floor else None)
     return Comparison(
         arm,
         reference,
         difference=boot.value,
-        interval=(boot.value - reach, boot.value + reach),
+        interval=corrected_interval(differences, ratio),
         bootstrap=(boot.lower, boot.upper),
         p=corrected_t_test(differences, ratio).p,
         p_wilcoxon=wilcoxon(differences).p,
@@ -312,6 +318,12 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
         units=n,
         **means,
     )
+
+
+def _units(frame: pd.DataFrame, recipe: Recipe, ratio: float) -> tuple[pd.DataFrame, float]:
+    """The frame with what counts as one observation, a split, and the overlap of these."""
+    # Where seeds are all there is, they share no resampling.
+    return (frame.assign(unit=frame["block"]), 0.0) if _one_split(recipe) else (frame, ratio)
 
 
 def _one_split(recipe: Recipe) -> bool:

@@ -27,7 +27,7 @@ _CAPTIONS = {
     "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
     "of the corrected t-test; differences inside the orange band do not matter.",
     "blocks": "Test error of every run; the red bar is the arm's mean. Dots of one height in the line share a split.",
-    "critical_differences": "Average ranks over splits; a red bar joins arms that Friedman's and Nemenyi's tests "
+    "critical_differences": "Average ranks over splits; a red bar spans the arms that Friedman's and Nemenyi's tests "
     "cannot tell apart.",
     "intervals": "Tukey's simultaneous intervals: bars that overlap cannot be told apart. They know nothing of "
     "overlapping training sets and are narrower than the verdicts above.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY, "#F0E442"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Differences this many times as large as the middle one do not share an axis with it.
 _FAR = 8
+# Characters of an arm's name in one line beside a figure.
+_WIDEST = 32
 _WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "cannot tell": GREY}
 
 
@@ -36,7 +39,7 @@ def blocks_figure(
             offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
             axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
             axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
-        axes.set_yticks(range(len(arms)), [_plain(titles[arm]) for arm in arms])
+        axes.set_yticks(range(len(arms)), [_wrapped(titles[arm]) for arm in arms])
         axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
         # Over the figure: long names of arms leave the axes too narrow for a title of their own.
         figure.suptitle("Every run, and each arm's mean")
@@ -73,14 +76,25 @@ def differences_figure(
             axes.plot(comparison.interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
             axes.plot([difference], [at], marker="o", color=colour, linestyle="none")
             axes.annotate(comparison.word, (comparison.interval[1], at), xytext=(6, 0), **label_of)
-        names = [_plain(f"{titles[item.arm]} − {titles[item.reference]}") for item in shown]
+        references = {item.reference for item in shown}
+        common = titles[next(iter(references))] if len(references) == 1 else None
+        names = [titles[item.arm] if common else f"{titles[item.arm]} − {titles[item.reference]}" for item in shown]
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
-        axes.set_yticks(range(len(shown)), names)
+        axes.set_yticks(range(len(shown)), [_wrapped(name) for name in names])
         axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label)
-        figure.suptitle("Paired differences (left of zero: smaller error)")
-        axes.margins(x=0.18)
+        against = f" against {_plain(common)}" if common else ""
+        figure.suptitle(f"Paired differences{against}\n(left of zero: smaller error)")
+        axes.margins(x=0.1)
+        # The words behind the bars take room of their own.
+        left, right = axes.get_xlim()
+        axes.set_xlim(left, right + 0.2 * (right - left))
         axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
+
+
+def _wrapped(name: str) -> str:
+    """A name on as many lines as leave room for the axes beside it."""
+    return _plain(textwrap.fill(name, _WIDEST))
 
 
 def far_edge(reaches: Sequence[float]) -> float | None:
@@ -93,41 +107,39 @@ def far_edge(reaches: Sequence[float]) -> float | None:
 
 
 def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path) -> list[Path]:
-    """Draw average ranks, arms that do not differ joined by a bar (Demšar, JMLR 2006, 7, 1)."""
+    """Draw average ranks, arms that do not differ joined by a bar (Demšar, JMLR 2006, 7, 1).
+
+    One arm to a line, with its name beside it, so that ten long names are as easy to read as three short ones; the
+    bars stand upright behind the last rank.
+    """
     assert ranking.friedman is not None
     ranks, reach = ranking.friedman.average_ranks, ranking.friedman.critical_difference
     order = np.argsort(ranks, kind="stable")
-    groups = _groups(ranks[order], reach)
-    with mpl.rc_context({**_STYLE, "axes.grid": False, "axes.spines.left": False}):
-        figure, axes = _new_figure((7.2, 1.4 + 0.34 * len(order) + 0.16 * len(groups)))
-        top = 0.5 + 0.35 * len(groups)
+    groups, k = _groups(ranks[order], reach), len(order)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.3 + 0.42 * k))
         for at, arm in enumerate(order):
-            depth = top + 0.9 * (at + 1)
-            axes.plot([ranks[arm]] * 2, [0, depth], color=GREY, linewidth=1)
-            axes.plot(
-                [ranks[arm]], [0], marker="o", color=BLUE, markersize=6, linestyle="none", clip_on=False, zorder=4
-            )
-            text = f"{titles[ranking.arms[arm]]} ({ranks[arm]:.2f})"
-            right = at >= len(order) / 2
+            axes.plot([ranks[arm]], [at], marker="o", color=BLUE, linestyle="none", zorder=3)
             axes.annotate(
-                _plain(text),
-                (ranks[arm], depth),
+                f"{ranks[arm]:.2f}",
+                (ranks[arm], at),
                 textcoords="offset points",
-                xytext=(5 if right else -5, 0),
-                ha="left" if right else "right",
+                xytext=(7, 0),
                 va="center",
-                fontsize=10,
+                fontsize=9,
+                color=GREY,
             )
+        step = 0.04 * k
         for at, (first, last) in enumerate(groups):
-            ends = [ranks[order[first]] - 0.03, ranks[order[last]] + 0.03]
-            axes.plot(ends, [0.45 + 0.35 * at] * 2, color=VERMILION, linewidth=3.5, solid_capstyle="butt")
-        k = len(order)
-        axes.set(xlim=(1 - 0.35 * k, k + 0.35 * k), ylim=(top + 0.9 * (k + 0.6), -0.6), yticks=[])
+            place = k + 0.12 * k + step * at
+            ends = [first - 0.25, last + 0.25]
+            axes.plot([place] * 2, ends, color=VERMILION, linewidth=3.5, solid_capstyle="butt")
+        axes.set_yticks(range(k), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
         axes.set_xticks(range(1, k + 1))
-        axes.xaxis.tick_top()
-        axes.spines["bottom"].set_visible(False)
-        title = f"Average rank over {len(ranking.table)} splits (1 is best); critical difference {reach:.2f}"
-        axes.set_title(title, pad=10)
+        right = k + 0.12 * k + step * max(1, len(groups))
+        axes.set(xlim=(1 - 0.05 * k, right), ylim=(k - 0.5, -0.5), xlabel="Average rank (1 is best)")
+        figure.suptitle(f"Ranks over {len(ranking.table)} splits; critical difference {reach:.2f}")
+        axes.grid(visible=False, axis="y")
         return _save(figure, path_stem)
 
 
@@ -158,7 +170,7 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
             alike = means[arm] - half <= best + half
             colour = BLUE if at == 0 else GREY if alike else VERMILION
             axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
-        axes.set_yticks(range(len(order)), [_plain(titles[ranking.arms[arm]]) for arm in order])
+        axes.set_yticks(range(len(order)), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
         axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label)
         figure.suptitle("Tukey HSD intervals; red: differs from the best")
         axes.grid(visible=False, axis="y")
@@ -253,10 +265,11 @@ def scatter_figure(
                 color=BLUE,
                 alpha=0.45,
                 linewidths=0,
-                rasterized=len(true) > 2000,
+                # A page of many panels would be megabytes of circles.
+                rasterized=len(true) * len(panels) > 2000,
             )
             axes.set(xlim=limits, ylim=limits, aspect="equal")
-            axes.set_title(_plain(titles[arm]), fontsize=10)
+            axes.set_title(_wrapped(titles[arm]), fontsize=10)
         figure.supxlabel(_plain(f"Measured {label}"), fontsize=11)
         figure.supylabel(_plain(f"Predicted {label}"), fontsize=11)
         return _save(figure, path_stem)

@@ -196,9 +196,10 @@ def _failures(analysis: Analysis) -> str:
 
 
 _ARMS_CAPTION = (
-    "Test part; mean ± standard deviation over runs, best first. Errors are in the unit of the target. Rows in italics "
-    "were published by others on other splits: they stand here for orientation and were not tested against. Saved: "
-    "weights of a run, + those of its kernel head where it has one."
+    "Test part; mean ± standard deviation over runs, best first. Errors are in the unit of the target. The interval is "
+    "that of the mean over splits, widened for their overlap. Seconds: median. Saved: weights of a run, + those of its "
+    "kernel head where it has one. Rows in italics were published by others on other splits: they stand here for "
+    "orientation and were not tested against."
 )
 
 

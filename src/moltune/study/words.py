@@ -92,10 +92,11 @@ def _p(value: float | None) -> str:
 def arms_table(analysis: Analysis) -> pd.DataFrame:
     """One line per arm, best first, then the published numbers; all cells are text.
 
-    Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, Seconds,
-    Trained parameters (with their share), Peak memory (of the process), Saved (weights of one run, + those of a kernel
-    head).
+    Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, after that of the study
+    the 95 % interval of its mean, Seconds (median), Trained parameters (with their share), Peak memory (of the
+    process), Saved (weights of one run, + those of a kernel head).
     """
+    interval = f"{METRIC_LABELS[analysis.metric]}, 95 % interval"
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
     means = done.groupby("arm")[analysis.metric].mean()
@@ -108,7 +109,10 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         row["Runs"] = str(len(runs)) if len(runs) == all_runs else f"{len(runs)} of {all_runs}"
         for metric in SHOWN_METRICS:
             row[METRIC_LABELS[metric]] = _spread(runs[metric])
-        row["Seconds"] = format_number(runs["seconds"].mean()) if len(runs) else "–"
+            if metric == analysis.metric:
+                row[interval] = _interval(analysis.interval(arm.name))
+        # The median, as one run that waited for a busy machine says nothing of the arm.
+        row["Seconds"] = format_number(runs["seconds"].median()) if len(runs) else "–"
         row["Trained parameters"] = _parameters(runs)
         row["Peak memory"] = _megabytes(runs["peak_memory_mb"].max()) if len(runs) else "–"
         row["Saved"] = _saved(runs)
@@ -128,6 +132,10 @@ def _spread(values: pd.Series) -> str:
         return "–"
     sd = f" ± {format_number(float(known.std(ddof=1)), 3)}" if len(known) > 1 else ""
     return f"{format_number(float(known.mean()), 3)}{sd}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{format_number(interval[0], 3)} to {format_number(interval[1], 3)}"
 
 
 def _parameters(runs: pd.DataFrame) -> str:
