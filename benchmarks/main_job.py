@@ -20,6 +20,7 @@ import moltune
 from moltune.run import machine, settings_of, versions, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
+BASELINES = ["mean", "ridge", "random-forest", "xgboost", "svr:embedding+rdkit"]
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
             {
                 "data": {"source": arguments.data},
                 "model": {"name": arguments.model},
-                "evaluation": {"baselines": ["mean", "ridge", "random-forest", "xgboost", "svr:embedding+rdkit"], "figures": False},
+                "evaluation": {"baselines": BASELINES, "figures": False},
                 "seed": arguments.seed,
                 "output": f"{folder}/run",
             }
