@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--loop-steps", type=int, default=30)
     parser.add_argument("--loop-depths", default="1000,3000,10000")
     parser.add_argument("--dattri-steps", type=int, default=5)
+    parser.add_argument("--dattri-batch", type=int, default=32, help="beside 1; it takes a third of a GB per molecule")
     arguments = parser.parse_args()
     run = Run.load(arguments.run)
     molecules, parts = run.molecules()
@@ -255,9 +256,15 @@ def main() -> None:
         for unit in ("seconds", "processor_seconds")
     }
     write_result(arguments.name, result)
-    for batch in (1, arguments.batch_size) if arguments.dattri_steps else ():
+    for batch in (1, arguments.dattri_batch) if arguments.dattri_steps else ():
         try:
             dattri_step(setting, v, arguments.dattri_steps, batch, times)
+            # Its recursion without the gradients of external molecules, so that it is never charged too much.
+            for unit, totals in result["totals"].items():
+                step = times[f"dattri, {arguments.dattri_steps} steps of {batch}"][unit] / arguments.dattri_steps
+                for values in totals.values():
+                    for depth in arguments.loop_depths.split(","):
+                        values[f"dattri's recursion, depth {depth}, batch {batch}"] = int(depth) * step
         except Exception as met:  # it may be missing, or fail: that is a result
             times[f"dattri, batch {batch}"] = f"{type(met).__name__}: {str(met).splitlines()[0][:200]}"
         write_result(arguments.name, result)
