@@ -59,6 +59,23 @@ def test_version_and_help(moltune: Invoke) -> None:
     assert moltune("nope").exit_code == 2
 
 
+def test_the_table_fits_a_terminal_of_80_columns(
+    moltune: Invoke, small_csv: Path, quick: list[str], tmp_path: Path
+) -> None:
+    """Nothing is cut off with the default baselines, and a probe's whole name stands where there are several."""
+    one, two = "[mean, xgboost, svr:embedding+rdkit]", "[svr:rdkit, ridge:embedding]"
+    texts = []
+    for baselines in (one, two):
+        changes = ["--set", f"evaluation.baselines={baselines}", "--set", "training.epochs=1"]
+        result = moltune("finetune", small_csv, *quick, *changes, "-o", tmp_path / baselines[1:4])
+        assert result.exit_code == 0, result.output
+        texts.append(result.stdout)
+    assert "probe, svr " in texts[0]
+    assert "…" not in texts[0]
+    assert "svr:rdkit" in texts[1]
+    assert "ridge:embedding" in texts[1]
+
+
 def test_bug_is_not_hidden(moltune: Invoke, monkeypatch: pytest.MonkeyPatch, small_csv: Path, quick: list[str]) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError

@@ -6,7 +6,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
-from moltune.evaluation.summary import METRIC_LABELS, blend_words, format_number, metrics_table, refit_words, verdict
+from moltune.evaluation.summary import (
+    METRIC_LABELS,
+    MetricsRow,
+    blend_words,
+    format_number,
+    metrics_table,
+    refit_words,
+    verdict,
+)
 from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
 
 
@@ -49,6 +57,13 @@ def show_run(run: Run, as_json: bool) -> None:
             out.print(f"{label:<12}{run.path / place}", soft_wrap=True)
 
 
+def _short(row: MetricsRow, probes: set[str]) -> str:
+    """A label that fits: a probe's whole name stands in the report, and here only where there are several."""
+    if row.source not in probes:
+        return row.label
+    return f"probe, {row.source.partition(':')[0]}" if len(probes) == 1 else row.source
+
+
 def _table(run: Run) -> Table:
     """Test part with its baselines, the model alone on the others; every interval is in the report."""
     # Narrow enough for a terminal of 80 columns.
@@ -60,11 +75,11 @@ def _table(run: Run) -> Table:
     rmse = f"RMSE ({run.config.evaluation.confidence:.0%} interval)"
     for heading in ("n", rmse, *(short.get(name, METRIC_LABELS[name]) for name in others)):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in metrics_table(run.metrics):
+    rows = metrics_table(run.metrics)
+    probes = {row.source for row in rows if ":" in row.source}
+    for row in rows:
         if row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"], 2) for name in others)
             style = "bold" if row.source == "model" and row.part == "test" else ""
-            # A probe in words would not fit; its name is what one types to have it.
-            label = row.source if ":" in row.source else row.label
-            table.add_row(row.part, label, str(row.n), row.text("rmse"), *numbers, style=style)
+            table.add_row(row.part, _short(row, probes), str(row.n), row.text("rmse"), *numbers, style=style)
     return table
