@@ -24,6 +24,7 @@ caption { text-align: left; padding: .25rem 0 .5rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); white-space: nowrap; }
 tbody th { font-weight: 600; }
+.wide th[scope=row] { min-width: 10rem; position: sticky; left: 0; background: var(--paper); }
 tbody th[scope=rowgroup] { background: var(--card); }
 .number { text-align: right; white-space: nowrap; }
 .number small { display: block; color: var(--soft); }
