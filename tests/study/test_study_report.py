@@ -30,7 +30,10 @@ SMALL = {
         {"name": "svr", "kind": "svr", "features": ["rdkit"]},
         {"name": "svr-c", "kind": "svr", "features": ["rdkit"], "C": 0.01},
     ],
-    "published": [{"label": "Theirs", "source": "a paper", "metrics": {"rmse": 0.001}}],
+    "published": [
+        {"label": "Theirs", "source": "a paper", "metrics": {"rmse": 0.001}},
+        {"label": "Squared", "source": "another", "metrics": {"mse": 0.49}},
+    ],
 }
 
 
@@ -85,6 +88,18 @@ def test_published_numbers_are_marked_and_never_tested(study: Path) -> None:
         "svr-c",
         "mean",
     }
+
+
+def test_published_squared_errors_are_read_beside_ours(study: Path) -> None:
+    """A column of MSE comes with them, and their RMSE is its root."""
+    lines = [line.split(" | ") for line in (study / "tables" / "arms.md").read_text().splitlines()]
+    columns = {name.strip("| "): at for at, name in enumerate(lines[0])}
+    theirs = next(line for line in lines if "Squared" in line[0])
+    assert (theirs[columns["RMSE"]], theirs[columns["MSE"]]) == ("0.700", "0.490")
+    frame = pd.read_parquet(study / "results.parquet")
+    ours = next(line for line in lines if line[0] == "| svr")
+    mean = frame.loc[frame["arm"] == "svr"].drop_duplicates("hash")["mse"].mean()
+    assert ours[columns["MSE"]].split(" ± ")[0] == f"{mean:.3f}"
 
 
 def test_results_are_the_metrics_of_the_stored_predictions(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,6 +98,9 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
     process), Saved (weights of one run, + those of a kernel head).
     """
     interval = f"{METRIC_LABELS[analysis.metric]}, 95 % interval"
+    theirs = [_with_rmse(published.metrics) for published in analysis.recipe.published]
+    # Who publishes squared errors is read beside ours in that unit, too.
+    shown = [*SHOWN_METRICS, *(["mse"] if any("mse" in metrics for metrics in theirs) else [])]
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
     means = done.groupby("arm")[analysis.metric].mean()
@@ -107,7 +111,7 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         all_runs = analysis.frame.loc[analysis.frame["arm"] == arm.name, "hash"].nunique()
         row = {"Arm": arm.title + (" (control)" if arm.control else ""), "Kind": arm.kind}
         row["Runs"] = str(len(runs)) if len(runs) == all_runs else f"{len(runs)} of {all_runs}"
-        for metric in SHOWN_METRICS:
+        for metric in shown:
             row[METRIC_LABELS[metric]] = _spread(runs[metric])
             if metric == analysis.metric:
                 row[interval] = _interval(analysis.interval(arm.name))
@@ -117,13 +121,18 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         row["Peak memory"] = _megabytes(runs["peak_memory_mb"].max()) if len(runs) else "–"
         row["Saved"] = _saved(runs)
         rows.append(row)
-    for published in analysis.recipe.published:
+    for published, metrics in zip(analysis.recipe.published, theirs, strict=True):
         row = dict.fromkeys(rows[0], "–") | {"Arm": f"{published.label} (published)", "Kind": "theirs, not tested"}
-        for metric, value in published.metrics.items():
+        for metric, value in metrics.items():
             if METRIC_LABELS[metric] in row:
                 row[METRIC_LABELS[metric]] = format_number(value)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _with_rmse(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Published numbers; the RMSE of a run is the root of its MSE, where only that was given."""
+    return {"rmse": math.sqrt(metrics["mse"]), **metrics} if "mse" in metrics else dict(metrics)
 
 
 def _spread(values: pd.Series) -> str:
