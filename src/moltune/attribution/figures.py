@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 
 from moltune.errors import DataError
-from moltune.evaluation.figures import _STYLE, BLUE, GREY, VERMILION, _axis_label, _new_figure, _save, _text_box
+from moltune.evaluation.figures import (
+    _STYLE,
+    BLUE,
+    GREY,
+    VERMILION,
+    _axis_label,
+    _new_figure,
+    _number,
+    _save,
+    _text_box,
+)
 from moltune.evaluation.normality import anderson_darling
 
 
@@ -26,7 +37,7 @@ def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: 
         bins = int(np.clip(2 * np.sqrt(len(scores)), 10, 40))
         axes.hist(scores, bins=bins, color=BLUE, alpha=0.8, edgecolor="white", linewidth=0.6)
         axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
-        axes.axvline(threshold, color=VERMILION, linewidth=1.6, label=f"threshold {threshold:.2g}")
+        axes.axvline(threshold, color=VERMILION, linewidth=1.6, label=f"threshold {_number(threshold)}")
         axes.set(xlabel=label, ylabel="Molecules", title="Influence scores")
         words = normality_words(scores)
         if words:
@@ -43,7 +54,7 @@ def normality_words(scores: np.ndarray) -> str:
     except DataError:
         return ""
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
-    return f"Anderson-Darling A² = {test.statistic:.2f}, {p}\nskewness = {test.skewness:.2f}"
+    return f"Anderson-Darling A² = {test.statistic:.2f}, {p}\nskewness = {_number(test.skewness)}"
 
 
 def score_against_residual(
@@ -62,5 +73,7 @@ def score_against_residual(
         figure, axes = _new_figure((6.4, 4.2))
         axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
         axes.scatter(residuals, scores, s=18, color=BLUE, alpha=0.6, linewidths=0)
-        axes.set(xlabel=_axis_label("Prediction − label", unit), ylabel=label, title="Influence against residual")
+        # Upright, a long label is cut off at both ends.
+        axes.set(xlabel=_axis_label("Prediction − label", unit), ylabel=textwrap.fill(label, 40))
+        axes.set(title="Influence against residual")
         return _save(figure, stem)

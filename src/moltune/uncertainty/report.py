@@ -50,8 +50,8 @@ def sorted_scores(variance: np.ndarray, percentile: float, stem: Path, *, unit: 
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((6.4, 4.2))
         for part, colour, label in (
-            (~above, BLUE, f"below the {percentile:g}th percentile"),
-            (above, VERMILION, f"above it ({int(above.sum())} molecules)"),
+            (~above, BLUE, f"the surest {percentile:.3g} %"),
+            (above, VERMILION, f"the others ({int(above.sum())} molecules)"),
         ):
             axes.scatter(at[part], variance[part], s=14, color=colour, linewidths=0, label=label)
         axes.axhline(threshold, color=VERMILION, linewidth=1.2, linestyle="--")
