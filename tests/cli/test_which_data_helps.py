@@ -63,6 +63,18 @@ def test_from_scores_to_a_run_with_additions(
     assert Run.load(run).config.data.add == str(selected)
 
 
+def test_target_names_a_part_or_a_column(moltune: Invoke, external: Path, finished: Run, tmp_path: Path) -> None:
+    common = ("influence", finished.path, external, "--solver", "exact", "-q", "-o")
+    assert moltune(*common, tmp_path / "test", "--target", "test").exit_code == 0
+    assert moltune(*common, tmp_path / "part", "--target-part", "test", "--target", "label").exit_code == 0
+    assert moltune(*common, tmp_path / "column", "--target", "label").exit_code == 0
+    scores = {name: (tmp_path / name / "scores.csv").read_text() for name in ("test", "part", "column")}
+    assert scores["test"] == scores["part"] != scores["column"]
+    for name, is_biased in (("test", True), ("part", True), ("column", False)):
+        assert ("biased: selected on test" in (tmp_path / name / "scores.json").read_text()) == is_biased
+        assert ("biased: selected on test" in (tmp_path / name / "influence.html").read_text()) == is_biased
+
+
 def test_uncertainty_and_the_strategies_on_it(moltune: Invoke, external: Path, finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "uncertainty"
     result = moltune("uncertainty", finished.path, external, "-o", folder, "--passes", 4, "--json", "-q")

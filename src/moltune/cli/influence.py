@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet, Set, Smiles, Target
+from moltune.cli.options import Json, Quiet, Set, Smiles
 from moltune.config import DataSettings, make_settings
 from moltune.config_text import apply_overrides
 
@@ -31,13 +31,20 @@ def influence(
         str | None, typer.Option("--convention", help="negative-helps or positive-helps. [default: negative-helps]")
     ] = None,
     part: Annotated[
-        str | None, typer.Option("--target-part", help="validation; test biases what follows. [default: validation]")
+        str | None, typer.Option("--target-part", help="As --target, where a column has such a name.")
     ] = None,
     percentile: Annotated[float, typer.Option(min=0, max=100, help="Threshold shown in the histogram.")] = 33.0,
     checkpoints: Annotated[
         list[Path] | None, typer.Option("--checkpoint", help="Saved model for tracin; repeatable.")
     ] = None,
-    target: Target = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="validation or test: whose error counts; test biases what follows. Any other word: the target column, "
+            "found when obvious. [default: validation]",
+        ),
+    ] = None,
     smiles: Smiles = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0)] = None,
     allow_unconverged: Annotated[
@@ -58,6 +65,9 @@ def influence(
     from moltune.attribution.setting import InfluenceSettings
     from moltune.attribution.tracin import Checkpoint
 
+    # `--target test` is what the studies' readers type; a column of that name is reached through --target-part.
+    if part is None and target in get_args(InfluenceSettings.model_fields["target"].annotation):
+        part, target = target, None
     options = {
         "scope": scope,
         "solver": solver,
