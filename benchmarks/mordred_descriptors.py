@@ -22,14 +22,13 @@ import numpy as np
 from machine import describe_machine, write_result
 from mordred import Calculator, descriptors
 from rdkit import Chem
+from svr_validation import svr_validation
 
 from moltune.config import SplitSettings
 from moltune.data.descriptors import rdkit_descriptors
 from moltune.data.load import load_molecules
 from moltune.data.physchem import physchem
 from moltune.data.split import make_split
-from moltune.evaluation.metrics import rmse
-from moltune.training.probe_heads import Scaler, SvrHead
 
 SPLITS = (0, 1, 2)
 PENALTIES = (2.0, 5.0, 10.0)
@@ -47,23 +46,6 @@ def usable(values: np.ndarray) -> np.ndarray:
     """Columns that are finite everywhere and not constant."""
     with np.errstate(all="ignore"):
         return values[:, np.isfinite(values).all(axis=0) & (np.nanstd(values, axis=0) > 1e-9)]
-
-
-def validation(features: np.ndarray, target: np.ndarray, splits: list[Any]) -> dict[str, list[float]]:
-    """Validation RMSE of support vector regression on standardised, clipped features, by C."""
-    result: dict[str, list[float]] = {f"C={price:g}": [] for price in PENALTIES}
-    for split in splits:
-        scaler = Scaler().fit(features[split.train])
-        train, rest = (
-            np.clip(scaler.transform(features[part]), -CLIP, CLIP) for part in (split.train, split.validation)
-        )
-        mean, std = target[split.train].mean(), target[split.train].std()
-        for price in PENALTIES:
-            head = SvrHead(price, 0.1).fit(train, (target[split.train] - mean) / std)
-            result[f"C={price:g}"].append(
-                round(float(rmse(target[split.validation], head.predict(rest) * std + mean)), 4)
-            )
-    return result
 
 
 def main() -> None:
@@ -97,7 +79,7 @@ def main() -> None:
     splits = [make_split(molecules, SplitSettings(), seed) for seed in SPLITS]
     target = np.asarray(molecules.target, dtype=np.float64)
     for name, features in values.items():
-        found.setdefault(name, {})["validation_rmse"] = validation(features, target, splits)
+        found.setdefault(name, {})["validation_rmse"] = svr_validation(features, target, splits, PENALTIES, clip=CLIP)
         print(name, found[name], flush=True)
     machine = describe_machine("rdkit", "mordredcommunity", "scikit-learn", "numpy", "moltune")
     write_result("mordred_descriptors", {"machine": machine, "molecules": len(smiles), "sets": found})

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe_machine, write_result
+from svr_validation import svr_validation
 from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
 
@@ -37,14 +38,12 @@ from moltune.data.descriptors import rdkit_descriptors
 from moltune.data.load import load_molecules
 from moltune.data.split import make_split
 from moltune.data.tokens import TokenCorpus, token_batches, write_tokens
-from moltune.evaluation.metrics import rmse
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.models.pooling import mean_pool
 from moltune.training.learner import Learner
 from moltune.training.muon import Muon
 from moltune.training.objectives import IGNORED, Encoded, MaskedLanguageModel, Objective
 from moltune.training.pretrain import Corpus, PretrainModel, PretrainSettings, make_batch
-from moltune.training.probe_heads import Scaler, SvrHead
 
 # The sizes of moltune/mini. No dropout in either block: no molecule comes twice in so short a run.
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 512}
@@ -237,19 +236,9 @@ class Downstream:
 
     def score(self, features: np.ndarray) -> dict[str, list[float]]:
         """Validation RMSE on each split, by C."""
-        result: dict[str, list[float]] = {f"C={penalty:g}": [] for penalty in PENALTIES}
         target = np.asarray(self.molecules.target, dtype=np.float64)
-        for seed in SPLITS:
-            split = make_split(self.molecules, SplitSettings(), seed)
-            scaler = Scaler().fit(features[split.train])
-            mean, std = target[split.train].mean(), target[split.train].std()
-            for penalty in PENALTIES:
-                head = SvrHead(penalty, EPSILON).fit(
-                    scaler.transform(features[split.train]), (target[split.train] - mean) / std
-                )
-                predicted = head.predict(scaler.transform(features[split.validation])) * std + mean
-                result[f"C={penalty:g}"].append(round(float(rmse(target[split.validation], predicted)), 4))
-        return result
+        splits = [make_split(self.molecules, SplitSettings(), seed) for seed in SPLITS]
+        return svr_validation(features, target, splits, PENALTIES, epsilon=EPSILON)
 
     def judge(self, model: Learner) -> dict[str, Any]:
         """The embedding alone and with descriptors."""
