@@ -171,5 +171,6 @@ def test_the_bundled_recipe_is_sound(files: dict[str, Path]) -> None:
     recipe = change_recipe(load_recipe("selection"), external=str(files["external"]))
     kept, notes = check_arms(recipe)
     names = {arm.options.get("strategy") for arm in kept.arms}
-    assert {"influence", "influence-reversed", "random", "all", "none"} <= names
+    assert {"influence", "influence-reversed", "random", "all"} <= names
+    assert kept.arm("none").kind == "finetune"
     assert not notes

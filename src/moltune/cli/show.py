@@ -11,6 +11,7 @@ from moltune.evaluation.summary import (
     MetricsRow,
     blend_words,
     format_number,
+    is_probe_name,
     metrics_table,
     refit_words,
     verdict,
@@ -76,7 +77,7 @@ def _table(run: Run) -> Table:
     for heading in ("n", rmse, *(short.get(name, METRIC_LABELS[name]) for name in others)):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = metrics_table(run.metrics)
-    probes = {row.source for row in rows if ":" in row.source}
+    probes = {row.source for row in rows if is_probe_name(row.source)}
     for row in rows:
         if row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"], 2) for name in others)

@@ -147,10 +147,15 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     return f"{text}, {', '.join(parts)}." if parts else f"{text}."
 
 
+def is_probe_name(name: str) -> bool:
+    """Whether a baseline is a probe, named by its head and features: ``svr:embedding+rdkit``."""
+    return ":" in name
+
+
 def baseline_label(name: str) -> str:
     """Name of a baseline or probe as a reader knows it: "SVR on frozen embeddings + descriptors"."""
-    head, colon, features = name.partition(":")
-    if not colon or head not in PROBE_HEADS:
+    head, _, features = name.partition(":")
+    if not is_probe_name(name) or head not in PROBE_HEADS:
         return BASELINE_LABELS.get(name, name)
     known = (PROBE_FEATURES.get(feature, feature) for feature in features.split("+"))
     return f"{PROBE_HEADS[head]} on {' + '.join(known)}"

@@ -14,14 +14,10 @@ from moltune.config import FinetuneConfig, ModelSettings, ProbeSettings, make_se
 from moltune.errors import ConfigError, RunFolderError
 from moltune.evaluation.baselines import Baseline, FeatureTable, Featurizer, make_baseline
 from moltune.evaluation.stored import load_baseline, save_baseline, storable
+from moltune.evaluation.summary import is_probe_name
 from moltune.training.features import EMBEDDING, ComputedFeatures, check_feature
 from moltune.training.fitting import PROBE
 from moltune.training.probe import Probe, base_of, fit_probe, frozen_encoder, load_probe
-
-
-def is_probe_name(name: str) -> bool:
-    """Whether a member is a probe."""
-    return ":" in name
 
 
 def probe_settings(name: str) -> ProbeSettings:

@@ -16,6 +16,7 @@ from moltune.config import FinetuneConfig, Settings, make_config
 from moltune.config_text import set_nested
 from moltune.data.split import Split, write_index_file
 from moltune.errors import CheckpointError, ConfigError, RunFolderError
+from moltune.evaluation.summary import is_probe_name
 from moltune.study.adaptation import adaptation_step, adapted_checkpoint
 from moltune.study.arms import ArmKind, ArmSpec, ArmUnavailable, Outcome, Step, Workbench, register_kind
 from moltune.study.features import feature_step, row_lookup
@@ -156,7 +157,7 @@ class FinetuneKind(ArmKind):
 
 def _features_of(members: Sequence[str]) -> list[str]:
     """Features that the members of a blend share with other runs; embeddings are computed where they are needed."""
-    from moltune.training.members import is_probe_name, probe_settings
+    from moltune.training.members import probe_settings
 
     names: list[str] = []
     for member in members:
