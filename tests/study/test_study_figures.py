@@ -3,10 +3,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from moltune.study.analysis import Comparison
-from moltune.study.figures import differences_figure, far_edge
+from moltune.study.figures import blocks_figure, differences_figure, far_edge
 
 TITLES = {name: name for name in ("base", "a", "b", "c", "control")}
 
@@ -45,3 +46,18 @@ def test_a_control_far_away_leaves_the_others_readable(tmp_path: Path) -> None:
     for text in drawn.values():
         ticks = [float(number.replace("−", "-")) for number in re.findall(r">(−?\d+\.\d+)</text>", text)]
         assert min(ticks) < 0 < max(ticks) < 0.1
+
+
+def test_an_arm_far_behind_leaves_the_runs_of_the_others_readable(tmp_path: Path) -> None:
+    errors = {"a": (0.60, 0.62), "b": (0.61, 0.63), "c": (0.62, 0.64), "control": (1.2, 1.3)}
+    rows = [
+        {"arm": arm, "unit": f"split{at}", "hash": f"{arm}{at}", "rmse": value}
+        for arm, values in errors.items()
+        for at, value in enumerate(values)
+    ]
+    blocks_figure(pd.DataFrame(rows), "rmse", TITLES, tmp_path / "blocks", label="RMSE")
+    text = (tmp_path / "blocks.svg").read_text(encoding="utf-8")
+    assert ">1.25</text>" in text
+    ticks = [float(number) for number in re.findall(r">(\d+\.\d+)</text>", text) if number != "1.25"]
+    assert 0.59 <= min(ticks)
+    assert max(ticks) < 0.75

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from moltune.errors import DataError, RunFolderError
 from moltune.study.analysis import analyse
 from moltune.study.compare import compare_studies
 from moltune.study.recipe import make_recipe
-from moltune.study.report import write_study
+from moltune.study.report import page, write_study
 from moltune.study.runner import run_study
 from moltune.study.store import Store
 from moltune.study.words import sentence, to_latex, to_markdown
@@ -116,12 +117,29 @@ def test_results_are_the_metrics_of_the_stored_predictions(study: Path) -> None:
 def test_verdicts_say_what_the_numbers_show(study: Path) -> None:
     analysis = analyse(Store(study))
     said = {item.arm: sentence(item, analysis) for item in analysis.comparisons}
-    assert said["mean"].startswith("mean is worse than Ridge")
+    assert said["mean"].startswith("Training mean is worse than Ridge")
     assert "over 6 blocks on 3 splits" in said["mean"]
     assert said["svr"].startswith("Cannot tell svr from Ridge")
     assert "would be found here" in said["svr"]
     assert any("underpowered" in note for note in analysis.notes)
-    assert any("Control arm added: mean" in note for note in analysis.notes)
+    assert any("Control arm added: Training mean" in note for note in analysis.notes)
+
+
+def test_decided_comparisons_come_first_and_many_undecided_ones_are_folded(study: Path) -> None:
+    store = Store(study)
+    analysis = analyse(store)
+    words = [item.word for item in analysis.comparisons]
+    assert words[0] == "cannot tell"
+    assert "worse" in words
+    text = page(analysis, store.study(), {})
+    counted = [f"{words.count(word)} {word}" for word in ("worse", "equivalent", "cannot tell") if word in words]
+    assert f"<p>3 comparisons, corrected together: {', '.join(counted)}.</p>" in text
+    assert text.index('<li class="worse">') < text.index('<li class="cannot-tell">')
+    assert text.count("<details>") == 2
+    undecided = next(item for item in analysis.comparisons if item.word == "cannot tell")
+    many = page(replace(analysis, comparisons=[*analysis.comparisons, *[undecided] * 9]), store.study(), {})
+    assert many.count("<details>") == 3
+    assert many.index('<li class="worse">') < many.index("<details>") < many.index('<li class="cannot-tell">')
 
 
 def test_molecules_that_one_arm_lacks_are_left_out_for_all(study: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,9 +182,11 @@ def _load(recipe: str, data: str | None, model: str | None, external: str | None
 
 def _print(analysis: Any, folder: Path) -> None:
     from moltune.study.report import REPORT
-    from moltune.study.words import arms_table, sentence
+    from moltune.study.words import arms_table, in_order, sentence, tally
 
-    for item in analysis.comparisons:
+    if analysis.comparisons:
+        out.print(tally(analysis.comparisons), markup=False)
+    for item in chain(*in_order(analysis.comparisons)):
         out.print(f"• {sentence(item, analysis)}", markup=False)
     shown = fit_columns(arms_table(analysis), out.width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -48,8 +48,11 @@ def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Pat
         drawn["differences"] = differences_figure(
             analysis.comparisons, names, folder / "differences", label=f"Difference of {label}"
         )
-    if analysis.frame[metric].notna().any():
-        drawn["blocks"] = blocks_figure(analysis.frame, metric, names, folder / "blocks", label=label)
+    # A map of settings has a figure of its own, of validation errors.
+    mapped = {arm.name for arm in analysis.recipe.arms if arm.grid}
+    runs = analysis.frame[~analysis.frame["arm"].isin(mapped)]
+    if runs[metric].notna().any():
+        drawn["blocks"] = blocks_figure(runs, metric, names, folder / "blocks", label=label)
     if analysis.ranking is not None:
         if analysis.ranking.friedman is not None:
             drawn["critical_differences"] = critical_difference_figure(

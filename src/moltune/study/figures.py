@@ -22,20 +22,31 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _FAR = 8
 # Characters of an arm's name in one line beside a figure.
 _WIDEST = 32
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
 _WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "cannot tell": GREY}
 
 
 def blocks_figure(
     frame: pd.DataFrame, metric: str, titles: Mapping[str, str], path_stem: Path, *, label: str
 ) -> list[Path]:
-    """Draw every run as a dot, one line of dots per arm, means marked: what the verdicts are made of."""
+    """Draw every run as a dot, one line of dots per arm, means marked: what the verdicts are made of.
+
+    An arm far behind all others, such as the training mean, becomes an arrow at the edge, with its mean.
+    """
     shown = frame.dropna(subset=[metric]).drop_duplicates("hash")
     arms = [arm for arm in titles if arm in set(shown["arm"])]
+    best = shown[metric].min()
+    edge = far_edge([shown.loc[shown["arm"] == arm, metric].max() - best for arm in arms])
     with mpl.rc_context(_STYLE):
         figure, axes = _new_figure((7.2, 1.2 + 0.42 * len(arms)))
         units = list(dict.fromkeys(shown["unit"]))
         for at, arm in enumerate(arms):
             values = shown.loc[shown["arm"] == arm]
+            if edge is not None and values[metric].max() - best > edge:
+                axes.plot([best + edge], [at], marker=">", color=VERMILION, linestyle="none")
+                words = format_number(values[metric].mean())
+                axes.annotate(words, (best + edge, at), xytext=(-9, 0), ha="right", color=VERMILION, **_BESIDE)
+                continue
             offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
             axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
             axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
@@ -65,7 +76,7 @@ def differences_figure(
             if comparison.margin:
                 left, width = -comparison.margin, 2 * comparison.margin
                 axes.barh(at, width, left=left, height=0.8, color=ORANGE, alpha=0.22, linewidth=0)
-            label_of: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": colour}
+            label_of: dict[str, Any] = {**_BESIDE, "color": colour}
             if edge is not None and max(abs(end) for end in comparison.interval) > edge:
                 side = 1 if difference > 0 else -1
                 axes.plot([side * edge], [at], marker=">" if side > 0 else "<", color=colour, linestyle="none")
@@ -94,7 +105,7 @@ def differences_figure(
 
 def _wrapped(name: str) -> str:
     """A name on as many lines as leave room for the axes beside it."""
-    return _plain(textwrap.fill(name, _WIDEST))
+    return _plain(textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), _WIDEST))
 
 
 def far_edge(reaches: Sequence[float]) -> float | None:
@@ -120,15 +131,7 @@ def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path
         figure, axes = _new_figure((7.2, 1.3 + 0.42 * k))
         for at, arm in enumerate(order):
             axes.plot([ranks[arm]], [at], marker="o", color=BLUE, linestyle="none", zorder=3)
-            axes.annotate(
-                f"{ranks[arm]:.2f}",
-                (ranks[arm], at),
-                textcoords="offset points",
-                xytext=(7, 0),
-                va="center",
-                fontsize=9,
-                color=GREY,
-            )
+            axes.annotate(f"{ranks[arm]:.2f}", (ranks[arm], at), xytext=(7, 0), color=GREY, **_BESIDE)
         step = 0.04 * k
         for at, (first, last) in enumerate(groups):
             place = k + 0.12 * k + step * at

@@ -184,7 +184,8 @@ def _same_arm(one: ArmSpec, other: ArmSpec) -> bool:
 def training_mean(recipe: Recipe) -> list[ArmSpec]:
     """Every study has the training mean: an arm that does not beat it has learned nothing."""
     reason = "what predicting the mean of the training part would give; an arm that does not beat it learned nothing"
-    return [ArmSpec.model_validate({"name": "mean", "kind": "baseline", "baseline": "mean", "control": reason})]
+    values = {"name": "mean", "label": "Training mean", "kind": "baseline", "baseline": "mean", "control": reason}
+    return [ArmSpec.model_validate(values)]
 
 
 def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import pandas as pd
 
 from moltune.data.write import write_bytes, write_table
 from moltune.evaluation.report_style import STYLE
-from moltune.study.analysis import Analysis, analyse
+from moltune.study.analysis import Analysis, Comparison, analyse
 from moltune.study.claims import claims_table
 from moltune.study.drawing import draw
 from moltune.study.store import Store
 from moltune.study.words import (
     arms_table,
     comparisons_table,
+    in_order,
     sentence,
+    tally,
     to_latex,
     to_markdown,
 )
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 
+_MANY = 8
 _STUDY_STYLE = """
 body { max-width: 84rem; }
 .verdicts { list-style: none; padding: 0; margin: 0; }
@@ -146,7 +149,8 @@ def page(analysis: Analysis, study: Mapping[str, Any], figures: Mapping[str, Pat
     """The report as HTML."""
     recipe = analysis.recipe
     sections = [
-        f"<h1>{escape(recipe.name)}: {escape(recipe.description or 'a comparison of arms')}</h1>",
+        f"<h1>{escape(recipe.name)}</h1>",
+        f"<p>{escape(recipe.description)}</p>" if recipe.description else "",
         _verdicts(analysis),
         _notes(analysis),
         _failures(analysis),
@@ -169,11 +173,22 @@ def page(analysis: Analysis, study: Mapping[str, Any], figures: Mapping[str, Pat
 
 
 def _verdicts(analysis: Analysis) -> str:
+    if not analysis.comparisons:
+        return ""
+    decided, undecided = in_order(analysis.comparisons)
+    heading = f"<h2>Verdicts</h2>\n<p>{escape(tally(analysis.comparisons))}</p>"
+    if len(undecided) <= _MANY:
+        return heading + _sentences([*decided, *undecided], analysis)
+    # A wall of "cannot tell" would hide what was found.
+    folded = f"<summary>The {len(undecided)} that cannot tell</summary>{_sentences(undecided, analysis)}"
+    return f"{heading}{_sentences(decided, analysis)}<details>{folded}</details>"
+
+
+def _sentences(comparisons: Sequence[Comparison], analysis: Analysis) -> str:
     items = "".join(
-        f'<li class="{item.word.replace(" ", "-")}">{escape(sentence(item, analysis))}</li>'
-        for item in analysis.comparisons
+        f'<li class="{item.word.replace(" ", "-")}">{escape(sentence(item, analysis))}</li>' for item in comparisons
     )
-    return f'<h2>Verdicts</h2>\n<ul class="verdicts">{items}</ul>' if items else ""
+    return f'<ul class="verdicts">{items}</ul>' if items else ""
 
 
 def _notes(analysis: Analysis) -> str:
@@ -205,7 +220,8 @@ _ARMS_CAPTION = (
 
 _CLAIMS_CAPTION = (
     "Confirmed: our verdict is what the claim says. Contradicted: we found the opposite. Not so: the two are "
-    "equivalent, or they differ where equality was claimed. Not shown: these runs cannot tell."
+    "equivalent, or they differ where equality was claimed. Not shown: these runs cannot tell. Intervals are of each "
+    "comparison alone; verdicts are corrected for all of them."
 )
 
 

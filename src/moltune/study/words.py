@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from moltune.evaluation.summary import METRIC_LABELS, format_number
 from moltune.study.analysis import Analysis, Comparison
 
 _LABELS = {**METRIC_LABELS, "seconds": "Seconds", "trainable_parameters": "Trained parameters"}
+DECIDED, UNDECIDED = ("better", "worse", "equivalent"), "cannot tell"
 SHOWN_METRICS = ("rmse", "mae", "median_absolute_error", "r2", "spearman")
 
 
@@ -52,12 +54,31 @@ def sentence(comparison: Comparison, analysis: Analysis) -> str:
             f"{one} and {other} are equivalent: they differ by less than {format_number(comparison.margin, decimals)} "
             f"({numbers}; corrected p of a larger difference {_p(comparison.p_equivalence_holm)}) {over}."
         )
+    # Of several comparisons one interval can leave out zero, and still decide nothing.
+    if comparison.p_holm is not None and (comparison.interval[0] > 0 or comparison.interval[1] < 0):
+        numbers += f"; corrected p {_p(comparison.p_holm)}"
     way = "lower" if comparison.difference < 0 else "higher"
     detectable = format_number(comparison.detectable, decimals)
     return (
         f"Cannot tell {one} from {other}: {label} {way} by {gap}{share} ({numbers}) {over}. "
         f"Only differences above {detectable} would be found here; {_more(comparison)}."
     )
+
+
+def in_order(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
+    """What was decided and what was not, each in the recipe's order."""
+    return (
+        [item for item in comparisons if item.word != UNDECIDED],
+        [item for item in comparisons if item.word == UNDECIDED],
+    )
+
+
+def tally(comparisons: Sequence[Comparison]) -> str:
+    """``25 comparisons, corrected together: 1 worse, 1 equivalent, 23 cannot tell.``"""
+    counts = Counter(item.word for item in comparisons)
+    found = ", ".join(f"{counts[word]} {word}" for word in (*DECIDED, UNDECIDED) if counts[word])
+    together = "1 comparison" if len(comparisons) == 1 else f"{len(comparisons)} comparisons, corrected together"
+    return f"{together}: {found}."
 
 
 def _more(comparison: Comparison) -> str:

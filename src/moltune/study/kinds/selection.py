@@ -32,6 +32,12 @@ _CONTROLS = {
     "all": "every external molecule: shows whether selecting helps at all",
     "none": "no external molecule: shows whether adding helps at all",
 }
+_LABELS = {
+    "random": "As many at random",
+    "influence-reversed": "Influence reversed, as many",
+    "all": "All external molecules",
+    "none": "No external molecule",
+}
 
 
 class SelectionOptions(FinetuneOptions):
@@ -217,8 +223,8 @@ def selection_controls(recipe: Recipe) -> list[ArmSpec]:
             options.pop(name, None)
         if strategy == "random" and not {"count", "percentile"} & options.keys():
             continue
-        values = {**options, "name": f"add-{strategy}", "kind": SelectionKind.name, "control": reason}
-        controls.append(ArmSpec.model_validate(values))
+        values = {**options, "name": f"add-{strategy}", "kind": SelectionKind.name}
+        controls.append(ArmSpec.model_validate({**values, "label": _LABELS[strategy], "control": reason}))
     return controls
 
 
