@@ -126,7 +126,7 @@ def test_one_set_of_scores_serves_other_methods_and_the_other_convention(
 
     write_study(folder)
     drawn = {path.stem for path in (folder / "figures").glob("*.svg")}
-    assert {"influence_scores", "influence_against_residual", "sorted_uncertainty"} <= drawn
+    assert {"influence_scores", "influence_against_residual", "sorted_uncertainty", "agreement"} <= drawn
     page = (folder / "report.html").read_text()
     assert "Influence scores on the first block" in page
     # External molecules are somebody's property: the report shows none of them.

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 from tests.tiny import RunSettings
 
 from moltune.config import make_config
@@ -14,7 +16,13 @@ from moltune.errors import ConfigError
 from moltune.predict import Predictor
 from moltune.run import Run
 from moltune.training.finetune import finetune
-from moltune.uncertainty.estimate import DeepEnsemble, MonteCarloDropout, UncertaintySettings, uncertainty
+from moltune.uncertainty.estimate import (
+    DeepEnsemble,
+    MonteCarloDropout,
+    UncertaintySettings,
+    repeatability,
+    uncertainty,
+)
 from moltune.uncertainty.report import write_uncertainty
 
 
@@ -95,3 +103,33 @@ def test_files(finished: Run, small_csv: Path, tmp_path: Path) -> None:
     unlabelled = uncertainty(finished.path, table[["smiles"]].head(9), UncertaintySettings(passes=3))
     assert unlabelled.table["label"].isna().all()
     assert "spearman_sd_error" not in unlabelled.facts
+
+
+def test_repeatability_foretells_the_rank_correlation_with_new_samples() -> None:
+    rng = np.random.default_rng(0)
+    spread = np.exp(rng.normal(0, 0.2, 400))
+    for count in (10, 40, 160):
+        foretold, seen = [], []
+        for _ in range(10):
+            one, two = (rng.normal(0, spread, (count, 400)) for _ in range(2))
+            foretold.append(repeatability(one))
+            seen.append(spearmanr(one.var(axis=0), two.var(axis=0)).statistic)
+        assert np.mean(foretold) == pytest.approx(np.mean(seen), abs=0.08)
+    assert repeatability(rng.normal(0, 1, (3, 50))) is None
+    assert repeatability(np.ones((10, 50))) is None
+    assert abs(repeatability(rng.normal(0, 1, (200, 2000))) or 1) < 0.1
+
+
+def test_too_few_passes_are_a_warning_that_says_how_many(
+    finished: Run, small_csv: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = uncertainty(finished.path, small_csv, UncertaintySettings(passes=6))
+    assert found.facts["rank_repeatability"] < 0.8
+    [said] = [
+        record.getMessage()
+        for record in caplog.records
+        if "would rank the molecules differently" in record.getMessage()
+    ]
+    assert f"{found.facts['rank_repeatability']:.2f}" in said
+    wanted = re.search(r"take about ([\d,]+)", said)
+    assert wanted is None or int(wanted[1].replace(",", "")) > 6

@@ -170,11 +170,11 @@ class ArmKind(ABC):
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part, choose on the validation part, and predict validation and test part once."""
 
-    def draw(self, runs: Mapping[str, Path], recipe: Recipe, folder: Path) -> dict[str, Path]:
+    def draw(self, runs: Mapping[str, Mapping[str, Path]], recipe: Recipe, folder: Path) -> dict[str, Path]:
         """Figures of this kind's own for a study's report.
 
         Args:
-            runs: arm -> folder of its run on the first block, of the arms of this kind that finished it.
+            runs: arm -> block -> folder of its finished run, of the arms of this kind, blocks in their order.
             recipe: of the study.
             folder: to write into.
 

@@ -88,10 +88,11 @@ def grid_table(analysis: Analysis, store: Store) -> pd.DataFrame | None:
 
 
 def _of_kinds(analysis: Analysis, store: Store, folder: Path) -> dict[str, Path]:
-    """What each kind of arm draws of its runs on the first block."""
+    """What each kind of arm draws of its runs."""
     done = analysis.frame.dropna(subset=[analysis.metric])
-    first = done.loc[done["block"] == done["block"].iloc[0]] if len(done) else done
-    places = {arm: store.folder / "runs" / hash_ for arm, hash_ in first[["arm", "hash"]].itertuples(index=False)}
+    places: dict[str, dict[str, Path]] = {}
+    for arm, block, hash_ in done[["arm", "block", "hash"]].itertuples(index=False):
+        places.setdefault(arm, {})[block] = store.folder / "runs" / hash_
     kinds = dict.fromkeys(arm.kind for arm in analysis.recipe.arms)
     figures: dict[str, Path] = {}
     for name in kinds:

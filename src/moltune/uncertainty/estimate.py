@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
+from scipy.stats import spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, Settings
@@ -29,6 +31,7 @@ from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
+_TRUSTED = 0.8
 UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
 
 
@@ -125,8 +128,8 @@ class UncertaintyScores:
 
     Attributes:
         table: columns of ``UNCERTAINTY_COLUMNS``; variance with n - 1, rank 1 the least sure.
-        facts: JSON-ready: method, samples, and against labels (where there are some) the Spearman correlation of
-            standard deviation and absolute error.
+        facts: JSON-ready: method, samples, how well their ranks would repeat (:func:`repeatability`), and against
+            labels (where there are some) the Spearman correlation of standard deviation and absolute error.
         unit: of the target.
     """
 
@@ -180,6 +183,10 @@ def uncertainty(
     if len(bad):
         raise NumericsError(f"a prediction for {molecules.smiles[bad[0]]} is not finite")
     table, facts = summarise(molecules, samples)
+    doubt = _doubt(facts["rank_repeatability"], len(samples)) if "rank_repeatability" in facts else None
+    # More members are more trainings, not more passes.
+    if doubt and settings.method == "dropout":
+        logger.warning("%s", doubt)
     facts = {"method": settings.method, "run": str(run), "members": [str(path) for path in members], **facts}
     return UncertaintyScores(table, facts, str(opened.provenance.get("data", {}).get("unit") or ""))
 
@@ -202,11 +209,53 @@ def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, 
         columns=UNCERTAINTY_COLUMNS,
     )
     facts: dict[str, Any] = {"molecules": len(table), "samples": len(samples), "mean_sd": float(table["sd"].mean())}
+    repeats = repeatability(samples)
+    if repeats is not None:
+        facts["rank_repeatability"] = repeats
     labelled = table.dropna(subset=["label"])
     if len(labelled) > 2 and labelled["sd"].nunique() > 1:
         error = (labelled["mean"] - labelled["label"]).abs()
         facts["spearman_sd_error"] = float(labelled["sd"].corr(error, method="spearman"))
     return table, facts
+
+
+def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> float | None:
+    """Rank correlation that the variances of as many new samples would have with these.
+
+    The variances of two halves of the samples are compared, and the mean Spearman correlation over several halvings
+    is stepped up to the full number (Spearman 1910 and Brown 1910: 2r / (1 + r)).
+
+    Args:
+        samples: shape (samples, n).
+        halvings: random ones.
+        seed: of the halvings.
+
+    Returns:
+        At most 1; None with fewer than four samples or three molecules, or where nothing varies.
+    """
+    count, n = samples.shape
+    if count < 4 or n < 3:
+        return None
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(halvings):
+        order = rng.permutation(count)
+        one, two = (samples[part].var(axis=0, ddof=1) for part in (order[: count // 2], order[count // 2 :]))
+        if np.ptp(one) > 0 and np.ptp(two) > 0:
+            found.append(float(spearmanr(one, two).statistic))
+    mean = float(np.mean(found)) if found else None
+    return None if mean is None or mean <= -1 else 2 * mean / (1 + mean)
+
+
+def _doubt(repeats: float, passes: int) -> str | None:
+    """A warning where another seed would rank the molecules differently, with the passes that would mend it."""
+    if repeats >= _TRUSTED:
+        return None
+    text = f"another {passes} passes would rank the molecules differently (rank correlation {repeats:.2f})"
+    if repeats <= 0:
+        return f"{text}: this order is noise; take many more passes, or an ensemble"
+    wanted = passes * _TRUSTED / (1 - _TRUSTED) * (1 - repeats) / repeats
+    return f"{text}: for {_TRUSTED:g} take about {math.ceil(wanted / 10) * 10:,}"
 
 
 def _load(source: str | Path | pd.DataFrame, columns: DataSettings) -> Molecules:

@@ -19,6 +19,7 @@ from moltune.data.overlap import exclude_held_out
 from moltune.data.split import Split, write_index_file
 from moltune.data.write import write_table
 from moltune.errors import ConfigError
+from moltune.study.agreement import agreement, agreement_figure, agreement_words
 from moltune.study.arms import ArmSpec, Outcome, Step, Workbench, control_rule, register_kind
 from moltune.study.kinds.finetune import FinetuneKind, FinetuneOptions
 from moltune.study.protocol import Block, Protocol
@@ -26,6 +27,7 @@ from moltune.study.recipe import Recipe
 
 SELECTION, TABLE = "selection", "selection.csv"
 _NEEDS_SCORES = ("influence", "influence-reversed", "uncertainty", "residual")
+_SCORES = {"score": "influence", "residual": "residual", "variance": "uncertainty"}
 _CONTROLS = {
     "random": "as many molecules at random: a selection that does not beat it has selected nothing",
     "influence-reversed": "as many molecules from the other end: a score that means something must beat it",
@@ -158,17 +160,25 @@ class SelectionKind(FinetuneKind):
         facts = {**outcome.facts, "candidates": len(candidates), "added": len(chosen), "excluded": len(excluded)}
         return Outcome(outcome.predictions, facts, outcome.history, {**outcome.kept, SELECTION: place})
 
-    def draw(self, runs: Mapping[str, Path], recipe: Recipe, folder: Path) -> dict[str, Path]:
-        """Influence scores with the threshold of the first arm that selects by them, and sorted uncertainties."""
+    def draw(self, runs: Mapping[str, Mapping[str, Path]], recipe: Recipe, folder: Path) -> dict[str, Path]:
+        """Influence scores with the threshold of the first arm that selects by them, sorted uncertainties (both on
+        the first block), and whether the scores of different blocks agree.
+        """
         from moltune.attribution.figures import score_against_residual, score_histogram
         from moltune.uncertainty.report import sorted_scores
 
+        blocks = {block.name: block for block in recipe.protocol.blocks()}
         first: dict[str, tuple[ArmSpec, pd.DataFrame]] = {}
-        for name, run in runs.items():
+        scored: dict[str, dict[str, pd.DataFrame]] = {}
+        for name, places in runs.items():
             arm = recipe.arm(name)
-            path = run / SELECTION / TABLE
-            if path.is_file() and not arm.control:
-                first.setdefault(str(arm.options["strategy"]), (arm, pd.read_csv(path)))
+            if arm.control:
+                continue
+            tables = {block: pd.read_csv(at) for block in blocks if (at := _table_of(places, block)) is not None}
+            if next(iter(blocks)) in tables:
+                first.setdefault(str(arm.options["strategy"]), (arm, tables[next(iter(blocks))]))
+            if arm.options["strategy"] in _NEEDS_SCORES:
+                scored.setdefault(self._scorer(arm, recipe).name, tables)
         drawn: dict[str, Path] = {}
         if "influence" in first:
             arm, table = first["influence"]
@@ -189,6 +199,10 @@ class SelectionKind(FinetuneKind):
             caption = f"Variance over passes with dropout, sorted, on the first block; red: {arm.title!r}."
             stem = folder / "sorted_uncertainty"
             drawn[caption] = sorted_scores(table["variance"].to_numpy(), percentile, stem)[1]
+        if scored:
+            found = agreement(next(iter(scored.values())), blocks, list(_SCORES))
+            if found:
+                drawn[agreement_words(found, _SCORES)] = agreement_figure(found, _SCORES, folder / "agreement")[1]
         return drawn
 
     def _scorer(self, arm: ArmSpec, recipe: Recipe) -> ArmSpec:
@@ -303,6 +317,11 @@ def _amount(options: SelectionOptions) -> Any:
 
     names = ("strategy", "count", "percentile", "threshold", "convention", "clusters")
     return make_settings(SelectSettings, {name: getattr(options, name) for name in names})
+
+
+def _table_of(places: Mapping[str, Path], block: str) -> Path | None:
+    path = places[block] / SELECTION / TABLE if block in places else None
+    return path if path is not None and path.is_file() else None
 
 
 def _step_name(block: str) -> str:
