@@ -68,7 +68,7 @@ DRAWS = 10
 
 
 def settings_of(**changes: Any) -> InfluenceSettings:
-    return InfluenceSettings.model_validate({"allow_unconverged": True, **changes})
+    return InfluenceSettings.model_validate({"allow_unconverged": True, "halves": False, **changes})
 
 
 def scores_of(setting: Setting, which: dict[str, dict[str, Any]], scope: str, decay: float) -> dict[str, np.ndarray]:

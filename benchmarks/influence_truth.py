@@ -64,7 +64,7 @@ def load_parts(external: Path | None) -> tuple[dict[str, Labelled], str]:
 
 
 def settings_of(**changes: Any) -> InfluenceSettings:
-    return InfluenceSettings.model_validate({"allow_unconverged": True, **changes})
+    return InfluenceSettings.model_validate({"allow_unconverged": True, "halves": False, **changes})
 
 
 def retrained(fixed: dict[str, Fixed], decay: float, weight: float) -> np.ndarray:

@@ -10,13 +10,14 @@ import torch
 from scipy import stats
 
 from moltune.attribution.influence import BIASED, SCORE_COLUMNS, Influence, NotConverged, influence, score
-from moltune.attribution.report import write_influence
+from moltune.attribution.report import findings, write_influence
 from moltune.attribution.setting import InfluenceSettings, make_setting
 from moltune.attribution.tracin import Checkpoint
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError
 from moltune.evaluation.normality import anderson_darling
+from moltune.evaluation.repeatability import lengthened, stepped_up
 from moltune.run import Run
 
 
@@ -195,3 +196,48 @@ def test_anderson_darling_finds_skew_and_passes_normal_samples() -> None:
     i = np.arange(1, 51)
     raw = -50 - np.mean((2 * i - 1) * (np.log(stats.norm.cdf(z)) + np.log(1 - stats.norm.cdf(z[::-1]))))
     assert anderson_darling(x).statistic == pytest.approx(raw * (1 + 0.75 / 50 + 2.25 / 2500))
+
+
+@pytest.mark.parametrize("solver", ["exact", "cg", "lissa"])
+def test_halves_of_the_target_are_compared_as_if_each_were_scored_alone(
+    finished: Run, external: Molecules, solver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_of(solver=solver, damping=1.0, seed=4, allow_unconverged=True, tolerance=1e-4)
+    molecules, parts = finished.molecules()
+    setting = make_setting(finished, molecules, parts, external, settings)
+    scores, facts = score(setting, settings, 0.0)
+    places = np.flatnonzero(parts == settings.target)
+    order = np.random.default_rng(4).permutation(len(places))
+    found = []
+    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+        alone = np.full(len(parts), "elsewhere", dtype=object)
+        alone[parts == "train"] = "train"
+        alone[places[half]] = settings.target
+        part = make_setting(finished, molecules, alone, external, settings)
+        found.append(score(part, settings.model_copy(update={"halves": False}), 0.0)[0])
+    halves = stats.spearmanr(*found).statistic
+    assert facts["target_halves_rank_correlation"] == pytest.approx(halves, abs=2e-3)
+    assert facts["rank_repeatability"] == pytest.approx(2 * halves / (1 + halves), abs=4e-3)
+    warned = [record for record in caplog.records if "would rank these differently" in record.getMessage()]
+    assert bool(warned) == (facts["rank_repeatability"] < 0.8)
+    plain, without = score(setting, settings.model_copy(update={"halves": False}), 0.0)
+    np.testing.assert_array_equal(plain, scores)
+    assert "rank_repeatability" not in without
+
+
+def test_the_page_says_whether_the_ranking_would_repeat(exact: Influence) -> None:
+    for halves, repeats, level in ((0.9, 0.95, "good"), (0.1, 0.18, "bad")):
+        facts = {**exact.facts, "target_halves_rank_correlation": halves, "rank_repeatability": repeats}
+        said = [(kind, text) for kind, text in findings(facts, exact) if f"about {repeats:.2f}" in text]
+        assert [kind for kind, _ in said] == [level]
+
+
+def test_targets_that_agree_are_no_reason_to_warn() -> None:
+    assert stepped_up(1.0) == 1.0
+    assert stepped_up(-1.0) is None
+    for repeats in (0.1, 0.5, 0.9):
+        times = lengthened(repeats, 0.8)
+        assert times is not None
+        # Spearman and Brown's formula for any length leads back to what was wanted.
+        assert times * repeats / (1 + (times - 1) * repeats) == pytest.approx(0.8)
+    assert lengthened(0.0) is None

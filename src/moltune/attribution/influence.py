@@ -23,18 +23,19 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from moltune.attribution.curvature import GaussNewton
+from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import Scope
 from moltune.attribution.setting import WITHOUT_SOLUTION, InfluenceSettings, Setting, make_curvature, make_setting
-from moltune.attribution.solvers import Solution, SolverSettings, make_solver
+from moltune.attribution.solvers import Solution, Solver, SolverSettings, make_solver
 from moltune.attribution.tracin import Checkpoint, tracin_products
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.evaluation.repeatability import TRUSTED, stepped_up
 from moltune.models.regression import RegressionModel
 from moltune.run import Run
 from moltune.training.tuner import unfit_molecules
@@ -159,7 +160,8 @@ def score(
     setting.scope.check_finite(gradient, f"the gradient of the {settings.target} loss")
     curvature = make_curvature(setting, settings, weight_decay)
     solver_settings = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
-    solution = make_solver(settings.solver, solver_settings).solve(curvature, gradient)
+    solver = make_solver(settings.solver, solver_settings)
+    solution = solver.solve(curvature, gradient)
     facts: dict[str, Any] = {
         "solver": settings.solver,
         "curvature": settings.curvature,
@@ -188,6 +190,8 @@ def score(
         changes = whole_step(setting, curvature, gradient).cpu().numpy()
         return -sign * setting.model.config.target_std**2 * changes, facts
     products = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
+    if settings.halves and not settings.founding_study:
+        facts |= _halves(setting, solver, curvature, products, settings)
     return sign * unit * products, facts
 
 
@@ -261,6 +265,33 @@ def _repeats(setting: Setting, solution: Solution) -> dict[str, Any]:
     scores = [(setting.external.residuals * setting.external.jvp(x)).cpu().numpy() for x in solution.repeats]
     pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
     return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(pairs))}
+
+
+def _halves(
+    setting: Setting, solver: Solver, curvature: Curvature, products: np.ndarray, settings: InfluenceSettings
+) -> dict[str, Any]:
+    """Whether one half of the target molecules ranks the external ones as the other half does.
+
+    The scores are linear in the target's gradient, so one more solution gives both halves.
+    """
+    n = len(setting.target)
+    if n < 4 or len(setting.external) < 3:
+        return {}
+    first = np.sort(np.random.default_rng(settings.seed).permutation(n)[: n // 2])
+    solution = solver.solve(curvature, setting.target.loss_gradient(first.tolist()))
+    one = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
+    share = len(first) / n
+    halves = float(spearmanr(one, (products - share * one) / (1 - share)).statistic)
+    repeats = stepped_up(halves)
+    if repeats is not None and repeats < TRUSTED:
+        logger.warning(
+            "other %s molecules would rank these differently: the ranks of two halves of them correlate with %.2f, "
+            "two parts of this size would with about %.2f",
+            settings.target,
+            halves,
+            repeats,
+        )
+    return {"target_halves_rank_correlation": halves, "rank_repeatability": repeats}
 
 
 def _decay(run: Run, settings: InfluenceSettings) -> float:

@@ -15,6 +15,7 @@ from moltune.errors import DataError
 from moltune.evaluation.drawn import draw_molecules
 from moltune.evaluation.normality import anderson_darling
 from moltune.evaluation.page import html_page
+from moltune.evaluation.repeatability import TRUSTED
 
 SCORES, FACTS, REPORT = "scores.csv", "scores.json", "influence.html"
 _DRAWN = 6
@@ -93,6 +94,16 @@ def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
         agreement = facts["repeats_rank_correlation"]
         level = "good" if agreement > 0.95 else "bad"
         result.append((level, f"Rank correlation between its {facts['repeats']} repeats: {agreement:.3f}."))
+    repeats = facts.get("rank_repeatability")
+    if repeats is not None:
+        text = (
+            f"The rankings by two halves of the {facts['target']} part correlate with "
+            f"{facts['target_halves_rank_correlation']:.2f}; two parts of its size would with about {repeats:.2f}"
+        )
+        if repeats >= TRUSTED:
+            result.append(("good", f"{text}."))
+        else:
+            result.append(("bad", f"{text}: much of a score is which molecules happen to be in that part."))
     flagged = int((found.table["flags"].str.contains(" in ")).sum())
     if flagged:
         result.append(("bad", f"{flagged} molecules are in the run's own data already; see the flags."))

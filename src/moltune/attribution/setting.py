@@ -41,6 +41,9 @@ class InfluenceSettings(SolverSettings):
     curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
     tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
     jacobian_mb: PositiveFloat = Field(1024.0, description="keep the Jacobian where it fits into this many MB")
+    halves: bool = Field(
+        True, description="solve for half of the target molecules too, and say whether they rank as the other half does"
+    )
     allow_unconverged: bool = Field(False, description="return scores of a solver that did not converge")
     founding_study: bool = Field(
         False, description="as the founding studies: gradients that are not finite become 0, the mean one has length 1"

@@ -23,6 +23,7 @@ from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
 from moltune.models.regression import RegressionModel
 from moltune.predict import Predictor
 from moltune.run import Run
@@ -31,7 +32,6 @@ from moltune.training.tuner import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
-_TRUSTED = 0.8
 UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
 
 
@@ -223,7 +223,7 @@ def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> 
     """Rank correlation that the variances of as many new samples would have with these.
 
     The variances of two halves of the samples are compared, and the mean Spearman correlation over several halvings
-    is stepped up to the full number (Spearman 1910 and Brown 1910: 2r / (1 + r)).
+    is stepped up to the full number (:func:`moltune.evaluation.repeatability.stepped_up`).
 
     Args:
         samples: shape (samples, n).
@@ -243,19 +243,18 @@ def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> 
         one, two = (samples[part].var(axis=0, ddof=1) for part in (order[: count // 2], order[count // 2 :]))
         if np.ptp(one) > 0 and np.ptp(two) > 0:
             found.append(float(spearmanr(one, two).statistic))
-    mean = float(np.mean(found)) if found else None
-    return None if mean is None or mean <= -1 else 2 * mean / (1 + mean)
+    return stepped_up(float(np.mean(found))) if found else None
 
 
 def _doubt(repeats: float, passes: int) -> str | None:
     """A warning where another seed would rank the molecules differently, with the passes that would mend it."""
-    if repeats >= _TRUSTED:
+    if repeats >= TRUSTED:
         return None
     text = f"another {passes} passes would rank the molecules differently (rank correlation {repeats:.2f})"
-    if repeats <= 0:
+    times = lengthened(repeats)
+    if times is None:
         return f"{text}: this order is noise; take many more passes, or an ensemble"
-    wanted = passes * _TRUSTED / (1 - _TRUSTED) * (1 - repeats) / repeats
-    return f"{text}: for {_TRUSTED:g} take about {math.ceil(wanted / 10) * 10:,}"
+    return f"{text}: for {TRUSTED:g} take about {math.ceil(times * passes / 10) * 10:,}"
 
 
 def _load(source: str | Path | pd.DataFrame, columns: DataSettings) -> Molecules:

@@ -118,7 +118,8 @@ class SelectionKind(FinetuneKind):
         specification = {
             "settings": tuned["settings"],
             "weights": tuned["weights"],
-            "influence": self._influence(scorer).model_dump(mode="json"),
+            # Halves change what is said of the scores, not the scores.
+            "influence": self._influence(scorer).model_dump(mode="json", exclude={"halves"}),
             "passes": self.options(scorer).passes,
             "protocol": recipe.protocol.model_dump(mode="json", exclude={"name", "note"}),
             "block": block.model_dump(mode="json"),
@@ -272,7 +273,7 @@ def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str,
     finished = (bench.folder / "base" / "config.yaml").is_file()
     run: Run = finetune(make_config(values), molecules=bench.molecules, overwrite=finished)
     external = external_molecules(specification["_external"])
-    settings = InfluenceSettings.model_validate(specification["influence"])
+    settings = InfluenceSettings.model_validate({**specification["influence"], "halves": False})
     scored = influence(run, external, settings)
     spread = uncertainty(run.path, external, UncertaintySettings(passes=specification["passes"], seed=block.seed))
     return {
