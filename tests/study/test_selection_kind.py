@@ -11,6 +11,7 @@ import pytest
 
 from moltune import datasets
 from moltune.errors import ConfigError
+from moltune.study.arms import find_kind
 from moltune.study.kinds.selection import external_digest
 from moltune.study.plan import make_plan
 from moltune.study.recipe import bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
@@ -126,11 +127,33 @@ def test_one_set_of_scores_serves_other_methods_and_the_other_convention(
 
     write_study(folder)
     drawn = {path.stem for path in (folder / "figures").glob("*.svg")}
-    assert {"influence_scores", "influence_against_residual", "sorted_uncertainty", "agreement"} <= drawn
+    assert {"influence_scores", "influence_against_residual", "sorted_uncertainty"} <= drawn
+    assert "agreement" not in drawn, "there is one block"
     page = (folder / "report.html").read_text()
     assert "Influence scores on the first block" in page
     # External molecules are somebody's property: the report shows none of them.
     assert not [smiles for smiles in pd.read_csv(files["external"])["smiles"] if f">{smiles}<" in page]
+
+
+def test_scores_of_two_blocks_are_compared(files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
+    arms = [
+        {"name": "a", "kind": "selection", "strategy": "influence", "count": 7},
+        {"name": "b", "kind": "selection", "strategy": "similarity", "count": 7},
+    ]
+    recipe = recipe_of(files, tiny_model, arms=arms, protocol={"splits": 2, "seeds": 1})
+    runs: dict[str, dict[str, Path]] = {"a": {}, "b": {}}
+    for arm, block in [("a", "split0-seed0"), ("a", "split1-seed0"), ("b", "split0-seed0")]:
+        place = runs[arm][block] = tmp_path / arm / block
+        (place / "selection").mkdir(parents=True)
+        table = pd.DataFrame({"row": range(1, 21), "selected": [row < 7 for row in range(20)]})
+        if arm == "a":
+            table = table.assign(score=range(-10, 10), residual=0.5, variance=range(20))
+        table.to_csv(place / "selection" / "selection.csv", index=False)
+    drawn = find_kind("selection").draw(runs, recipe, tmp_path / "figures")
+    # The residuals are all equal, and one seed shares its dropout.
+    [words] = [caption for caption in drawn if "repeat" in caption]
+    assert words.endswith("influence, another split 1.00.")
+    assert drawn[words].name == "agreement.svg"
 
 
 def test_who_scores_must_be_a_selection_of_its_own(files: dict[str, Path], tiny_model: Path) -> None:
