@@ -282,6 +282,8 @@ def _halves(
     one = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
     share = len(first) / n
     halves = float(spearmanr(one, (products - share * one) / (1 - share)).statistic)
+    if np.isnan(halves):
+        return {}
     repeats = stepped_up(halves)
     if repeats is not None and repeats < TRUSTED:
         logger.warning(

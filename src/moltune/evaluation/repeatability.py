@@ -11,7 +11,7 @@ def stepped_up(halves: float) -> float | None:
 
     Spearman (1910) and Brown (1910), Br. J. Psychol. 3, 271 and 296. None at r = −1, where the formula ends.
     """
-    return None if halves <= -1 else 2 * halves / (1 + halves)
+    return None if halves <= -1 else max(-1.0, 2 * halves / (1 + halves))
 
 
 def lengthened(repeats: float, wanted: float = TRUSTED) -> float | None:

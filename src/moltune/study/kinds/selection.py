@@ -170,7 +170,7 @@ class SelectionKind(FinetuneKind):
 
         blocks = {block.name: block for block in recipe.protocol.blocks()}
         first: dict[str, tuple[ArmSpec, pd.DataFrame]] = {}
-        scored: dict[str, dict[str, pd.DataFrame]] = {}
+        scored: dict[str, pd.DataFrame] = {}
         for name, places in runs.items():
             arm = recipe.arm(name)
             if arm.control:
@@ -179,7 +179,7 @@ class SelectionKind(FinetuneKind):
             if next(iter(blocks)) in tables:
                 first.setdefault(str(arm.options["strategy"]), (arm, tables[next(iter(blocks))]))
             if arm.options["strategy"] in _NEEDS_SCORES:
-                scored.setdefault(self._scorer(arm, recipe).name, tables)
+                scored = scored or tables
         drawn: dict[str, Path] = {}
         if "influence" in first:
             arm, table = first["influence"]
@@ -201,7 +201,7 @@ class SelectionKind(FinetuneKind):
             stem = folder / "sorted_uncertainty"
             drawn[caption] = sorted_scores(table["variance"].to_numpy(), percentile, stem)[1]
         if scored:
-            found = agreement(next(iter(scored.values())), blocks, list(_SCORES))
+            found = agreement(scored, blocks, list(_SCORES))
             if found:
                 drawn[agreement_words(found, _SCORES)] = agreement_figure(found, _SCORES, folder / "agreement")[1]
         return drawn
