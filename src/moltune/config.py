@@ -213,7 +213,10 @@ class TrainingSettings(Settings):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     max_grad_norm: float = Field(1.0, gt=0)
     patience: PositiveInt | None = Field(12, description="epochs without a better validation loss before stopping")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster, else fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="of training steps, all else is fp32; auto: bf16 where the processor has it, else fp32",
+    )
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
     augment: NonNegativeInt = Field(
         0, description="fresh random SMILES of each training molecule per epoch, in place of its own; 0: its own SMILES"

@@ -27,6 +27,7 @@ from moltune.run import Run, write_atomically
 from moltune.training.finetune import default_output, finetune
 from moltune.training.inference import embed_smiles, predict_smiles
 from moltune.training.loop import planned_epochs
+from moltune.training.precision import wants_bf16
 
 FILES = {
     "config.yaml",
@@ -514,12 +515,38 @@ def test_tuned_model_can_be_tuned_again(settings: RunSettings, finished: Run, tm
     assert run.history["train_loss"].iloc[0] < 1.5
 
 
-def test_bf16(settings: RunSettings, finished: Run, tmp_path: Path) -> None:
-    run = finetune(settings(output=tmp_path / "run", **{"training.precision": "bf16"}))
-    assert {tensor.dtype for tensor in weights_of(run).values()} == {torch.float32}
-    one, two = run.metrics["validation"]["rmse"]["value"], finished.metrics["validation"]["rmse"]["value"]
+def test_bf16(settings: RunSettings, tmp_path: Path) -> None:
+    half, full = (
+        finetune(settings(output=tmp_path / precision, **{"training.precision": precision}))
+        for precision in ("bf16", "fp32")
+    )
+    assert (half.metrics["cost"]["precision"], full.metrics["cost"]["precision"]) == ("bf16", "fp32")
+    assert {tensor.dtype for tensor in weights_of(half).values()} == {torch.float32}
+    one, two = half.metrics["validation"]["rmse"]["value"], full.metrics["validation"]["rmse"]["value"]
     assert one == pytest.approx(two, rel=0.02)
-    assert not same_weights(run, finished)
+    assert not same_weights(half, full)
+
+
+def test_bf16_is_for_training_steps_alone(settings: RunSettings, tmp_path: Path) -> None:
+    changes = {"training.precision": "bf16", "training.refit_head": "none"}
+    run = finetune(settings(output=tmp_path / "run", **changes))
+    table = run.predictions
+    model, tokenizer = load_regression(run.path), load_tokenizer(run.path)
+    predicted = predict_smiles(model, tokenizer, table["smiles"].tolist())
+    np.testing.assert_allclose(predicted, table["predicted"], rtol=0, atol=1e-5)
+    assert run.history["validation_loss"].min() == pytest.approx(validation_loss(run), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "bf16"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
+)
+def test_auto_precision_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch, abilities: dict[str, bool], bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert wants_bf16("auto", torch.device("cpu")) is bf16
+    assert wants_bf16("bf16", torch.device("cpu"))
+    assert not wants_bf16("fp32", torch.device("cpu"))
 
 
 def test_tensorboard_logs_stay_in_the_folder(settings: RunSettings, tmp_path: Path) -> None:

@@ -171,6 +171,8 @@ def _cost_section(metrics: Mapping[str, Any]) -> str:
     if metrics.get("seconds") is not None:
         facts.append(("Time to train", _duration(metrics["seconds"])))
     cost = metrics.get("cost") or {}
+    if cost.get("precision") is not None:
+        facts.append(("Arithmetic of training", cost["precision"]))
     if cost.get("molecules_per_second") is not None:
         facts.append(("Training molecules per second", format_number(cost["molecules_per_second"])))
     if cost.get("peak_memory_bytes") is not None:

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,14 @@ class Fitted:
         best_epoch: the epoch whose weights the model now has.
         steps: optimiser steps taken.
         molecules_per_second: through the training steps of this process; None where it took none.
+        precision: arithmetic of the training steps, bf16 or fp32.
     """
 
     history: pd.DataFrame
     best_epoch: int
     steps: int
-    molecules_per_second: float | None = None
+    molecules_per_second: float | None
+    precision: str
 
 
 class MoleculeTrainer(Trainer):
@@ -68,6 +71,7 @@ class MoleculeTrainer(Trainer):
         self.settings = settings
         self.molecules = 0
         super().__init__(*args, **kwargs)
+        self.bf16 = wants_bf16(settings.precision, self.args.device)
         assert self.model is not None
         # Staged unfreezing switches gradients off and on; what is trained in the end does not change.
         self.trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
@@ -92,6 +96,17 @@ class MoleculeTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(parameter_groups(self.model, self.settings), **options)
         return self.optimizer
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Compute in bf16 where the settings want it, in training steps alone.
+
+        Trainer's own ``bf16`` leaves a wrapper on the model: validation, and whatever is predicted with the model
+        after training, would differ from what the saved model says.
+        """
+        assert self.model is not None
+        if not (self.bf16 and self.model.training):
+            return nullcontext()
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=bool(cache_enabled))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take one step; a loss that is not finite ends the run."""
@@ -221,7 +236,7 @@ def fit(
         best = int(history["epoch"].iloc[int(history["validation_loss"].argmin())])
     model.eval()
     rate = round(trainer.molecules / clock.seconds, 1) if clock.seconds else None
-    return Fitted(history, best, trainer.state.global_step, rate)
+    return Fitted(history, best, trainer.state.global_step, rate, "bf16" if trainer.bf16 else "fp32")
 
 
 def _tensorboard(log_folder: Path) -> TrainerCallback:
@@ -276,12 +291,7 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: boo
         "label_names": ["labels"],
     }
     try:
-        arguments = TrainingArguments(**values)
-        if wants_bf16(settings.precision, arguments.device):
-            # Set afterwards, bf16 would have no effect: Trainer reads what the constructor makes of it.
-            values.update(bf16=True, use_cpu=arguments.device.type == "cpu")
-            arguments = TrainingArguments(**values)
-        return arguments
+        return TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers' Trainer refuses the training settings: {_in_short(error)}") from None
 

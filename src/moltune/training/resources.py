@@ -26,12 +26,14 @@ class Cost:
         peak_memory_bytes: largest resident memory of the process, libraries included; on a GPU, of torch's tensors.
         memory_growth_bytes: the peak less what was in use at the beginning. In a process that has trained before,
             freed memory that the process still holds makes it too small.
+        precision: arithmetic of the training steps, bf16 or fp32; None where there are none.
     """
 
     seconds: float
     molecules_per_second: float | None
     peak_memory_bytes: int
     memory_growth_bytes: int
+    precision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -63,10 +65,10 @@ class Meter:
         self._look()
         self.seconds = time.monotonic() - self._started
 
-    def cost(self, molecules_per_second: float | None) -> Cost:
+    def cost(self, molecules_per_second: float | None, precision: str | None = None) -> Cost:
         """The result, once the block is over."""
         growth = max(0, self._peak - self._before)
-        return Cost(round(self.seconds, 3), molecules_per_second, self._peak, growth)
+        return Cost(round(self.seconds, 3), molecules_per_second, self._peak, growth, precision)
 
     def _watch(self) -> None:
         while not self._done.wait(_INTERVAL):

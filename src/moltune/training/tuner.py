@@ -141,6 +141,6 @@ def tune(
         best_epoch=fitted.best_epoch,
         parameters=way.count(network),
         seconds=meter.seconds,
-        cost=meter.cost(fitted.molecules_per_second),
+        cost=meter.cost(fitted.molecules_per_second, fitted.precision),
         refit=refit,
     )
