@@ -61,7 +61,7 @@ def measured(into: dict[str, Any], name: str) -> Iterator[None]:
 
 def scores_of(made: Linearised, x: Tensor) -> np.ndarray:
     """Influence of molecules up to a factor, negative helps."""
-    return -(made.residuals * made.jvp(x)).cpu().numpy()
+    return -made.loss_jvp(x).cpu().numpy()
 
 
 class Loop:

@@ -54,6 +54,9 @@ def test_products_are_those_of_the_jacobian_by_plain_autograd(
     torch.testing.assert_close(made.jvp(v, some), (expected @ v)[some], rtol=1e-3, atol=1e-4)
     w = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
     torch.testing.assert_close(made.vjp(w, some), w @ expected[some], rtol=1e-3, atol=1e-5)
+    along = made.loss_jvp(v)
+    torch.testing.assert_close(along, 2 * (made.predicted - made.target) * (expected @ v), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(along.mean(), made.loss_gradient() @ v, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

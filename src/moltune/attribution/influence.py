@@ -189,7 +189,7 @@ def score(
         assert isinstance(curvature, GaussNewton)
         changes = whole_step(setting, curvature, gradient).cpu().numpy()
         return -sign * setting.model.config.target_std**2 * changes, facts
-    products = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
+    products = setting.external.loss_jvp(solution.x).cpu().numpy()
     if settings.halves and not settings.founding_study:
         facts |= _halves(setting, solver, curvature, products, settings)
     return sign * unit * products, facts
@@ -225,8 +225,7 @@ def _without_solution(setting: Setting, settings: InfluenceSettings, checkpoints
         damping = None if settings.damping_unit == "mean-eigenvalue" else settings.damping
         return _ekfac(setting, damping, settings.seed)
     if not checkpoints:
-        along = setting.external.jvp(setting.target.loss_gradient())
-        return np.asarray((2 * setting.external.residuals * along).cpu().numpy())
+        return np.asarray(setting.external.loss_jvp(setting.target.loss_gradient()).cpu().numpy())
     model_inputs = setting.external.inputs
 
     def inputs(model: RegressionModel, scope: Scope, smiles: Sequence[str]) -> Inputs:
@@ -262,7 +261,7 @@ def _repeats(setting: Setting, solution: Solution) -> dict[str, Any]:
     """Mean Spearman correlation of the scores of the repeats, where there are some."""
     if len(solution.repeats) < 2:
         return {}
-    scores = [(setting.external.residuals * setting.external.jvp(x)).cpu().numpy() for x in solution.repeats]
+    scores = [setting.external.loss_jvp(x).cpu().numpy() for x in solution.repeats]
     pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
     return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(pairs))}
 
@@ -279,7 +278,7 @@ def _halves(
         return {}
     first = np.sort(np.random.default_rng(settings.seed).permutation(n)[: n // 2])
     solution = solver.solve(curvature, setting.target.loss_gradient(first.tolist()))
-    one = (2 * setting.external.residuals * setting.external.jvp(solution.x)).cpu().numpy()
+    one = setting.external.loss_jvp(solution.x).cpu().numpy()
     share = len(first) / n
     halves = float(spearmanr(one, (products - share * one) / (1 - share)).statistic)
     if np.isnan(halves):

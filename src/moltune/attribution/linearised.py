@@ -123,6 +123,10 @@ class Linearised:
             self.scope.fill_rows(result, [place[position] for position in chunk], rows)
         return result
 
+    def loss_jvp(self, vector: Tensor) -> Tensor:
+        """Derivative of each molecule's squared error (standardised) along ``vector``: 2 r J v, float64, shape (n,)."""
+        return 2 * self.residuals * self.jvp(vector)
+
     def loss_gradient(self, positions: Sequence[int] | None = None) -> Tensor:
         """Gradient of the mean squared error (standardised) over some molecules, float64, shape (p,)."""
         order = list(range(len(self))) if positions is None else list(positions)

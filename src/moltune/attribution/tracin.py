@@ -54,6 +54,5 @@ def tracin_products(
         chosen = choose_scope(model, scope)
         held_out = Linearised(make_inputs(model, chosen, target[0]), chosen, target[1], tokens)
         added = Linearised(make_inputs(model, chosen, external[0]), chosen, external[1], tokens)
-        along = added.jvp(held_out.loss_gradient())
-        total += checkpoint.weight * (2 * added.residuals * along).cpu().numpy()
+        total += checkpoint.weight * added.loss_jvp(held_out.loss_gradient()).cpu().numpy()
     return total
