@@ -169,17 +169,18 @@ class SelectionKind(FinetuneKind):
         from moltune.uncertainty.report import sorted_scores
 
         blocks = {block.name: block for block in recipe.protocol.blocks()}
+        first_block = next(iter(blocks))
         first: dict[str, tuple[ArmSpec, pd.DataFrame]] = {}
         scored: dict[str, pd.DataFrame] = {}
         for name, places in runs.items():
             arm = recipe.arm(name)
             if arm.control:
                 continue
-            tables = {block: pd.read_csv(at) for block in blocks if (at := _table_of(places, block)) is not None}
-            if next(iter(blocks)) in tables:
-                first.setdefault(str(arm.options["strategy"]), (arm, tables[next(iter(blocks))]))
-            if arm.options["strategy"] in _NEEDS_SCORES:
-                scored = scored or tables
+            strategy = str(arm.options["strategy"])
+            if strategy not in first and (path := _table_of(places, first_block)) is not None:
+                first[strategy] = (arm, pd.read_csv(path))
+            if strategy in _NEEDS_SCORES and not scored:
+                scored = {block: pd.read_csv(at) for block in blocks if (at := _table_of(places, block)) is not None}
         drawn: dict[str, Path] = {}
         if "influence" in first:
             arm, table = first["influence"]
