@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from moltune.attribution.curvature import (
     AmongMolecules,
+    Curvature,
     GaussNewton,
     Hessian,
     kept_jacobian,
@@ -16,6 +17,7 @@ from moltune.attribution.curvature import (
     mean_eigenvalue,
 )
 from moltune.attribution.linearised import Linearised
+from moltune.attribution.preconditioner import FewMolecules, few_molecules
 from moltune.attribution.solvers import SolverSettings, leading_eigenpairs, make_solver
 from moltune.errors import ConfigError, NumericsError
 
@@ -185,3 +187,67 @@ def test_gauss_newton_is_the_hessian_where_the_model_is_linear(linearise: Make) 
 def test_unknown_solvers_list_the_known() -> None:
     with pytest.raises(ConfigError, match="cg, exact, lissa, identity"):
         make_solver("newton")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kind", [GaussNewton, Hessian])
+def test_a_preconditioner_shortens_the_way_and_changes_nothing_else(
+    linearise: Make, kind: type[Curvature], kept: bool
+) -> None:
+    made, other = linearise("last-1", 0, 80), linearise("last-1", 80, 120)
+    assert made.scope.size > 4096
+    gauss_newton = curvature_of(made, 1e-2, 1024.0 if kept else 0.0)
+    # A Hessian is positive where the damping outweighs its second term.
+    hessian = Hessian(made, made.scope.decay(0.01), 0.5 * largest_eigenvalue(gauss_newton))
+    curvature = gauss_newton if kind is GaussNewton else hessian
+    v = other.loss_gradient()
+    strict = {"tolerance": 1e-4}
+    plain = make_solver("cg", SolverSettings.model_validate({**strict, "precondition": 0})).solve(curvature, v)
+    short = make_solver("cg", SolverSettings.model_validate({**strict, "precondition": 40})).solve(curvature, v)
+    assert short.facts["preconditioned_by"] == 40
+    assert "preconditioned_by" not in plain.facts
+    assert plain.converged
+    assert short.converged
+    assert short.facts["iterations"] < plain.facts["iterations"]
+    torch.testing.assert_close(short.x, plain.x, rtol=1e-3, atol=1e-3 * float(plain.x.abs().max()))
+
+
+def test_a_preconditioner_is_the_inverse_of_its_own_molecules_curvature(linearise: Make) -> None:
+    made = linearise("head", 0, 40)
+    curvature = curvature_of(made, 1e-2)
+    few = FewMolecules(curvature, 10, seed=3)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))[:10]
+    rows = made.jacobian(order.tolist()).double()
+    matrix = 2 / 10 * rows.T @ rows + torch.diag(4 * curvature.diagonal)
+    v = linearise("head", 80, 120).loss_gradient()
+    torch.testing.assert_close(few(v), torch.linalg.solve(matrix, v), rtol=1e-3, atol=1e-5)
+    # The curvature's own gradients are as they were.
+    torch.testing.assert_close(curvature.kept, made.jacobian(range(40)))
+
+
+def test_where_a_preconditioner_is_not_worth_it(linearise: Make) -> None:
+    small, large = curvature_of(linearise("head", 0, 40)), curvature_of(linearise("last-1", 0, 40))
+    assert few_molecules(small, 10, 1024.0, 0) is None
+    assert few_molecules(large, 0, 1024.0, 0) is None
+    assert few_molecules(GaussNewton(large.train, 0 * large.diagonal, 0.0), 10, 1024.0, 0) is None
+    made = few_molecules(large, 1000, 1024.0, 0)
+    assert made is not None
+    assert len(made.rows) == 20
+    room = 5.5 * 4 * large.size / 2**20
+    made = few_molecules(large, 1000, room, 0)
+    assert made is not None
+    assert len(made.rows) == 5
+
+
+@pytest.mark.parametrize(("name", "scope"), [("cg", "last-1"), ("lissa", "last-1"), ("lissa", "head")])
+def test_progress_goes_from_nothing_to_all(linearise: Make, name: str, scope: str) -> None:
+    made, other = linearise(scope, 0, 40), linearise(scope, 80, 100)
+    told: list[tuple[str, float]] = []
+    solver = make_solver(name, SolverSettings(depth=50), lambda stage, share: told.append((stage, share)))
+    solver.stage = "looking"
+    solver.solve(curvature_of(made, 0.1), other.loss_gradient())
+    assert {stage for stage, _ in told} == {"looking"}
+    shares = [share for _, share in told]
+    assert shares[-1] == pytest.approx(1.0)
+    assert all(0 <= share <= 1 + 1e-9 for share in shares)
+    assert len(shares) > 3

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moltune.attribution.linearised import Linearised
 from moltune.errors import ConfigError
+from moltune.progress import StageReport, no_report, of_stage
 
 _MOST_DENSE = 4096
 # Columns at a time; memory for larger blocks would be fetched anew from the system for each.
@@ -204,7 +205,9 @@ class Hessian(Curvature):
         return self.train.loss_hessian_product(vector, positions)
 
 
-def kept_jacobian(train: Linearised, positions: Sequence[int], megabytes: float) -> Tensor | None:
+def kept_jacobian(
+    train: Linearised, positions: Sequence[int], megabytes: float, report: StageReport = no_report
+) -> Tensor | None:
     """Gradients of the molecules, shape (len(positions), p), where they fit into so much memory; else None.
 
     Raises:
@@ -212,7 +215,7 @@ def kept_jacobian(train: Linearised, positions: Sequence[int], megabytes: float)
     """
     if 4 * len(positions) * train.scope.size > megabytes * 2**20:
         return None
-    rows = train.jacobian(positions)
+    rows = train.jacobian(positions, of_stage(report, "gradients of the training molecules", len(positions)))
     # Row by row, as a mask of all of them would take as much memory again.
     for row, position in zip(rows, positions, strict=True):
         train.scope.check_finite(row, f"the gradient of {train.inputs.smiles[position]}")

@@ -37,6 +37,7 @@ from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, stepped_up
 from moltune.models.regression import RegressionModel
+from moltune.progress import StageReport, no_report
 from moltune.run import Run
 from moltune.training.tuner import unfit_molecules
 
@@ -80,6 +81,7 @@ def influence(
     *,
     data: DataSettings | None = None,
     checkpoints: Sequence[Checkpoint] = (),
+    report: StageReport = no_report,
 ) -> Influence:
     """Score external molecules by their influence on a tuned model's loss.
 
@@ -89,6 +91,7 @@ def influence(
         settings: how.
         data: columns of the external file; it is cleaned as the run's data were.
         checkpoints: saved states for the solver tracin; unset: the tuned model alone.
+        report: is told what is being done.
 
     Raises:
         DataError: the external molecules have no labels, or the run has no such part.
@@ -115,7 +118,7 @@ def influence(
     setting = make_setting(run, molecules, parts, external, settings)
     seconds = {"prepare": time.monotonic() - started}
     started = time.monotonic()
-    scores, facts = score(setting, settings, _decay(run, settings), checkpoints=checkpoints)
+    scores, facts = score(setting, settings, _decay(run, settings), checkpoints=checkpoints, report=report)
     seconds["score"] = time.monotonic() - started
     table = _table(setting, scores, external, _flags(external, molecules, parts), settings)
     facts = {
@@ -142,6 +145,7 @@ def score(
     weight_decay: float,
     *,
     checkpoints: Sequence[Checkpoint] = (),
+    report: StageReport = no_report,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Scores (n,), in the target's unit squared and in the convention of the settings, and what the solver says.
 
@@ -153,15 +157,17 @@ def score(
     if settings.solver in WITHOUT_SOLUTION:
         products = _without_solution(setting, settings, checkpoints)
         return sign * unit * products, {"solver": settings.solver, "residual": None, "converged": None}
+    report(f"gradient of the {settings.target} loss", 0)
     gradient = setting.target.loss_gradient() if not settings.founding_study else torch.empty(0)
     replaced = 0
     if settings.founding_study:
         gradient, replaced = _founding_gradient(setting)
     setting.scope.check_finite(gradient, f"the gradient of the {settings.target} loss")
-    curvature = make_curvature(setting, settings, weight_decay)
+    curvature = make_curvature(setting, settings, weight_decay, report)
     solver_settings = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
-    solver = make_solver(settings.solver, solver_settings)
+    solver = make_solver(settings.solver, solver_settings, report)
     solution = solver.solve(curvature, gradient)
+    report("scoring", 0)
     facts: dict[str, Any] = {
         "solver": settings.solver,
         "curvature": settings.curvature,
@@ -277,6 +283,7 @@ def _halves(
     if n < 4 or len(setting.external) < 3:
         return {}
     first = np.sort(np.random.default_rng(settings.seed).permutation(n)[: n // 2])
+    solver.stage = f"solving for half of the {settings.target} molecules"
     solution = solver.solve(curvature, setting.target.loss_gradient(first.tolist()))
     one = setting.external.loss_jvp(solution.x).cpu().numpy()
     share = len(first) / n

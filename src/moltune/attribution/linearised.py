@@ -6,7 +6,7 @@ forward-mode pass, Jᵀ w one reverse pass, however many molecules there are: no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,8 +104,11 @@ class Linearised:
             total += self.scope.flatten(pulled).double()
         return total
 
-    def jacobian(self, positions: Sequence[int]) -> Tensor:
-        """Gradients of single predictions, float32, shape (len(positions), p), vectorised over molecules."""
+    def jacobian(self, positions: Sequence[int], progress: Callable[[int], None] | None = None) -> Tensor:
+        """Gradients of single predictions, float32, shape (len(positions), p), vectorised over molecules.
+
+        ``progress`` is told how many more molecules are done.
+        """
         order = list(positions)
         self.inputs.prepare(order)
         result = torch.empty(len(order), self.scope.size, device=self.target.device)
@@ -121,6 +124,8 @@ class Linearised:
             with sdpa_kernel(SDPBackend.MATH):
                 rows = vmap(grad(one), in_dims=(None, 0, 0))(self.scope.parameters, first, mask)
             self.scope.fill_rows(result, [place[position] for position in chunk], rows)
+            if progress is not None:
+                progress(len(chunk))
         return result
 
     def loss_jvp(self, vector: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, kept_jacobian, mean_eigenvalue
 from moltune.attribution.inputs import Inputs
@@ -17,6 +17,7 @@ from moltune.attribution.solvers import SOLVERS, SolverSettings
 from moltune.data.molecules import Molecules
 from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.regression import RegressionModel
+from moltune.progress import StageReport, no_report
 from moltune.run import Run
 
 WITHOUT_SOLUTION = ("ekfac", "tracin")
@@ -40,7 +41,6 @@ class InfluenceSettings(SolverSettings):
     target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
     curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
     tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
-    jacobian_mb: PositiveFloat = Field(1024.0, description="keep the Jacobian where it fits into this many MB")
     halves: bool = Field(
         True, description="solve for half of the target molecules too, and say whether they rank as the other half does"
     )
@@ -103,7 +103,9 @@ def make_setting(
     )
 
 
-def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: float) -> Curvature:
+def make_curvature(
+    setting: Setting, settings: InfluenceSettings, weight_decay: float, report: StageReport = no_report
+) -> Curvature:
     """Curvature of the training loss, with weight decay and damping."""
     n = len(setting.train)
     positions = list(range(n))
@@ -113,7 +115,7 @@ def make_curvature(setting: Setting, settings: InfluenceSettings, weight_decay: 
     jacobian = None
     # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
     if settings.curvature == "gauss-newton" and settings.solver != "identity":
-        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb)
+        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb, report)
     damping = settings.damping
     if settings.damping_unit == "mean-eigenvalue" and damping > 0:
         damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from moltune.attribution.curvature import AmongMolecules, Curvature, GaussNewton, largest_eigenvalue
+from moltune.attribution.preconditioner import FewMolecules, few_molecules
 from moltune.config import Settings
 from moltune.errors import ConfigError, NumericsError
+from moltune.progress import StageReport, no_report, of_stage
 
 # Beyond so many molecules their products with each other take longer than the steps that they make cheap.
 _MOST_AMONG = 1500
@@ -25,7 +27,11 @@ class SolverSettings(Settings):
     """Numbers of the solvers; each uses those that concern it."""
 
     tolerance: float = Field(1e-2, gt=0, lt=1, description="residual above which a solver has not converged")
+    jacobian_mb: PositiveFloat = Field(1024.0, description="keep gradients where they fit into this many MB")
     iterations: PositiveInt = Field(500, description="cg: at most this many")
+    precondition: NonNegativeInt = Field(
+        400, description="cg: molecules whose curvature shortens the way, as many of them as fit; 0: none"
+    )
     depth: PositiveInt = Field(1000, description="lissa: at most this many steps of each repeat")
     batch_size: PositiveInt = Field(64, description="lissa: molecules per step")
     repeats: PositiveInt = Field(3, description="lissa: independent runs, averaged")
@@ -62,9 +68,11 @@ class Solver(ABC):
     description: str
     # Gradient similarity does not solve the system, so its residual is shown but condemns nothing.
     judged = True
+    # What is reported while it works.
+    stage = "solving"
 
-    def __init__(self, settings: SolverSettings | None = None) -> None:
-        self.settings = settings or SolverSettings()
+    def __init__(self, settings: SolverSettings | None = None, report: StageReport = no_report) -> None:
+        self.settings, self.report = settings or SolverSettings(), report
 
     @abstractmethod
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
@@ -137,19 +145,32 @@ class Exact(Solver):
 
 
 class ConjugateGradient(Solver):
-    """Conjugate gradients (Hestenes & Stiefel 1952); stops at a tenth of the tolerance."""
+    """Conjugate gradients (Hestenes & Stiefel 1952); stops at a tenth of the tolerance.
+
+    Among many parameters they are preconditioned by the curvature of a few molecules
+    (:class:`~moltune.attribution.preconditioner.FewMolecules`), which changes how long they take, not what they find.
+    """
 
     name = "cg"
     description = "conjugate gradients over the whole curvature"
+    # Several right-hand sides share a preconditioner.
+    _made: tuple[Curvature, FewMolecules | None] | None = None
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Iterate; a direction of negative curvature (Hessian only) is an error that says what to do."""
+        settings = self.settings
+        if self._made is None or self._made[0] is not curvature:
+            self.report(self.stage, 0)
+            few = few_molecules(curvature, settings.precondition, settings.jacobian_mb, settings.seed)
+            self._made = curvature, few
+        few = self._made[1]
+        precondition = few or (lambda vector: vector)
         x = torch.zeros_like(v)
         residual = v.clone()
-        direction = residual.clone()
-        squared, stop = float(residual @ residual), (0.1 * self.settings.tolerance) ** 2 * float(v @ v)
-        used = 0
-        while used < self.settings.iterations and squared > stop:
+        direction = precondition(residual)
+        squared, start = float(residual @ direction), float(residual.norm())
+        reduction, used = 1.0, 0
+        while used < settings.iterations and reduction > 0.1 * settings.tolerance:
             product = curvature.product(direction)
             bend = float(direction @ product)
             if not math.isfinite(bend):
@@ -162,11 +183,16 @@ class ConjugateGradient(Solver):
             used += 1
             step = squared / bend
             x += step * direction
-            residual -= step * product
-            after = float(residual @ residual)
-            direction = residual + (after / squared) * direction
+            # Not in place: without a preconditioner the first direction is the residual itself.
+            residual = residual - step * product
+            reduction = float(residual.norm()) / start
+            way = math.log(max(reduction, 1e-300)) / math.log(0.1 * settings.tolerance)
+            self.report(self.stage, min(1.0, max(0.0, way)))
+            towards = precondition(residual)
+            after = float(residual @ towards)
+            direction = towards + (after / squared) * direction
             squared = after
-        return x, [], {"iterations": used}
+        return x, [], {"iterations": used, **({"preconditioned_by": len(few.rows)} if few else {})}
 
 
 class Lissa(Solver):
@@ -198,7 +224,9 @@ class Lissa(Solver):
             inner = AmongMolecules(curvature, v, error=0.1 * self.settings.tolerance)
             # Another norm counts there, and steps cost next to nothing.
             strict = self.settings.model_copy(update={"tolerance": 0.1 * self.settings.tolerance})
-            x, repeats, facts = Lissa(strict).approximate(inner, inner.right_side)
+            among = Lissa(strict, self.report)
+            among.stage = self.stage
+            x, repeats, facts = among.approximate(inner, inner.right_side)
             return inner.restore(x), [inner.restore(repeat) for repeat in repeats], {**facts, "form": "molecules"}
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
@@ -210,7 +238,8 @@ class Lissa(Solver):
         )
         if not scale > 0 or not math.isfinite(scale):
             raise NumericsError(f"the largest eigenvalue of the curvature comes out as {scale}")
-        found = [self._run(curvature, v, precondition, scale, batch, generator) for _ in range(settings.repeats)]
+        tick = of_stage(self.report, self.stage, settings.repeats * settings.depth)
+        found = [self._run(curvature, v, precondition, scale, batch, generator, tick) for _ in range(settings.repeats)]
         repeats = [x for x, _ in found]
         facts = {
             "scale": scale,
@@ -229,6 +258,7 @@ class Lissa(Solver):
         scale: float,
         batch: int,
         generator: torch.Generator,
+        tick: Callable[[int], None],
     ) -> tuple[Tensor, int]:
         """x of one repeat, and the steps it took."""
         depth, stages = self.settings.depth, min(self.settings.restarts + 1, self.settings.depth)
@@ -237,7 +267,7 @@ class Lissa(Solver):
         enough = 0.5 * self.settings.tolerance * smallest
         for stage in range(stages):
             count = depth * (stage + 1) // stages - depth * stage // stages
-            move = self._series(curvature, left, precondition, scale, batch, generator, count)
+            move = self._series(curvature, left, precondition, scale, batch, generator, count, tick)
             steps += count
             if stages == 1:
                 return move, steps
@@ -245,6 +275,7 @@ class Lissa(Solver):
             if float(after.norm()) < smallest:
                 x, left, smallest = x + move, after, float(after.norm())
             if smallest <= enough:
+                tick(depth - steps)
                 break
         return x, steps
 
@@ -257,6 +288,7 @@ class Lissa(Solver):
         batch: int,
         generator: torch.Generator,
         steps: int,
+        tick: Callable[[int], None],
     ) -> Tensor:
         x = precondition(v) / scale
         average, counted = torch.zeros_like(x), 0
@@ -269,6 +301,7 @@ class Lissa(Solver):
                     f"lissa diverges (step {step + 1}, scale {scale:.3g}): the curvature of the batches differs too "
                     "much; raise --batch-size or the damping, or take the solver cg"
                 )
+            tick(1)
             if step >= steps // 2:
                 average += x
                 counted += 1
@@ -345,7 +378,7 @@ def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (ConjugateGradient, Exact, Lissa, Identity)}
 
 
-def make_solver(name: str, settings: SolverSettings | None = None) -> Solver:
+def make_solver(name: str, settings: SolverSettings | None = None, report: StageReport = no_report) -> Solver:
     """Build a solver.
 
     Raises:
@@ -353,4 +386,4 @@ def make_solver(name: str, settings: SolverSettings | None = None) -> Solver:
     """
     if name not in SOLVERS:
         raise ConfigError(f"there is no solver {name!r}; choose one of: {', '.join(SOLVERS)}, ekfac, tracin")
-    return SOLVERS[name](settings)
+    return SOLVERS[name](settings, report)

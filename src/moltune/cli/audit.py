@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moltune.cli.console import out, print_json, set_up_logging
+from moltune.cli.console import out, print_json, set_up_logging, stage_progress
 from moltune.cli.options import Json, Quiet, Smiles, Target
 from moltune.config import make_settings
 
@@ -35,7 +35,9 @@ def audit(
     from moltune.selection.audit_report import write_audit
 
     settings = make_settings(AuditSettings, {"model": model, "seed": seed})
-    found = run_audit(external, against, settings=settings, data=DataSettings(smiles=smiles, target=target))
+    columns = DataSettings(smiles=smiles, target=target)
+    with stage_progress(quiet) as report:
+        found = run_audit(external, against, settings=settings, data=columns, report=report)
     if output is not None:
         write_audit(found, output)
     if as_json:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from moltune.errors import MoltuneError
+from moltune.progress import StageReport
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -111,6 +112,38 @@ def step_progress(title: str, quiet: bool = False) -> Iterator[Any]:
         progress.update(task, completed=step, total=steps, losses=losses)
         if not err.is_terminal and not quiet and step * 10 // steps > (step - 1) * 10 // steps:
             err.print(f"step {step} of {steps}  {losses}")
+
+    try:
+        yield report
+    finally:
+        progress.stop()
+
+
+@contextmanager
+def stage_progress(quiet: bool = False) -> Iterator[StageReport]:
+    """A bar that names what is being done; yields the callback that feeds it.
+
+    Where standard error is no terminal, each stage is a line instead.
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        disable=quiet or not err.is_terminal,
+    )
+    task, known = progress.add_task("", total=1), ""
+
+    def report(stage: str, share: float) -> None:
+        nonlocal known
+        if stage != known:
+            known = stage
+            progress.start()
+            progress.reset(task, description=stage, total=1)
+            if not err.is_terminal and not quiet:
+                err.print(stage, style="dim")
+        # A stage that does not know how far it is shows that it moves.
+        progress.update(task, completed=share, total=1 if share > 0 else None)
 
     try:
         yield report

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from moltune.cli.console import facts, out, print_json, set_up_logging
+from moltune.cli.console import facts, out, print_json, set_up_logging, stage_progress
 from moltune.cli.options import Json, Quiet, Set, Smiles
 from moltune.config import DataSettings, make_settings
 from moltune.config_text import apply_overrides
@@ -81,13 +81,15 @@ def influence(
     }
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     settings = make_settings(InfluenceSettings, apply_overrides(values, overrides or []))
-    found = run_influence(
-        run,
-        external,
-        settings,
-        data=DataSettings(smiles=smiles, target=target),
-        checkpoints=[Checkpoint(str(path)) for path in checkpoints or []],
-    )
+    with stage_progress(quiet) as report:
+        found = run_influence(
+            run,
+            external,
+            settings,
+            data=DataSettings(smiles=smiles, target=target),
+            checkpoints=[Checkpoint(str(path)) for path in checkpoints or []],
+            report=report,
+        )
     page = write_influence(found, output, percentile=percentile)
     shown = {**found.facts, **describe_scores(found, percentile)}
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moltune.cli.console import facts, out, print_json, set_up_logging
+from moltune.cli.console import facts, out, print_json, set_up_logging, stage_progress
 from moltune.cli.options import Json, Quiet, Smiles, Target
 from moltune.config import DataSettings, make_settings
 
@@ -38,9 +38,9 @@ def uncertainty(
 
     chosen = method or ("ensemble" if members else "dropout")
     settings = make_settings(UncertaintySettings, {"method": chosen, "passes": passes, "seed": seed})
-    found = run_uncertainty(
-        run, molecules, settings, members=members or [], data=DataSettings(smiles=smiles, target=target)
-    )
+    columns = DataSettings(smiles=smiles, target=target)
+    with stage_progress(quiet) as report:
+        found = run_uncertainty(run, molecules, settings, members=members or [], data=columns, report=report)
     table = write_uncertainty(found, output, percentile=percentile)
     if as_json:
         print_json(found.facts)

@@ -22,6 +22,7 @@ from moltune.errors import DataError
 from moltune.evaluation.shift import EmbeddingShift, NumberShift, embedding_shift, number_shift
 from moltune.evaluation.statistics import holm
 from moltune.models.checkpoints import load_tokenizer, make_regression, max_length
+from moltune.progress import StageReport, no_report
 from moltune.run import CONFIG, Run
 from moltune.selection.noise import LabelNoise, label_noise
 from moltune.training.inference import embed_smiles
@@ -139,6 +140,7 @@ def audit(
     settings: AuditSettings | None = None,
     data: DataSettings | None = None,
     clean: CleanSettings | None = None,
+    report: StageReport = no_report,
 ) -> Audit:
     """Examine external molecules before any of them is added to a training set.
 
@@ -148,12 +150,14 @@ def audit(
         settings: how.
         data: columns of the external file; its cleaning is ``clean``.
         clean: cleaning steps for both; unset: the defaults, or those of the run.
+        report: is told what is being done.
 
     Raises:
         DataError: a source cannot be read, or holds fewer than five molecules.
         CheckpointError: the model cannot be loaded.
     """
     settings, data = settings or AuditSettings(), data or DataSettings()
+    report("reading", 0)
     known, parts, run_clean = _known(against, clean)
     steps = clean or run_clean or CleanSettings()
     if not isinstance(external, Molecules):
@@ -161,15 +165,18 @@ def audit(
     for name, molecules in (("external file", external), ("training set", known)):
         if len(molecules) < 5:
             raise DataError(f"the {name} holds {len(molecules)} usable molecules; an audit needs five or more")
+    report("shared molecules", 0)
     shared = shared_molecules(external, known)
     if parts is not None:
         shared["part"] = parts[shared["known_position"].to_numpy(dtype=int)]
     overlap = {level: disagreement(shared, level) for level in LEVELS}
+    report("similarities and descriptors", 0)
     rng = np.random.default_rng(settings.seed)
     similarity, reference = _similarities(external, known, rng, settings.reference)
     values = physchem(external.smiles), physchem(known.smiles)
     shifts = {name: number_shift(*(v[:, DESCRIPTORS.index(name)] for v in values)) for name in SHIFTED}
     adjusted = dict(zip(SHIFTED, holm([shift.p for shift in shifts.values()]).tolist(), strict=True))
+    report("embeddings", 0)
     embedded = _embeddings(external.smiles, known.smiles, settings.model)
     labelled = np.isfinite(external.target)
     target = number_shift(external.target, known.target) if labelled.sum() > 1 else None
@@ -177,6 +184,7 @@ def audit(
     # A molecule whose label the model has learned says nothing about how well it predicts new ones.
     fresh = np.flatnonzero(labelled & ~np.isin(np.arange(len(external)), shared["position"].to_numpy(dtype=int)))
     if len(fresh) >= 5:
+        report("label noise by a cross-validated model", 0)
         features = tuple(np.hstack([v, e]).astype(np.float64) for v, e in zip(values, embedded, strict=True))
         noise = label_noise(
             (features[0][fresh], external.target[fresh], [external.smiles[i] for i in fresh]),
@@ -184,6 +192,7 @@ def audit(
             folds=settings.folds,
             seed=settings.seed,
         )
+    report("permutation test of the embeddings", 0)
     embeddings = embedding_shift(
         *embedded, permutations=settings.permutations, most=settings.reference, seed=settings.seed
     )

@@ -26,6 +26,7 @@ from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
 from moltune.models.regression import RegressionModel
 from moltune.predict import Predictor
+from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
 from moltune.training.tuned import LanguageModel
 from moltune.training.tuner import unfit_molecules
@@ -50,7 +51,7 @@ class Uncertainty(ABC):
     name: str
 
     @abstractmethod
-    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+    def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
         """Predictions in the target's unit, float64, shape (samples, n)."""
 
 
@@ -78,8 +79,9 @@ class MonteCarloDropout(Uncertainty):
             )
 
     @torch.no_grad()
-    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+    def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
         """``passes`` draws per molecule."""
+        tick = of_stage(report, f"{self.passes} passes with dropout", self.passes * len(smiles))
         model, tokenizer = self.model, self.tokenizer
         dataset, collate = SmilesDataset(tokenizer, smiles), PadCollator(int(tokenizer.pad_token_id))
         result = np.empty((self.passes, len(smiles)))
@@ -90,6 +92,7 @@ class MonteCarloDropout(Uncertainty):
                 batch = {k: v.to(model.device) for k, v in collate([dataset[i] for i in positions]).items()}
                 for draw in range(self.passes):
                     result[draw, positions] = model(**batch).logits.squeeze(-1).double().cpu().numpy()
+                    tick(len(positions))
         return result
 
 
@@ -110,11 +113,12 @@ class DeepEnsemble(Uncertainty):
         if len(targets) > 1:
             raise ConfigError(f"the members of an ensemble must predict the same target, not {', '.join(targets)}")
 
-    def samples(self, smiles: Sequence[str]) -> np.ndarray:
+    def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
         """One prediction per member."""
+        tick = of_stage(report, f"{len(self.members)} models", len(self.members) * len(smiles))
         found = []
         for member in self.members:
-            table = member.predict(list(smiles), batch_size=self.batch_size)
+            table = member.predict(list(smiles), batch_size=self.batch_size, progress=tick)
             if table["predicted"].isna().any():
                 bad = table[table["predicted"].isna()].iloc[0]
                 raise DataError(f"a member of the ensemble cannot predict {bad['input']}: {bad['note']}")
@@ -145,6 +149,7 @@ def uncertainty(
     *,
     members: Sequence[str | Path] = (),
     data: DataSettings | None = None,
+    report: StageReport = no_report,
 ) -> UncertaintyScores:
     """Estimate how sure a tuned model is of each molecule.
 
@@ -154,6 +159,7 @@ def uncertainty(
         settings: how.
         members: further runs of an ensemble.
         data: columns of the file; it is cleaned as the run's data were.
+        report: is told how far the passes are.
 
     Raises:
         ConfigError: no dropout, or members that do not go together.
@@ -178,7 +184,7 @@ def uncertainty(
         estimate = MonteCarloDropout(
             Predictor.load(run), settings.passes, batch_size=settings.batch_size, seed=settings.seed
         )
-    samples = estimate.samples(molecules.smiles)
+    samples = estimate.samples(molecules.smiles, report)
     bad = np.flatnonzero(~np.isfinite(samples).all(axis=0))
     if len(bad):
         raise NumericsError(f"a prediction for {molecules.smiles[bad[0]]} is not finite")
