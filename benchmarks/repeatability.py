@@ -1,6 +1,6 @@
 """Do the scores of external molecules repeat? What `moltune influence` and `moltune uncertainty` say of it, tried.
 
-    python benchmarks/repeatability.py RUN EXTERNAL [--seeds 5] [--scopes head,last-1]
+    python benchmarks/repeatability.py RUN EXTERNAL [--seeds 5] [--scopes head,last-1] [--jacobian-mb 8192]
 
 RUN is a finished fine-tuning run, EXTERNAL a file of labelled molecules. Influence: the rank correlation of the two
 halves of the validation part, for several random halvings. Dropout: what the halves of the passes say another 30
@@ -38,11 +38,11 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
 
 
-def halvings(run: Run, external: Molecules, scope: str, seeds: int) -> dict[str, Any]:
+def halvings(run: Run, external: Molecules, scope: str, seeds: int, jacobian_mb: float) -> dict[str, Any]:
     """Rank correlation of halves of the validation part, and of whole scores, which differ in the solver's seed."""
     facts, scores = [], []
     for seed in range(seeds):
-        settings = InfluenceSettings.model_validate({"scope": scope, "seed": seed})
+        settings = InfluenceSettings.model_validate({"scope": scope, "seed": seed, "jacobian_mb": jacobian_mb})
         found = influence(run, external, settings)
         facts.append(found.facts)
         scores.append(found.table["score"].to_numpy())
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("external")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scopes", default="head,last-1")
+    parser.add_argument("--jacobian-mb", type=float, default=8192, help="for gradients, in memory")
     arguments = parser.parse_args()
     # What the two commands warn of is what is measured here.
     logging.getLogger("moltune").setLevel(logging.ERROR)
@@ -81,7 +82,7 @@ def main() -> None:
     result: dict[str, Any] = {"command": "repeatability.py RUN EXTERNAL", "external_molecules": len(external)}
     result["influence"] = {}
     for scope in arguments.scopes.split(","):
-        result["influence"][scope] = halvings(run, external, scope, arguments.seeds)
+        result["influence"][scope] = halvings(run, external, scope, arguments.seeds, arguments.jacobian_mb)
         print(scope, json.dumps(result["influence"][scope], indent=1), flush=True)
     first = passes(run, external, 30, arguments.seeds)
     print(json.dumps(first, indent=1), flush=True)

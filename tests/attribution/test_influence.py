@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,42 @@ def test_targets_that_agree_are_no_reason_to_warn() -> None:
         # Spearman and Brown's formula for any length leads back to what was wanted.
         assert times * repeats / (1 + (times - 1) * repeats) == pytest.approx(0.8)
     assert lengthened(0.0) is None
+
+
+def test_what_does_not_fit_into_memory_is_said_with_the_cure(
+    finished: Run, external: Molecules, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(**changes: object) -> tuple[np.ndarray, str]:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            found = influence(finished, external, settings_of(solver="cg", scope="last-1", damping=1e-2, **changes))
+        return found.table["score"].to_numpy(), caplog.text
+
+    kept, silent = scores()
+    assert "MB" not in silent
+    anew, said = scores(jacobian_mb=0.01)
+    wanted = re.search(r"--set jacobian_mb=(\d+) keeps them", said)
+    assert wanted is not None
+    again, silent = scores(jacobian_mb=float(wanted[1]))
+    assert "MB" not in silent
+    np.testing.assert_array_equal(again, kept)
+    assert stats.spearmanr(anew, kept).statistic > 0.99
+    memory = type("Memory", (), {"total": 2**20 * float(wanted[1]) * 1.5})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    _, said = scores(jacobian_mb=0.01)
+    some = re.search(r"--set curvature_molecules=(\d+) --set jacobian_mb=(\d+) keeps those of some", said)
+    assert some is not None
+    _, silent = scores(curvature_molecules=int(some[1]), jacobian_mb=float(some[2]))
+    assert "MB" not in silent
+
+
+def test_stages_are_reported_in_order(finished: Run, external: Molecules) -> None:
+    told: list[str] = []
+    influence(finished, external, settings_of(solver="cg"), report=lambda stage, share: told.append(stage))
+    assert list(dict.fromkeys(told)) == [
+        "gradient of the validation loss",
+        "gradients of the training molecules",
+        "solving",
+        "scoring",
+        "solving for half of the validation molecules",
+    ]

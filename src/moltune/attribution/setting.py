@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+import psutil
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -19,6 +22,8 @@ from moltune.models.checkpoints import load_regression, load_tokenizer, max_leng
 from moltune.models.regression import RegressionModel
 from moltune.progress import StageReport, no_report
 from moltune.run import Run
+
+logger = logging.getLogger(__name__)
 
 WITHOUT_SOLUTION = ("ekfac", "tracin")
 
@@ -103,6 +108,16 @@ def make_setting(
     )
 
 
+def _how_to_keep(molecules: int, parameters: int) -> str:
+    wanted = math.ceil(4 * molecules * parameters / 2**20)
+    said = f"the gradients of {molecules:,} molecules would take {wanted:,} MB, so every step computes them anew"
+    total = psutil.virtual_memory().total / 2**20
+    if wanted < 0.5 * total:
+        return f"{said}; --set jacobian_mb={wanted} keeps them, which is several times as fast"
+    few = int(0.25 * total * 2**20 / (4 * parameters))
+    return f"{said}; --set curvature_molecules={few} --set jacobian_mb={math.ceil(0.25 * total)} keeps those of some"
+
+
 def make_curvature(
     setting: Setting, settings: InfluenceSettings, weight_decay: float, report: StageReport = no_report
 ) -> Curvature:
@@ -116,6 +131,8 @@ def make_curvature(
     # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
     if settings.curvature == "gauss-newton" and settings.solver != "identity":
         jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb, report)
+        if jacobian is None:
+            logger.info("%s", _how_to_keep(len(positions), setting.scope.size))
     damping = settings.damping
     if settings.damping_unit == "mean-eigenvalue" and damping > 0:
         damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)
