@@ -215,7 +215,9 @@ def kept_jacobian(
     """
     if 4 * len(positions) * train.scope.size > megabytes * 2**20:
         return None
-    rows = train.jacobian(positions, of_stage(report, "gradients of the training molecules", len(positions)))
+    stage = "gradients of the training molecules"
+    report(stage, 0)
+    rows = train.jacobian(positions, of_stage(report, stage, len(positions)))
     # Row by row, as a mask of all of them would take as much memory again.
     for row, position in zip(rows, positions, strict=True):
         train.scope.check_finite(row, f"the gradient of {train.inputs.smiles[position]}")

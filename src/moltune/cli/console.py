@@ -138,8 +138,8 @@ def stage_progress(quiet: bool = False) -> Iterator[StageReport]:
         nonlocal known
         if stage != known:
             known = stage
-            progress.start()
             progress.reset(task, description=stage, total=1)
+            progress.start()
             if not err.is_terminal and not quiet:
                 err.print(stage, style="dim")
         # A stage that does not know how far it is shows that it moves.
