@@ -14,20 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import describe_machine, write_result
-from scipy.stats import spearmanr
 
 from moltune.attribution.influence import influence
 from moltune.attribution.setting import InfluenceSettings
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
-from moltune.evaluation.repeatability import TRUSTED, lengthened
+from moltune.evaluation.repeatability import TRUSTED, lengthened, rank_correlations
 from moltune.run import Run
 from moltune.uncertainty.estimate import UncertaintySettings, uncertainty
 
@@ -46,13 +44,12 @@ def halvings(run: Run, external: Molecules, scope: str, seeds: int, jacobian_mb:
         found = influence(run, external, settings)
         facts.append(found.facts)
         scores.append(found.table["score"].to_numpy())
-    pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
     return {
         "solver": facts[0]["solver"],
         "target_molecules": facts[0]["target_molecules"],
         "target_halves_rank_correlation": spread([fact["target_halves_rank_correlation"] for fact in facts]),
         "rank_repeatability": spread([fact["rank_repeatability"] for fact in facts]),
-        "same_target_other_seed_rank_correlation": spread(pairs),
+        "same_target_other_seed_rank_correlation": spread(rank_correlations(scores)),
     }
 
 
@@ -63,7 +60,7 @@ def passes(run: Run, external: Molecules, count: int, seeds: int) -> dict[str, A
         found = uncertainty(run.path, external, UncertaintySettings(passes=count, seed=seed))
         variances.append(found.table["variance"].to_numpy())
         said.append(found.facts["rank_repeatability"])
-    pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(variances, 2)]
+    pairs = rank_correlations(variances)
     return {"passes": count, "said": spread(said), "found": spread(pairs), "pairs": len(pairs)}
 
 

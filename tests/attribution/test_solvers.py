@@ -251,3 +251,14 @@ def test_progress_goes_from_nothing_to_all(linearise: Make, name: str, scope: st
     assert shares[-1] == pytest.approx(1.0)
     assert all(0 <= share <= 1 + 1e-9 for share in shares)
     assert len(shares) > 3
+
+
+def test_a_preconditioner_names_a_gradient_that_is_not_finite(linearise: Make) -> None:
+    made = linearise("last-1", 0, 8)
+    made.inputs.prepare(range(len(made)))
+    assert made.inputs._cached is not None
+    for states in made.inputs._cached:
+        assert states is not None
+        states[0, 5] = float("inf")
+    with pytest.raises(NumericsError, match=r"gradient of .*is not finite"):
+        few_molecules(GaussNewton(made, made.scope.decay(0.01), 1e-2), 4, 1024.0, 0)

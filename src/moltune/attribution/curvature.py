@@ -205,6 +205,11 @@ class Hessian(Curvature):
         return self.train.loss_hessian_product(vector, positions)
 
 
+def gradient_megabytes(molecules: int, parameters: int) -> float:
+    """Memory of the gradients of so many molecules, in float32."""
+    return 4 * molecules * parameters / 2**20
+
+
 def kept_jacobian(
     train: Linearised, positions: Sequence[int], megabytes: float, report: StageReport = no_report
 ) -> Tensor | None:
@@ -213,7 +218,7 @@ def kept_jacobian(
     Raises:
         NumericsError: a gradient is not finite; molecule and tensor are named.
     """
-    if 4 * len(positions) * train.scope.size > megabytes * 2**20:
+    if gradient_megabytes(len(positions), train.scope.size) > megabytes:
         return None
     stage = "gradients of the training molecules"
     report(stage, 0)

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
-from moltune.evaluation.repeatability import TRUSTED, stepped_up
+from moltune.evaluation.repeatability import TRUSTED, rank_correlations, stepped_up
 from moltune.models.regression import RegressionModel
 from moltune.progress import StageReport, no_report
 from moltune.run import Run
@@ -268,8 +267,7 @@ def _repeats(setting: Setting, solution: Solution) -> dict[str, Any]:
     if len(solution.repeats) < 2:
         return {}
     scores = [setting.external.loss_jvp(x).cpu().numpy() for x in solution.repeats]
-    pairs = [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
-    return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(pairs))}
+    return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(rank_correlations(scores)))}
 
 
 def _halves(

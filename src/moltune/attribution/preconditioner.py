@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from moltune.attribution.curvature import Curvature, GaussNewton
+from moltune.attribution.curvature import Curvature, GaussNewton, gradient_megabytes, kept_jacobian
 
 # Below so many parameters, conjugate gradients take seconds as they are.
 _SMALL = 4096
@@ -23,6 +25,9 @@ class FewMolecules:
         curvature: of all molecules, D above zero.
         count: m.
         seed: of the choice.
+
+    Raises:
+        NumericsError: a gradient is not finite; molecule and tensor are named.
     """
 
     def __init__(self, curvature: Curvature, count: int, *, seed: int = 0) -> None:
@@ -31,7 +36,10 @@ class FewMolecules:
         if isinstance(curvature, GaussNewton) and curvature.kept is not None:
             rows = curvature.kept[order.to(curvature.kept.device)]
         else:
-            rows = curvature.train.jacobian([curvature.positions[place] for place in order.tolist()])
+            # Whoever asks for so many has seen to it that they fit.
+            kept = kept_jacobian(curvature.train, [curvature.positions[place] for place in order.tolist()], math.inf)
+            assert kept is not None
+            rows = kept
         self.root = (curvature.diagonal * (n / count)).rsqrt().float()
         self.rows = rows.mul_(self.root)
         gram = (self.rows @ self.rows.T).double()
@@ -49,7 +57,7 @@ def few_molecules(curvature: Curvature, wanted: int, megabytes: float, seed: int
     """A preconditioner of at most ``wanted`` molecules whose gradients fit into so much memory; None where plain
     conjugate gradients do as well: few parameters, few molecules, or no damping.
     """
-    fit = int(megabytes * 2**20 / (4 * curvature.size))
+    fit = int(megabytes / gradient_megabytes(1, curvature.size))
     count = min(wanted, fit, len(curvature.positions) // 2)
     if curvature.size <= _SMALL or count < 1 or not bool((curvature.diagonal > 0).all()):
         return None

@@ -12,7 +12,14 @@ import psutil
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, kept_jacobian, mean_eigenvalue
+from moltune.attribution.curvature import (
+    Curvature,
+    GaussNewton,
+    Hessian,
+    gradient_megabytes,
+    kept_jacobian,
+    mean_eigenvalue,
+)
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
@@ -109,12 +116,12 @@ def make_setting(
 
 
 def _how_to_keep(molecules: int, parameters: int) -> str:
-    wanted = math.ceil(4 * molecules * parameters / 2**20)
+    wanted = math.ceil(gradient_megabytes(molecules, parameters))
     said = f"the gradients of {molecules:,} molecules would take {wanted:,} MB, so every step computes them anew"
     total = psutil.virtual_memory().total / 2**20
     if wanted < 0.5 * total:
         return f"{said}; --set jacobian_mb={wanted} keeps them, which is several times as fast"
-    few = int(0.25 * total * 2**20 / (4 * parameters))
+    few = int(0.25 * total / gradient_megabytes(1, parameters))
     return f"{said}; --set curvature_molecules={few} --set jacobian_mb={math.ceil(0.25 * total)} keeps those of some"
 
 

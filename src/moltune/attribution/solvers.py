@@ -166,11 +166,15 @@ class ConjugateGradient(Solver):
         few = self._made[1]
         precondition = few or (lambda vector: vector)
         x = torch.zeros_like(v)
-        residual = v.clone()
-        direction = precondition(residual)
-        squared, start = float(residual @ direction), float(residual.norm())
+        residual, direction = v.clone(), torch.zeros_like(v)
+        # There is no direction before the first, and nothing of it is kept.
+        squared, start = math.inf, float(v.norm())
         reduction, used = 1.0, 0
         while used < settings.iterations and reduction > 0.1 * settings.tolerance:
+            towards = precondition(residual)
+            after = float(residual @ towards)
+            direction = towards + (after / squared) * direction
+            squared = after
             product = curvature.product(direction)
             bend = float(direction @ product)
             if not math.isfinite(bend):
@@ -183,15 +187,10 @@ class ConjugateGradient(Solver):
             used += 1
             step = squared / bend
             x += step * direction
-            # Not in place: without a preconditioner the first direction is the residual itself.
-            residual = residual - step * product
+            residual -= step * product
             reduction = float(residual.norm()) / start
             way = math.log(max(reduction, 1e-300)) / math.log(0.1 * settings.tolerance)
             self.report(self.stage, min(1.0, max(0.0, way)))
-            towards = precondition(residual)
-            after = float(residual @ towards)
-            direction = towards + (after / squared) * direction
-            squared = after
         return x, [], {"iterations": used, **({"preconditioned_by": len(few.rows)} if few else {})}
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import spearmanr
+
 # A ranking that would repeat less than this is worth a warning.
 TRUSTED = 0.8
+
+
+def rank_correlations(scores: Sequence[np.ndarray]) -> list[float]:
+    """Spearman correlation of each pair of scores of the same molecules."""
+    return [float(spearmanr(one, other).statistic) for one, other in combinations(scores, 2)]
 
 
 def stepped_up(halves: float) -> float | None:
