@@ -32,8 +32,8 @@ from machine import describe_machine, write_result
 
 from moltune import datasets
 from moltune.config import DataSettings
-from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.data.load import load_molecules
+from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.models.checkpoints import load_config, load_regression, load_tokenizer, make_regression, max_length
 from moltune.models.coverage import check_smiles
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer

@@ -34,7 +34,7 @@ from torch.func import functional_call
 from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.setting import InfluenceSettings, Setting, make_curvature, make_setting
+from moltune.attribution.problem import InfluenceSettings, Setting, make_curvature, make_setting
 from moltune.attribution.solvers import Solution, SolverSettings, make_solver
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules, molecules_from_lists

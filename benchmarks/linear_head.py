@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from moltune.attribution.curvature import Curvature
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
+from moltune.attribution.problem import Setting
 from moltune.attribution.scope import choose_scope
-from moltune.attribution.setting import Setting
 from moltune.attribution.solvers import SolverSettings, make_solver
+from moltune.models.inference import embed_smiles
 from moltune.models.regression import RegressionModel
-from moltune.training.inference import embed_smiles
 
 Labelled = tuple[Sequence[str], np.ndarray]
 DECAYS = tuple(float(value) for value in 10.0 ** np.arange(-5, 0.6, 0.5))

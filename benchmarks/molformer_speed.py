@@ -25,7 +25,7 @@ from reference_molformer import ReferenceMolformer, Sizes, average
 from torch import Tensor, nn
 
 from moltune import datasets
-from moltune.data.batches import LengthBucketSampler, PadCollator, SmilesDataset
+from moltune.models.batches import LengthBucketSampler, PadCollator, SmilesDataset
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 
 Batch = dict[str, Tensor]

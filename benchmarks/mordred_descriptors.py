@@ -25,10 +25,10 @@ from rdkit import Chem
 from svr_validation import svr_validation
 
 from moltune.config import SplitSettings
-from moltune.data.descriptors import rdkit_descriptors
 from moltune.data.load import load_molecules
-from moltune.data.physchem import physchem
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
+from moltune.features.descriptors import rdkit_descriptors
+from moltune.features.physchem import physchem
 
 SPLITS = (0, 1, 2)
 PENALTIES = (2.0, 5.0, 10.0)

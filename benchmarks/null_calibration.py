@@ -1,6 +1,6 @@
 """How often the study's verdicts see a difference where there is none, and find one that is there.
 
-Three settings, each judged by :func:`moltune.study.analysis.compare`, the function behind every verdict:
+Three settings, each judged by :func:`moltune.study.analysis.verdicts.compare`, the function behind every verdict:
 
 - ``a_a``: real runs. One arm (extremely randomised trees on descriptors of ESOL) against itself with other seeds, on
   protocol P's five stratified splits with three seeds each; every repetition draws five new splits.
@@ -30,11 +30,11 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
-from moltune.data.physchem import physchem
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 from moltune.evaluation.power import minimum_detectable_effect, power
-from moltune.study.analysis import Comparison, compare
-from moltune.study.recipe import Recipe
+from moltune.features.physchem import physchem
+from moltune.study.analysis.verdicts import Comparison, compare
+from moltune.study.recipe.recipe import Recipe
 
 RESULT = Path(__file__).parent / "results" / "null_calibration.json"
 SPLITS, SEEDS, RATIO, PLANTED = 5, 3, 0.2 / 0.7, 0.10

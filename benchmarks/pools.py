@@ -19,7 +19,7 @@ import moltune
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 from moltune.run import Run
 
 POOL, CORRUPTED = 600, 0.3

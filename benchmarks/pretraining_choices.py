@@ -33,17 +33,17 @@ from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
 
 from moltune.config import SplitSettings
-from moltune.data.corpus_store import write_json
-from moltune.data.descriptors import rdkit_descriptors
 from moltune.data.load import load_molecules
-from moltune.data.split import make_split
-from moltune.data.tokens import TokenCorpus, token_batches, write_tokens
+from moltune.data.splitting.split import make_split
+from moltune.features.descriptors import rdkit_descriptors
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.models.pooling import mean_pool
-from moltune.training.learner import Learner
-from moltune.training.muon import Muon
-from moltune.training.objectives import IGNORED, Encoded, MaskedLanguageModel, Objective
-from moltune.training.pretrain import Corpus, PretrainModel, PretrainSettings, make_batch
+from moltune.pretraining.corpus.store import write_json
+from moltune.pretraining.corpus.tokens import TokenCorpus, token_batches, write_tokens
+from moltune.pretraining.learner import Learner
+from moltune.pretraining.loop import Corpus, PretrainModel, PretrainSettings, make_batch
+from moltune.pretraining.muon import Muon
+from moltune.pretraining.objectives import IGNORED, Encoded, MaskedLanguageModel, Objective
 
 # The sizes of moltune/mini. No dropout in either block: no molecule comes twice in so short a run.
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "max_position_embeddings": 512}

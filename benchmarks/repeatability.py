@@ -21,7 +21,7 @@ import numpy as np
 from machine import describe_machine, write_result
 
 from moltune.attribution.influence import influence
-from moltune.attribution.setting import InfluenceSettings
+from moltune.attribution.problem import InfluenceSettings
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules

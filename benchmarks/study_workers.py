@@ -19,9 +19,9 @@ from typing import Any
 
 from machine import describe_machine, write_result
 
-from moltune.study.recipe import make_recipe
-from moltune.study.runner import run_study
-from moltune.study.workers import LocalExecutor
+from moltune.study.engine.run import run_study
+from moltune.study.engine.workers import LocalExecutor
+from moltune.study.recipe.recipe import make_recipe
 
 RECIPE: dict[str, Any] = {
     "name": "workers",

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from moltune.data.split import Split
+from moltune.data.splitting.split import Split
 from moltune.evaluation.metrics import rmse
-from moltune.training.probe_heads import Scaler, SvrHead
+from moltune.predictors.kernels import Scaler, SvrHead
 
 
 def svr_validation(

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from moltune.baselines.baselines import FeatureTable, XGBoostBaseline
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
-from moltune.data.split import make_split
-from moltune.evaluation.baselines import FeatureTable, XGBoostBaseline
+from moltune.data.splitting.split import make_split
 from moltune.evaluation.metrics import rmse
 
 CANDIDATES: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from moltune import datasets
 from moltune.config import make_config
 from moltune.run import Run
-from moltune.training.finetune import finetune
+from moltune.tuning.finetune import finetune
 from tests.tiny import RunSettings, save_tiny_molformer
 
 torch.set_num_threads(1)

@@ -20,8 +20,8 @@ from moltune.config import (
     make_settings,
     parse_ratios,
 )
-from moltune.config_text import apply_overrides, read_yaml, set_nested
 from moltune.errors import ConfigError
+from moltune.overrides import apply_overrides, read_yaml, set_nested
 from moltune.run import settings_of
 
 shares = st.floats(min_value=0, max_value=1e6, allow_nan=False)

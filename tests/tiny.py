@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moltune.config_text import set_nested
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
+from moltune.overrides import set_nested
 from moltune.run import Run
 
 

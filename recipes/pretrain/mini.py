@@ -2,8 +2,8 @@
 
     python recipes/pretrain/mini.py runs/pretrain runs/mini --steps 12000 --threads 1
 
-Only molecules with a teacher fingerprint are used. The corpus folder is what `moltune.data.corpus`,
-`moltune.data.corpus_store` and `moltune.training.teacher` write.
+Only molecules with a teacher fingerprint are used. The corpus folder is what `moltune.pretraining.corpus.build`,
+`moltune.pretraining.corpus.store` and `moltune.pretraining.teacher` write.
 Run it again to go on after a kill.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moltune.data.corpus_store import read_corpus
-from moltune.data.physchem import DescriptorScaler, physchem
-from moltune.data.tokens import TokenCorpus, write_tokens
+from moltune.features.physchem import DescriptorScaler, physchem
 from moltune.models.molformer import MolformerConfig, MolformerTokenizer
-from moltune.training.pretrain import Corpus, PretrainModel, PretrainSettings, pretrain
-from moltune.training.pretrain_run import corpus_vocabulary
-from moltune.training.teacher import TeacherCache
+from moltune.pretraining.corpus.store import read_corpus
+from moltune.pretraining.corpus.tokens import TokenCorpus, write_tokens
+from moltune.pretraining.loop import Corpus, PretrainModel, PretrainSettings, pretrain
+from moltune.pretraining.pretrain import corpus_vocabulary
+from moltune.pretraining.teacher import TeacherCache
 
 ARCHITECTURE = {
     "hidden_size": 256,

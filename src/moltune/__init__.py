@@ -16,21 +16,21 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from moltune import datasets
     from moltune.config import FinetuneConfig
-    from moltune.predict import Predictor
+    from moltune.predictors.predictor import Predictor
+    from moltune.pretraining.adapt import adapt
     from moltune.regressor import MolRegressor
     from moltune.run import Run
-    from moltune.training.adapt import adapt
-    from moltune.training.finetune import finetune
+    from moltune.tuning.finetune import finetune
 
 __all__ = ["FinetuneConfig", "MolRegressor", "Predictor", "Run", "__version__", "adapt", "datasets", "finetune"]
 
 _HOMES = {
     "FinetuneConfig": "moltune.config",
     "MolRegressor": "moltune.regressor",
-    "Predictor": "moltune.predict",
+    "Predictor": "moltune.predictors.predictor",
     "Run": "moltune.run",
-    "adapt": "moltune.training.adapt",
-    "finetune": "moltune.training.finetune",
+    "adapt": "moltune.pretraining.adapt",
+    "finetune": "moltune.tuning.finetune",
 }
 
 

@@ -1,6 +1,6 @@
 """Every typed setting and every default, once.
 
-The same classes are filled from Python, from YAML and from the command line (see :mod:`moltune.config_text`);
+The same classes are filled from Python, from YAML and from the command line (see :mod:`moltune.overrides`);
 :class:`FinetuneConfig` is what a run folder stores.
 """
 

@@ -24,13 +24,13 @@ from moltune.config import (
 )
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.training.fitting import PROBE, load_tuned, reads_tokens, tune_model
-from moltune.training.loop import EpochReport, check_settings
-from moltune.training.probe import Probe
-from moltune.training.tuned import LanguageModel
-from moltune.training.tuner import unfit_molecules
+from moltune.predictors.base import LanguageModel
+from moltune.predictors.probe import Probe
+from moltune.tuning.fit import PROBE, load_tuned, reads_tokens, tune_model
+from moltune.tuning.loop import EpochReport, check_settings
+from moltune.tuning.train import unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         model: bundled name, folder, run folder, or Hugging Face id.
-        method: tuning method; see :data:`moltune.models.methods.METHODS`.
+        method: tuning method; see :data:`moltune.models.methods.registry.METHODS`.
         head: ``mean``, ``cls`` or ``molformer``.
         epochs, batch_size, learning_rate, weight_decay, patience: the optimisation; ``None`` takes the default of
             :class:`moltune.config.TrainingSettings`.
@@ -54,7 +54,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             ``{"peft": {"r": 4}}`` or ``{"probe": {"head": "svr", "features": ["rdkit"]}}``.
 
     Attributes:
-        model_: the tuned :class:`moltune.training.tuned.TunedModel`; a fine-tuned one has ``network`` and
+        model_: the tuned :class:`moltune.predictors.base.TunedModel`; a fine-tuned one has ``network`` and
             ``tokenizer``.
         history_: losses per epoch.
         best_epoch_: epoch whose weights the model has.
@@ -139,7 +139,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
 
         Raises:
             DataError: a SMILES cannot be read; rows are named. For files with bad rows use
-                :class:`moltune.predict.Predictor`, which keeps them with a note.
+                :class:`moltune.predictors.predictor.Predictor`, which keeps them with a note.
         """
         check_is_fitted(self, "model_")
         smiles = _checked(X).smiles

@@ -33,9 +33,9 @@ import pandas as pd
 import yaml
 
 from moltune.config import FinetuneConfig, make_config
-from moltune.config_text import read_yaml
 from moltune.data.molecules import REJECT_COLUMNS, Molecules
 from moltune.errors import RunFolderError
+from moltune.overrides import read_yaml
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
 BLENDED, ADAPTED = "blend", "adapted"

@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 
 from moltune.attribution.influence import BIASED, SCORE_COLUMNS, Influence, NotConverged, influence, score
+from moltune.attribution.problem import InfluenceSettings, make_setting
 from moltune.attribution.report import findings, write_influence
-from moltune.attribution.setting import InfluenceSettings, make_setting
 from moltune.attribution.tracin import Checkpoint
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules

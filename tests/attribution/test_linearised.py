@@ -11,8 +11,8 @@ from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import choose_scope
 from moltune.errors import ConfigError, NumericsError
 from moltune.models.checkpoints import load_tokenizer
+from moltune.models.inference import predict_smiles
 from moltune.models.regression import RegressionModel
-from moltune.training.inference import predict_smiles
 
 Make = Callable[..., Linearised]
 SCOPES = ["head", "last-1", "all"]

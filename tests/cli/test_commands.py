@@ -20,12 +20,12 @@ from click.testing import Result
 from tests.tiny import RunSettings, assert_same_run
 
 from moltune import __version__
-from moltune.data.read import read_table
+from moltune.data.reading.read import read_table
 from moltune.errors import NumericsError
 from moltune.models.molformer import MolformerConfig
 from moltune.models.regression import RegressionConfig, RegressionModel
 from moltune.run import Run
-from moltune.training import finetune as finetune_module
+from moltune.tuning import finetune as finetune_module
 
 Invoke = Callable[..., Result]
 

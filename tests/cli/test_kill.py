@@ -36,7 +36,7 @@ def command_line(arguments: list[str], log: str, pace: float, hang_in: str | Non
     import torch
 
     torch.set_num_threads(1)
-    import moltune.training.loop as loop
+    import moltune.tuning.loop as loop
 
     original = loop.MoleculeTrainer.training_step
 

@@ -6,10 +6,10 @@ import pytest
 from rdkit import Chem, rdBase
 
 from moltune.config import CleanSettings, DataSettings
-from moltune.data.clean import clean, clean_smiles
+from moltune.data.cleaning.clean import clean, clean_smiles
 from moltune.data.load import load_molecules, molecules_from_lists, reason_counts
 from moltune.data.molecules import KEPT_COLUMNS, REJECT_COLUMNS
-from moltune.data.read import read_table
+from moltune.data.reading.read import read_table
 from moltune.errors import DataError
 
 

@@ -6,7 +6,7 @@ import pytest
 from moltune.config import SplitSettings
 from moltune.data.describe import describe
 from moltune.data.load import load_molecules, molecules_from_lists
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 
 
 def test_counts_of_a_small_table():

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moltune.config import CleanSettings
-from moltune.data.clean import clean, clean_smiles
+from moltune.data.cleaning.clean import clean, clean_smiles
 from moltune.data.load import load_molecules
-from moltune.data.read import read_table
+from moltune.data.reading.read import read_table
 from moltune.errors import InputError
 
 RELAXED = settings(

@@ -5,10 +5,10 @@ import pytest
 from rdkit import DataStructs
 
 from moltune.config import SplitSettings
-from moltune.data.descriptors import morgan_bits
-from moltune.data.leakage import check_leakage, nearest_similarity
 from moltune.data.load import load_molecules, molecules_from_lists
-from moltune.data.split import Split, make_split
+from moltune.data.splitting.leakage import check_leakage, nearest_similarity
+from moltune.data.splitting.split import Split, make_split
+from moltune.features.descriptors import morgan_bits
 
 
 def split_of(train, validation, test):

@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem
 
 from moltune.data.molecules import REJECT_COLUMNS
-from moltune.data.read import read_table
+from moltune.data.reading.read import read_table
 from moltune.errors import DataError
 
 CSV = "smiles,y\nCCO,1.5\nCCN,2.5\n"

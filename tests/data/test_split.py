@@ -9,13 +9,13 @@ from rdkit import Chem
 
 from moltune.config import SplitSettings
 from moltune.data.chemistry import parse_all, scaffold_smiles
-from moltune.data.clusters import cluster_labels
-from moltune.data.descriptors import morgan_bits
-from moltune.data.leakage import nearest_similarity
 from moltune.data.load import load_molecules, molecules_from_lists
-from moltune.data.split import Split, _dealt, _fill, make_split, part_sizes, write_index_file
-from moltune.data.write import write_table
+from moltune.data.reading.write import write_table
+from moltune.data.splitting.clusters import cluster_labels
+from moltune.data.splitting.leakage import nearest_similarity
+from moltune.data.splitting.split import Split, _dealt, _fill, make_split, part_sizes, write_index_file
 from moltune.errors import DataError, InputError
+from moltune.features.descriptors import morgan_bits
 
 RATIOS = st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
 

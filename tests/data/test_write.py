@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moltune.data.read import read_table
-from moltune.data.write import write_table
+from moltune.data.reading.read import read_table
+from moltune.data.reading.write import write_table
 from moltune.errors import DataError
 
 FRAME = pd.DataFrame({"smiles": ["CCO", 'C"C'], "y": [1e-20, 0.1 + 0.2], "note": ["a,b;c\td", "é\nx"]})

@@ -14,11 +14,11 @@ from transformers import RobertaConfig, RobertaModel
 
 from moltune.config import MethodSettings, ModelSettings
 from moltune.errors import CheckpointError, ConfigError
-from moltune.models.adapters import merge_adapter, save_adapter
 from moltune.models.checkpoints import load_encoder, load_regression, make_regression
-from moltune.models.counting import count_parameters
 from moltune.models.digest import tensor_digest
-from moltune.models.methods import make_method
+from moltune.models.methods.adapters import merge_adapter, save_adapter
+from moltune.models.methods.counting import count_parameters
+from moltune.models.methods.registry import make_method
 from moltune.models.molformer import MolformerModel
 from moltune.models.regression import RegressionConfig, RegressionModel
 

@@ -23,9 +23,9 @@ from moltune.models.checkpoints import (
     max_length,
     resolve,
 )
-from moltune.models.counting import count_parameters
 from moltune.models.heads import HEADS, make_head
-from moltune.models.methods import METHODS, make_method
+from moltune.models.methods.counting import count_parameters
+from moltune.models.methods.registry import METHODS, make_method
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.models.pooling import mean_pool
 from moltune.models.regression import RegressionConfig, RegressionModel

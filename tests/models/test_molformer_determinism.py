@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from molformer_cases import SMILES, batch_of, sharpen, tiny_config
 from torch import Tensor
 
-from moltune.data.batches import PadCollator
+from moltune.models.batches import PadCollator
 from moltune.models.molformer import MolformerForMaskedLM, MolformerModel, MolformerTokenizer
 from moltune.models.regression import RegressionConfig, RegressionModel
 

@@ -15,7 +15,7 @@ from moltune.errors import ConfigError, DataError
 from moltune.run import Run
 from moltune.selection.select import select
 from moltune.selection.strategies import STRATEGIES, Candidates, SelectSettings, choose
-from moltune.training.finetune import finetune
+from moltune.tuning.finetune import finetune
 
 SMILES = datasets.load("freesolv")["smiles"].tolist()[:40]
 RNG = np.random.default_rng(0)

@@ -11,16 +11,16 @@ import pytest
 from tests.tiny import save_tiny_molformer
 
 from moltune.config import make_config
-from moltune.data.split import write_index_file
+from moltune.data.splitting.split import write_index_file
 from moltune.errors import ConfigError
-from moltune.study.arms import find_kind
-from moltune.study.plan import make_plan
-from moltune.study.recipe import check_arms, load_recipe, make_recipe
-from moltune.study.runner import Ran, run_study
-from moltune.study.store import Store
-from moltune.study.workers import InlineExecutor
-from moltune.training import pretrain as pretraining
-from moltune.training.finetune import finetune
+from moltune.pretraining import loop as pretraining
+from moltune.study.arms.base import find_kind
+from moltune.study.engine.plan import make_plan
+from moltune.study.engine.run import Ran, run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import check_arms, load_recipe, make_recipe
+from moltune.tuning.finetune import finetune
 
 FAST = {"training.epochs": 1, "training.learning_rate": 1e-3}
 ADAPT = {"adapt.objective": "mtr", "adapt.epochs": 2, "adapt.tokens_per_batch": 200, "adapt.learning_rate": 3e-3}

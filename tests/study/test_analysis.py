@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from moltune.evaluation.statistics import corrected_interval, corrected_t_test, noise_floor
-from moltune.study.analysis import Analysis, Comparison, compare, rank
-from moltune.study.recipe import Recipe
+from moltune.study.analysis.verdicts import Analysis, Comparison, compare, rank
+from moltune.study.recipe.recipe import Recipe
 
 RATIO = 0.2 / 0.7
 

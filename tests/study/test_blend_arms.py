@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from moltune.errors import ConfigError
-from moltune.study.arms import ArmUnavailable
-from moltune.study.recipe import check_arms, make_recipe
-from moltune.study.runner import run_study
-from moltune.study.store import Store
-from moltune.study.workers import InlineExecutor
-from moltune.training.blend import blend_weights
+from moltune.predictors.blend import blend_weights
+from moltune.study.arms.base import ArmUnavailable
+from moltune.study.engine.run import run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import check_arms, make_recipe
 
 
 @pytest.fixture

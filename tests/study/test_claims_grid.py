@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 
 from moltune.errors import ConfigError
-from moltune.study.analysis import Comparison, analyse
-from moltune.study.claims import CONFIRMED, CONTRADICTED, OPEN, REFUTED, claims_table, judge_claim
-from moltune.study.drawing import grid_table
-from moltune.study.plan import make_plan
-from moltune.study.recipe import Claim, make_recipe
-from moltune.study.report import write_study
-from moltune.study.runner import run_study
-from moltune.study.store import Store
-from moltune.study.workers import InlineExecutor
+from moltune.study.analysis.claims import CONFIRMED, CONTRADICTED, OPEN, REFUTED, claims_table, judge_claim
+from moltune.study.analysis.verdicts import Comparison, analyse
+from moltune.study.engine.plan import make_plan
+from moltune.study.engine.run import run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import Claim, make_recipe
+from moltune.study.report.gallery import grid_table
+from moltune.study.report.page import write_study
 
 GRID = [(C, epsilon) for C in (0.1, 10.0) for epsilon in (0.05, 0.2)]
 CLAIM = {"text": "Ridge is worse than an SVR <that hardly fits>", "source": "nobody", "arm": "ridge", "against": "svr"}
@@ -127,7 +127,7 @@ def test_a_claim_about_arms_that_are_not_compared_is_refused(values: dict[str, A
 
 
 def test_a_map_with_holes_is_drawn(tmp_path: Path) -> None:
-    from moltune.study.figures import grid_figure
+    from moltune.study.report.figures import grid_figure
 
     table = pd.DataFrame([[1.0, np.nan], [0.5, 2.0]], index=[1.0, 2.0], columns=[4.0, 8.0])
     table.index.name, table.columns.name = "rank", "alpha"

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from moltune.errors import ConfigError
-from moltune.study.cluster import RayExecutor
-from moltune.study.recipe import make_recipe
-from moltune.study.runner import Progress, run_study
-from moltune.study.store import Store
-from moltune.study.workers import InlineExecutor
+from moltune.study.engine.cluster import RayExecutor
+from moltune.study.engine.run import Progress, run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import make_recipe
 
 ray = pytest.importorskip("ray")
 

@@ -9,12 +9,12 @@ import pytest
 from tests.tiny import save_tiny_molformer
 
 from moltune.errors import ConfigError
-from moltune.study.arms import ArmUnavailable
-from moltune.study.plan import write_splits
-from moltune.study.recipe import check_arms, load_recipe, make_recipe
-from moltune.study.runner import Ran, run_study
-from moltune.study.store import Store
-from moltune.study.workers import InlineExecutor
+from moltune.study.arms.base import ArmUnavailable
+from moltune.study.engine.plan import write_splits
+from moltune.study.engine.run import Ran, run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import check_arms, load_recipe, make_recipe
 
 
 def run(values: dict[str, Any], folder: Path, where: Path | None = None) -> Ran:
@@ -138,7 +138,7 @@ def test_a_finetune_arm_runs_resumes_and_keeps_its_history(
 
 
 def _kill_after_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    from moltune.training import loop
+    from moltune.tuning import loop
 
     original = loop.MoleculeTrainer.training_step
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 from moltune.errors import ConfigError
-from moltune.study.protocol import PROTOCOLS, Protocol
+from moltune.study.recipe.protocol import PROTOCOLS, Protocol
 
 
 @given(n=st.integers(10, 60), folds=st.integers(2, 6), repetitions=st.integers(1, 3), share=st.floats(0, 0.3))

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from moltune.errors import ConfigError
-from moltune.study.arms import CONTROL_RULES, ArmSpec, ArmUnavailable, control_rule, find_kind
-from moltune.study.recipe import Recipe, bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
+from moltune.study.arms.base import CONTROL_RULES, ArmSpec, ArmUnavailable, control_rule, find_kind
+from moltune.study.recipe.recipe import Recipe, bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
 
 
 def test_bundled_recipes_are_valid() -> None:

@@ -11,16 +11,25 @@ import pandas as pd
 import pytest
 
 from moltune.config import Settings
-from moltune.data.split import Split
+from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError, RunFolderError
-from moltune.study import runner
-from moltune.study.arms import ARM_KINDS, ArmKind, ArmSpec, Outcome, Step, Workbench, prediction_table, register_kind
-from moltune.study.perform import Event
-from moltune.study.protocol import Block
-from moltune.study.recipe import Recipe, make_recipe
-from moltune.study.runner import Ran, run_study
-from moltune.study.store import Store, Task
-from moltune.study.workers import Executor, InlineExecutor
+from moltune.study.arms.base import (
+    ARM_KINDS,
+    ArmKind,
+    ArmSpec,
+    Outcome,
+    Step,
+    Workbench,
+    prediction_table,
+    register_kind,
+)
+from moltune.study.engine import run as runner
+from moltune.study.engine.run import Ran, run_study
+from moltune.study.engine.store import Store, Task
+from moltune.study.engine.task import Event
+from moltune.study.engine.workers import Executor, InlineExecutor
+from moltune.study.recipe.protocol import Block
+from moltune.study.recipe.recipe import Recipe, make_recipe
 
 
 class ProbeOptions(Settings):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
-from moltune.data.split import make_split
+from moltune.data.splitting.split import make_split
 from moltune.errors import RunFolderError
-from moltune.study.store import Store, Task, canonical, digest
+from moltune.study.engine.store import Store, Task, canonical, digest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -102,7 +102,7 @@ def test_a_claim_excludes_others_until_its_owner_is_killed(tmp_path: Path) -> No
     code = (
         "import sys, time\n"
         "sys.argv[0] = 'moltune'\n"  # the command line imports no torch
-        "from moltune.study.store import Store, Task\n"
+        "from moltune.study.engine.store import Store, Task\n"
         "with Store(sys.argv[1]).claim(Task(sys.argv[2], 'run', 't', 'a', {})) as mine:\n"
         "    print(mine, flush=True)\n"
         "    time.sleep(600)\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from moltune.study.analysis import Comparison
-from moltune.study.figures import blocks_figure, differences_figure, far_edge
+from moltune.study.analysis.verdicts import Comparison
+from moltune.study.report.figures import blocks_figure, differences_figure, far_edge
 
 TITLES = {name: name for name in ("base", "a", "b", "c", "control")}
 

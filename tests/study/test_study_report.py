@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from moltune.cli.app import app
 from moltune.errors import DataError, RunFolderError
-from moltune.study.analysis import analyse
-from moltune.study.compare import compare_studies
-from moltune.study.recipe import make_recipe
-from moltune.study.report import page, write_study
-from moltune.study.runner import run_study
-from moltune.study.store import Store
-from moltune.study.words import sentence, to_latex, to_markdown
-from moltune.study.workers import InlineExecutor
+from moltune.study.analysis.compare import compare_studies
+from moltune.study.analysis.verdicts import analyse
+from moltune.study.engine.run import run_study
+from moltune.study.engine.store import Store
+from moltune.study.engine.workers import InlineExecutor
+from moltune.study.recipe.recipe import make_recipe
+from moltune.study.report.page import page, write_study
+from moltune.study.report.text import sentence, to_latex, to_markdown
 
 SMALL = {
     "name": "small",

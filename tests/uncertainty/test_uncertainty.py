@@ -13,9 +13,9 @@ from tests.tiny import RunSettings
 
 from moltune.config import make_config
 from moltune.errors import ConfigError
-from moltune.predict import Predictor
+from moltune.predictors.predictor import Predictor
 from moltune.run import Run
-from moltune.training.finetune import finetune
+from moltune.tuning.finetune import finetune
 from moltune.uncertainty.estimate import (
     DeepEnsemble,
     MonteCarloDropout,

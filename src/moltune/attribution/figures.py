@@ -9,7 +9,8 @@ import matplotlib as mpl
 import numpy as np
 
 from moltune.errors import DataError
-from moltune.evaluation.figures import (
+from moltune.evaluation.normality import anderson_darling
+from moltune.reports.figures import (
     _STYLE,
     BLUE,
     GREY,
@@ -20,7 +21,6 @@ from moltune.evaluation.figures import (
     _save,
     _text_box,
 )
-from moltune.evaluation.normality import anderson_darling
 
 
 def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: str) -> list[Path]:

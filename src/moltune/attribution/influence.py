@@ -25,8 +25,8 @@ from scipy.stats import spearmanr
 from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
+from moltune.attribution.problem import WITHOUT_SOLUTION, InfluenceSettings, Setting, make_curvature, make_setting
 from moltune.attribution.scope import Scope
-from moltune.attribution.setting import WITHOUT_SOLUTION, InfluenceSettings, Setting, make_curvature, make_setting
 from moltune.attribution.solvers import Solution, Solver, SolverSettings, make_solver
 from moltune.attribution.tracin import Checkpoint, tracin_products
 from moltune.config import DataSettings
@@ -38,7 +38,7 @@ from moltune.evaluation.repeatability import TRUSTED, rank_correlations, stepped
 from moltune.models.regression import RegressionModel
 from moltune.progress import StageReport, no_report
 from moltune.run import Run
-from moltune.training.tuner import unfit_molecules
+from moltune.tuning.train import unfit_molecules
 
 logger = logging.getLogger(__name__)
 

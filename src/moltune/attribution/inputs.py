@@ -10,7 +10,7 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from moltune.attribution.scope import Scope, blocks_of
-from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
+from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.models.molformer import MolformerModel
 from moltune.models.regression import RegressionModel
 

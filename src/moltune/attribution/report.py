@@ -10,12 +10,12 @@ import numpy as np
 
 from moltune.attribution.figures import score_against_residual, score_histogram
 from moltune.attribution.influence import Influence
-from moltune.data.write import write_bytes, write_table
+from moltune.data.reading.write import write_bytes, write_table
 from moltune.errors import DataError
-from moltune.evaluation.drawn import draw_molecules
 from moltune.evaluation.normality import anderson_darling
-from moltune.evaluation.page import html_page
 from moltune.evaluation.repeatability import TRUSTED
+from moltune.reports.molecules import draw_molecules
+from moltune.reports.page import html_page
 
 SCORES, FACTS, REPORT = "scores.csv", "scores.json", "influence.html"
 _DRAWN = 6

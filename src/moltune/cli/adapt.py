@@ -69,7 +69,7 @@ def adapt(
         },
         overrides,
     )
-    from moltune.training.adapt import adapt as run_adapt
+    from moltune.pretraining.adapt import adapt as run_adapt
 
     with step_progress("adapting", quiet) as report:
         adapted = run_adapt(settings, resume=resume, overwrite=overwrite, report=report)

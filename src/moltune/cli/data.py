@@ -36,7 +36,7 @@ def clean(
     """Canonicalise, merge duplicates, and put what cannot be used into a rejects file with reasons."""
     set_up_logging(quiet)
     from moltune.data.load import load_molecules, reason_counts
-    from moltune.data.write import check_output, write_table
+    from moltune.data.reading.write import check_output, write_table
 
     settings = settings_from(
         None,
@@ -85,10 +85,10 @@ def split(
 ) -> None:
     """Divide molecules into training, validation and test parts, and say what the parts share."""
     set_up_logging(quiet)
-    from moltune.data.leakage import check_leakage
     from moltune.data.load import load_molecules
-    from moltune.data.split import make_split
-    from moltune.data.write import check_output, write_table
+    from moltune.data.reading.write import check_output, write_table
+    from moltune.data.splitting.leakage import check_leakage
+    from moltune.data.splitting.split import make_split
 
     check_output(output, data)
     settings = settings_from(

@@ -20,8 +20,8 @@ def demo(
     """Run the main job on real data: logD of 4,200 molecules with the bundled checkpoint, some minutes on two cores."""
     set_up_logging()
     from moltune.cli.show import show_run
-    from moltune.predict import Predictor
-    from moltune.training.finetune import finetune
+    from moltune.predictors.predictor import Predictor
+    from moltune.tuning.finetune import finetune
 
     settings = make_config({"data": {"source": "lipophilicity"}, "output": str(output)})
     with epoch_progress() as report:

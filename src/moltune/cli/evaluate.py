@@ -27,8 +27,8 @@ def evaluate(
 ) -> None:
     """Compare a tuned model's predictions with the measurements of other molecules."""
     set_up_logging(quiet)
-    from moltune.evaluation.summary import METRIC_LABELS, format_estimate
-    from moltune.predict import Predictor
+    from moltune.predictors.predictor import Predictor
+    from moltune.reports.summary import METRIC_LABELS, format_estimate
 
     metrics = Predictor.load(run, base, tta=tta, blend=blend).evaluate_source(
         data, smiles=smiles, target=target, bootstrap=bootstrap

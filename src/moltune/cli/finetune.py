@@ -118,7 +118,7 @@ def finetune(
         option = f"--head {head}" if of_probe else "--features"
         raise ConfigError(f"{option} belongs to --method probe, not to {settings.method.name}")
     from moltune.cli.show import show_run
-    from moltune.training.finetune import finetune as run_finetune
+    from moltune.tuning.finetune import finetune as run_finetune
 
     with epoch_progress(quiet) as report:
         run = run_finetune(settings, resume=resume, overwrite=overwrite, report=report)

@@ -10,7 +10,7 @@ import typer
 from moltune.cli.console import facts, out, print_json, set_up_logging, stage_progress
 from moltune.cli.options import Json, Quiet, Set, Smiles
 from moltune.config import DataSettings, make_settings
-from moltune.config_text import apply_overrides
+from moltune.overrides import apply_overrides
 
 
 def influence(
@@ -61,8 +61,8 @@ def influence(
     """Predict what adding each external molecule would do to the validation error. Negative scores help."""
     set_up_logging(quiet)
     from moltune.attribution.influence import influence as run_influence
+    from moltune.attribution.problem import InfluenceSettings
     from moltune.attribution.report import describe_scores, write_influence
-    from moltune.attribution.setting import InfluenceSettings
     from moltune.attribution.tracin import Checkpoint
 
     # `--target test` is what the studies' readers type; a column of that name is reached through --target-part.

@@ -13,7 +13,7 @@ from moltune.config import (
     make_config,
     make_settings,
 )
-from moltune.config_text import apply_overrides, read_yaml, set_nested
+from moltune.overrides import apply_overrides, read_yaml, set_nested
 
 Smiles = Annotated[str | None, typer.Option("--smiles", help="SMILES column; found by name if not given.")]
 Target = Annotated[str | None, typer.Option("--target", help="Target column; found when obvious.")]

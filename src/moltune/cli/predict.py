@@ -43,12 +43,12 @@ def predict(
     set_up_logging(quiet)
     inputs = inputs or ["-"]
     source = _file_or_set(inputs)
-    from moltune.data.write import check_output, write_table
+    from moltune.data.reading.write import check_output, write_table
 
     if output is not None:
         check_output(output, *([] if source is None else [source]))
     listed = None if source is not None else _listed(inputs)
-    from moltune.predict import Predictor
+    from moltune.predictors.predictor import Predictor
 
     predictor = Predictor.load(run, base, tta=tta, blend=blend)
     with molecule_progress(None, quiet) as progress:
@@ -68,7 +68,7 @@ def predict(
 def _file_or_set(inputs: list[str]) -> str | None:
     """The one input that is a table, if it is."""
     from moltune import datasets
-    from moltune.data.read import FORMATS
+    from moltune.data.reading.read import FORMATS
 
     if len(inputs) != 1 or inputs[0] == "-":
         return None
@@ -85,7 +85,7 @@ def _listed(inputs: list[str]) -> list[str]:
         return inputs
     if sys.stdin.isatty():
         raise DataError("give a file or SMILES, or pipe SMILES into standard input")
-    from moltune.data.formats import SMILES_HEADERS
+    from moltune.data.reading.formats import SMILES_HEADERS
 
     listed = [line.split()[0] for line in sys.stdin if line.strip()]
     if listed and listed[0].lower() in SMILES_HEADERS:

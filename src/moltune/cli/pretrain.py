@@ -54,7 +54,7 @@ def pretrain(
         overrides,
     )
     from moltune.config import make_settings
-    from moltune.training.pretrain_run import MODEL, PretrainConfig, pretrain_corpus
+    from moltune.pretraining.pretrain import MODEL, PretrainConfig, pretrain_corpus
 
     settings = make_settings(PretrainConfig, values)
     with step_progress("pretraining", quiet or not first) as show:

@@ -44,7 +44,7 @@ def select(
 ) -> None:
     """Select molecules to add, by influence, uncertainty, similarity, diversity, or as a control."""
     set_up_logging(quiet)
-    from moltune.data.write import check_output, write_table
+    from moltune.data.reading.write import check_output, write_table
     from moltune.selection.select import select as run_select
     from moltune.selection.strategies import SelectSettings
 

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
-from moltune.evaluation.summary import (
+from moltune.reports.summary import (
     METRIC_LABELS,
     MetricsRow,
     blend_words,

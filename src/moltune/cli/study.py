@@ -32,7 +32,7 @@ Model = Annotated[str | None, typer.Option("--model", help="Another language mod
 @app.command("list")
 def list_recipes(as_json: Json = False) -> None:
     """List the bundled recipes."""
-    from moltune.study.recipe import bundled_recipes, load_recipe
+    from moltune.study.recipe.recipe import bundled_recipes, load_recipe
 
     recipes = [load_recipe(name) for name in bundled_recipes()]
     if as_json:
@@ -52,7 +52,7 @@ def validate(
 ) -> None:
     """Check a recipe: settings, arms, files and packages; nothing is computed."""
     set_up_logging()
-    from moltune.study.recipe import check_arms
+    from moltune.study.recipe.recipe import check_arms
 
     loaded, notes = check_arms(_load(recipe, data, model, external))
     blocks = loaded.protocol.blocks()
@@ -81,8 +81,8 @@ def validate(
 def splits(recipe: RecipeName, output: Output, data: Source = None) -> None:
     """Write the molecules and parts of every split, for programs whose predictions become an external arm."""
     set_up_logging()
-    from moltune.study.plan import write_splits
-    from moltune.study.store import Store
+    from moltune.study.engine.plan import write_splits
+    from moltune.study.engine.store import Store
 
     for path in write_splits(_load(recipe, data, None), Store(output)):
         out.print(str(path), markup=False, soft_wrap=True)
@@ -113,13 +113,13 @@ def run(
 ) -> None:
     """Run what is missing of a study, then write its report; finished runs are never repeated."""
     set_up_logging(quiet)
-    from moltune.study.report import write_study
-    from moltune.study.runner import run_study
+    from moltune.study.engine.run import run_study
+    from moltune.study.report.page import write_study
 
     loaded = _load(recipe, data, model, external, splits=splits, seeds=seeds)
     executor = None
     if ray is not None:
-        from moltune.study.cluster import RayExecutor
+        from moltune.study.engine.cluster import RayExecutor
 
         executor = RayExecutor(output, ray, threads or 1)
     with _progress(quiet or as_json) as report:
@@ -135,7 +135,7 @@ def run(
         )
     analysis = write_study(output)
     if as_json:
-        from moltune.study.words import sentence
+        from moltune.study.report.text import sentence
 
         verdicts = [{**item.to_dict(), "sentence": sentence(item, analysis)} for item in analysis.comparisons]
         print_json({**ran.to_dict(), "verdicts": verdicts, "notes": analysis.notes})
@@ -150,8 +150,8 @@ def run(
 def show(folder: Folder, as_json: Json = False) -> None:
     """Show the verdicts and tables of a study, finished or not; its report is written anew."""
     set_up_logging(quiet=True)
-    from moltune.study.report import results, write_study
-    from moltune.study.store import Store
+    from moltune.study.engine.store import Store
+    from moltune.study.report.page import results, write_study
 
     analysis = write_study(folder)
     if as_json:
@@ -164,7 +164,7 @@ def show(folder: Folder, as_json: Json = False) -> None:
 def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
     """Compare the arms that two studies share; in pairs where data and splits are the same."""
     set_up_logging(quiet=True)
-    from moltune.study.compare import compare_studies
+    from moltune.study.analysis.compare import compare_studies
 
     lines = compare_studies(first, second)
     if as_json:
@@ -175,14 +175,14 @@ def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
 
 
 def _load(recipe: str, data: str | None, model: str | None, external: str | None = None, **blocks: int | None) -> Any:
-    from moltune.study.recipe import change_recipe, load_recipe
+    from moltune.study.recipe.recipe import change_recipe, load_recipe
 
     return change_recipe(load_recipe(recipe), data=data, model=model, external=external, **blocks)
 
 
 def _print(analysis: Any, folder: Path) -> None:
-    from moltune.study.report import REPORT
-    from moltune.study.words import arms_table, in_order, sentence, tally
+    from moltune.study.report.page import REPORT
+    from moltune.study.report.text import arms_table, in_order, sentence, tally
 
     if analysis.comparisons:
         out.print(tally(analysis.comparisons), markup=False)
@@ -206,7 +206,7 @@ def fit_columns(table: pd.DataFrame, width: int) -> pd.DataFrame:
     """The columns that say something and that a terminal has room for; the report has them all.
 
     Args:
-        table: texts, as :func:`moltune.study.words.arms_table` makes it.
+        table: texts, as :func:`moltune.study.report.text.arms_table` makes it.
         width: of the terminal, in characters.
     """
     first, *others = [name for name in table.columns if name not in ("Kind", "Runs") and (table[name] != "–").any()]

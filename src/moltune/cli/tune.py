@@ -11,7 +11,7 @@ from moltune.cli.console import err, facts, out, print_json, set_up_logging
 from moltune.cli.options import ConfigFile, Json, Quiet, Ratios, Seed, Set, Smiles, SplitName, Target, settings_from
 
 if TYPE_CHECKING:
-    from moltune.training.search_result import Searched
+    from moltune.tuning.search.result import Searched
 
 
 def tune(
@@ -60,7 +60,7 @@ def tune(
         overrides,
     )
     from moltune.config import make_settings
-    from moltune.training.search import SearchSettings, search
+    from moltune.tuning.search.search import SearchSettings, search
 
     given: dict[str, Any] = {"trials": trials, "splits": splits, "hours": hours, "space": space, "prune": prune}
     wanted = make_settings(SearchSettings, {name: value for name, value in given.items() if value is not None})

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from moltune.data.batches import LengthBucketSampler, SmilesDataset
 from moltune.data.randomize import random_smiles
+from moltune.models.batches import LengthBucketSampler, SmilesDataset
 
 
 class Speller:

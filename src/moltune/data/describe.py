@@ -11,7 +11,7 @@ from rdkit import Chem
 from moltune.data.chemistry import parse_all, scaffold_smiles
 from moltune.data.load import reason_counts
 from moltune.data.molecules import Molecules
-from moltune.data.split import Split
+from moltune.data.splitting.split import Split
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 

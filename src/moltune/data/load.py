@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import CleanSettings, DataSettings
-from moltune.data.clean import clean
+from moltune.data.cleaning.clean import clean
 from moltune.data.molecules import REJECT_COLUMNS, Molecules
-from moltune.data.read import RawTable, read_table
+from moltune.data.reading.read import RawTable, read_table
 from moltune.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ def load_molecules(
     """Read a source, find its columns, clean it, and log one line with the counts.
 
     Args:
-        source: anything that :func:`moltune.data.read.read_table` takes; None: ``settings.source``.
+        source: anything that :func:`moltune.data.reading.read.read_table` takes; None: ``settings.source``.
         settings: columns and cleaning steps; None: the defaults.
-        need_target: False for predictions; see :func:`moltune.data.clean.clean`.
+        need_target: False for predictions; see :func:`moltune.data.cleaning.clean.clean`.
 
     Raises:
         DataError: see ``read_table`` and ``clean``.
@@ -72,7 +72,7 @@ def molecules_from_lists(
     cannot be used are missing. With ``settings`` and a target, duplicates are treated as they say.
 
     Raises:
-        DataError: lengths differ, there are no molecules, or see :func:`moltune.data.clean.clean`.
+        DataError: lengths differ, there are no molecules, or see :func:`moltune.data.cleaning.clean.clean`.
     """
     given: list[object] = list(smiles)
     if not given:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from moltune.errors import CheckpointError
-from moltune.models.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
+from moltune.models.methods.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
 from moltune.models.register import register
 from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
 from moltune.models.strict import KNOWN_HEADS

@@ -92,7 +92,7 @@ class RegressionModel(StrictLoading, PreTrainedModel):
 
     config_class = RegressionConfig
     config: RegressionConfig
-    # What a tuning method added to the encoder (moltune.models.adapters.Adapter), if anything.
+    # What a tuning method added to the encoder (moltune.models.methods.adapters.Adapter), if anything.
     adapter: Any = None
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True

@@ -12,20 +12,20 @@ import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from moltune.config import CleanSettings, DataSettings, Settings
-from moltune.data.descriptors import morgan_bits
-from moltune.data.leakage import nearest_similarity
 from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
-from moltune.data.physchem import DESCRIPTORS, physchem
+from moltune.data.splitting.leakage import nearest_similarity
 from moltune.errors import DataError
 from moltune.evaluation.shift import EmbeddingShift, NumberShift, embedding_shift, number_shift
 from moltune.evaluation.statistics import holm
+from moltune.features.descriptors import morgan_bits
+from moltune.features.physchem import DESCRIPTORS, physchem
 from moltune.models.checkpoints import load_tokenizer, make_regression, max_length
+from moltune.models.inference import embed_smiles
 from moltune.progress import StageReport, no_report
 from moltune.run import CONFIG, Run
 from moltune.selection.noise import LabelNoise, label_noise
-from moltune.training.inference import embed_smiles
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ SHIFTED = (
     "FormalCharge",
     "StereoCenters",
 )
-"""Descriptors of :mod:`moltune.data.physchem` whose distributions are compared."""
+"""Descriptors of :mod:`moltune.features.physchem` whose distributions are compared."""
 
 _CONTRADICTION = 0.5
 _FEW = 0.3

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from moltune.data.overlap import LEVELS
-from moltune.data.physchem import DESCRIPTORS
-from moltune.data.write import write_bytes, write_table
-from moltune.evaluation.figures import _STYLE, BLUE, GREY, ORANGE, VERMILION, _axis_label, _new_figure, _plain, _save
-from moltune.evaluation.page import html_page
+from moltune.data.reading.write import write_bytes, write_table
+from moltune.features.physchem import DESCRIPTORS
+from moltune.reports.figures import _STYLE, BLUE, GREY, ORANGE, VERMILION, _axis_label, _new_figure, _plain, _save
+from moltune.reports.page import html_page
 from moltune.selection.audit import SHIFTED, Audit
 
 REPORT, TABLE, SUMMARY = "audit.html", "shared.csv", "audit.json"

@@ -15,9 +15,9 @@ from moltune.data.molecules import KEPT_COLUMNS, Molecules
 from moltune.data.overlap import exclude_held_out
 from moltune.errors import ConfigError
 from moltune.models.checkpoints import load_regression, load_tokenizer
+from moltune.models.inference import embed_smiles
 from moltune.run import Run
 from moltune.selection.strategies import EMBEDDING, SelectSettings, candidates_from, choose
-from moltune.training.inference import embed_smiles
 
 
 @dataclass(frozen=True)

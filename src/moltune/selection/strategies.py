@@ -16,9 +16,9 @@ from rdkit.SimDivFilters import rdSimDivPickers
 from sklearn.cluster import KMeans
 
 from moltune.config import Settings
-from moltune.data.descriptors import morgan_bits
-from moltune.data.leakage import nearest_similarity
+from moltune.data.splitting.leakage import nearest_similarity
 from moltune.errors import ConfigError, DataError
+from moltune.features.descriptors import morgan_bits
 
 FINGERPRINT, EMBEDDING = "fingerprint", "embedding"
 

@@ -19,17 +19,17 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, Settings
-from moltune.data.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
+from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.models.regression import RegressionModel
-from moltune.predict import Predictor
+from moltune.predictors.base import LanguageModel
+from moltune.predictors.predictor import Predictor
 from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
-from moltune.training.tuned import LanguageModel
-from moltune.training.tuner import unfit_molecules
+from moltune.tuning.train import unfit_molecules
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from moltune.data.write import write_bytes, write_table
-from moltune.evaluation.figures import _STYLE, BLUE, VERMILION, _axis_label, _new_figure, _save
+from moltune.data.reading.write import write_bytes, write_table
+from moltune.reports.figures import _STYLE, BLUE, VERMILION, _axis_label, _new_figure, _save
 from moltune.uncertainty.estimate import UncertaintyScores
 
 TABLE, FACTS = "uncertainty.csv", "uncertainty.json"

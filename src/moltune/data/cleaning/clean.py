@@ -1,0 +1,274 @@
+"""From raw rows to clean, unique molecules; every row that is left out is listed with its reason."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rdkit
+from rdkit import Chem
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from moltune.config import CleanSettings
+from moltune.data.chemistry import parse_smiles, rdkit_log
+from moltune.data.cleaning.duplicates import merge_duplicates
+from moltune.data.molecules import KEPT_COLUMNS, REJECT_COLUMNS, Molecules
+from moltune.data.reading.columns import find_columns, is_empty, numeric_columns, to_number
+from moltune.data.reading.read import RawTable
+from moltune.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT = CleanSettings()
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class CleanedSmiles:
+    """One molecule after cleaning.
+
+    Attributes:
+        smiles: the SMILES to use.
+        inchikey: standard InChIKey of the cleaned molecule.
+        steps: what changed it, in order: "largest fragment", "neutralised", "canonical".
+    """
+
+    smiles: str
+    inchikey: str
+    steps: tuple[str, ...]
+
+
+def clean_smiles(smiles: str, settings: CleanSettings = _DEFAULT) -> CleanedSmiles:
+    """Parse, sanitise, optionally strip and neutralise, and name one molecule.
+
+    With ``settings.canonical`` off the SMILES stays as given (without blanks around it or a ChemAxon extension after
+    it), unless stripping or neutralising changed the molecule.
+
+    Raises:
+        DataError: the reason why there is no usable molecule.
+    """
+    if not isinstance(smiles, str):
+        raise DataError("the SMILES is empty" if is_empty(smiles) else "the SMILES is not text")
+    text = smiles.strip()
+    core, _, extension = text.partition(" ")
+    if not text:
+        raise DataError("the SMILES is empty")
+    if len(core.split()) > 1 or (extension and not extension.strip().startswith("|")):
+        raise DataError("the SMILES has a blank inside; put names into a column of their own")
+    mol = parse_smiles(text)
+    steps: list[str] = []
+    try:
+        mol, steps = _standardize(mol, settings)
+        with rdkit_log():
+            canonical = Chem.MolToSmiles(mol)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"RDKit cannot clean the molecule: {' '.join(str(error).split())[:200]}") from None
+    inchikey = _inchikey(mol)
+    used = canonical if settings.canonical or steps else core
+    if used != core and not steps:
+        steps = ["canonical"]
+    return CleanedSmiles(used, inchikey, tuple(steps))
+
+
+def _standardize(mol: Chem.Mol, settings: CleanSettings) -> tuple[Chem.Mol, list[str]]:
+    steps = []
+    with rdkit_log():
+        if settings.largest_fragment and len(Chem.GetMolFrags(mol)) > 1:
+            mol = rdMolStandardize.LargestFragmentChooser().choose(mol)
+            steps.append("largest fragment")
+        if settings.neutralize and any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
+            before = Chem.MolToSmiles(mol)
+            mol = rdMolStandardize.Uncharger().uncharge(mol)
+            Chem.SanitizeMol(mol)
+            if Chem.MolToSmiles(mol) != before:
+                steps.append("neutralised")
+    return mol, steps
+
+
+def _inchikey(mol: Chem.Mol) -> str:
+    with rdkit_log():
+        try:
+            key = str(Chem.MolToInchiKey(mol))
+        except (RuntimeError, ValueError):
+            key = ""
+    if key:
+        return key
+    if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
+        raise DataError("no InChIKey: the molecule has an open position or wildcard (*)")
+    if mol.GetNumAtoms() > 1000:
+        raise DataError(f"no InChIKey: the molecule is too large ({mol.GetNumAtoms()} atoms; InChI takes up to 1023)")
+    raise DataError("no InChIKey: the InChI library refuses the molecule")
+
+
+def clean(
+    raw: RawTable,
+    settings: CleanSettings,
+    *,
+    smiles: str | None = None,
+    target: str | None = None,
+    need_target: bool = True,
+    merge: bool | None = None,
+) -> Molecules:
+    """Clean every row of a raw table.
+
+    Each row is kept, or listed in ``rejected`` with its number, SMILES, target cell and reason, so that
+    ``rows_in == len(table) + len(rejected)`` always. Further source columns stay in the table; one whose name is
+    taken by a column of moltune is called ``source_<name>``.
+
+    Without ``need_target`` (for predictions) duplicates are not merged, a target that is given may have gaps (NaN),
+    and a table of which nothing can be used is no error.
+
+    Args:
+        raw: the table as read.
+        settings: the cleaning steps.
+        smiles: SMILES column; None: found by name.
+        target: target column; None: found when obvious, if it is needed.
+        need_target: whether each kept row must have a finite target.
+        merge: whether duplicates are treated as ``settings.duplicates`` says; None: as ``need_target``.
+
+    Raises:
+        DataError: a column is missing or not obvious, no row is usable, no target is a number, the target is
+            constant, or there are duplicates under the policy "error".
+    """
+    smiles_column, target_column = find_columns(raw.frame, smiles, target, need_target=need_target)
+    values = _targets(raw, target_column, smiles_column, need_target)
+    rows, rejects, steps = _clean_rows(raw, settings, smiles_column, target_column, values, need_target)
+    rejected = pd.concat([raw.bad_rows, pd.DataFrame(rejects, columns=REJECT_COLUMNS)], ignore_index=True)
+    if not rows and need_target:
+        raise DataError(_nothing_left(raw, rejected, smiles_column))
+    table = pd.DataFrame(rows, columns=["position", *KEPT_COLUMNS])
+    table = _with_source_columns(table, raw, smiles_column, target_column)
+    molecules = Molecules(
+        table=table,
+        rejected=_sorted(rejected),
+        conflicts=pd.DataFrame(columns=["inchikey", "smiles", "rows", "values", "spread"]),
+        rows_in=raw.rows_in,
+        provenance={
+            **raw.provenance,
+            "smiles_column": smiles_column,
+            "target_column": target_column,
+            "cleaning": settings.model_dump(),
+            "steps": dict(steps),
+            "rdkit": rdkit.__version__,
+        },
+    )
+    if merge is None:
+        merge = need_target
+    if merge:
+        molecules = merge_duplicates(molecules, settings)
+    if need_target:
+        _refuse_constant(molecules, target_column)
+    return molecules
+
+
+def _targets(raw: RawTable, column: str | None, smiles: str, need_target: bool) -> np.ndarray:
+    if column is None:
+        return np.full(len(raw.frame), np.nan)
+    values = np.array([to_number(value) for value in raw.frame[column]], dtype=np.float64)
+    usable = np.isfinite(values) & (np.abs(values) <= _LARGEST)
+    if need_target and len(values) and not usable.any():
+        others = numeric_columns(raw.frame, without=[smiles, column])
+        hint = f"numeric columns are {', '.join(map(repr, others))}" if others else "no other column is numeric"
+        example = _text(next((value for value in raw.frame[column] if not is_empty(value)), None))
+        cure = "write decimals with a point; " if _decimal_comma(example) else ""
+        raise DataError(
+            f"Column {column!r} has no finite number in any row (it holds {example!r}, for example); {cure}{hint}."
+        )
+    return values if need_target else np.where(usable, values, np.nan)
+
+
+def _clean_rows(
+    raw: RawTable,
+    settings: CleanSettings,
+    smiles_column: str,
+    target_column: str | None,
+    values: np.ndarray,
+    need_target: bool,
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], Counter[str]]:
+    kept: list[tuple[Any, ...]] = []
+    rejects: list[tuple[Any, ...]] = []
+    steps: Counter[str] = Counter()
+    given = raw.frame[smiles_column].tolist()
+    cells = raw.frame[target_column].tolist() if target_column else [None] * len(given)
+    for position, (row, smiles, cell, value) in enumerate(zip(raw.rows.tolist(), given, cells, values, strict=True)):
+        try:
+            found = clean_smiles(smiles, settings)
+            if need_target:
+                _check_target(cell, value)
+        except DataError as error:
+            rejects.append((row, _text(smiles), _text(cell), str(error)))
+            continue
+        steps.update(found.steps)
+        kept.append((position, row, _text(smiles), found.smiles, found.inchikey, value))
+    return kept, rejects, steps
+
+
+def _check_target(cell: Any, value: float) -> None:
+    if math.isfinite(value) and abs(value) <= _LARGEST:
+        return
+    if is_empty(cell):
+        raise DataError("the target is empty")
+    text = _text(cell)
+    if not math.isnan(value):
+        raise DataError(f"the target is not finite: {text!r}")
+    if _decimal_comma(text):
+        raise DataError(f"the target is not a number: {text!r}; write decimals with a point")
+    if text[:1] in "<>≤≥~":
+        raise DataError(f"the target is a bound, not a number: {text!r}")
+    raise DataError(f"the target is not a number: {text!r}")
+
+
+def _decimal_comma(text: str) -> bool:
+    return text.count(",") == 1 and not math.isnan(to_number(text.replace(",", ".")))
+
+
+def _with_source_columns(table: pd.DataFrame, raw: RawTable, smiles: str, target: str | None) -> pd.DataFrame:
+    """Replace the column of source positions by the source columns that are neither SMILES nor target."""
+    positions = table.pop("position").to_numpy(dtype=np.int64)
+    others = raw.frame.drop(columns=[name for name in (smiles, target) if name is not None]).iloc[positions]
+    taken = {*KEPT_COLUMNS, *others.columns}
+    names = {}
+    for name in others.columns:
+        new = str(name)
+        while new in KEPT_COLUMNS or (new != name and new in taken):
+            new = f"source_{new}"
+        names[name] = new
+        taken.add(new)
+    table = table.astype({"row": np.int64, "target": np.float64})
+    return pd.concat([table, others.rename(columns=names).reset_index(drop=True)], axis=1)
+
+
+def _nothing_left(raw: RawTable, rejected: pd.DataFrame, column: str) -> str:
+    reasons = Counter(str(reason).partition(":")[0] for reason in rejected["reason"]).most_common(3)
+    listed = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
+    first = rejected.sort_values("row").iloc[0]
+    return (
+        f"None of the {raw.rows_in} rows of {raw.provenance.get('source', 'the table')} can be used ({listed}). "
+        f"The first, row {first['row']}, has {str(first['input'])[:80]!r} in SMILES column {column!r}: "
+        f"{first['reason']}."
+    )
+
+
+def _refuse_constant(molecules: Molecules, column: str | None) -> None:
+    target = molecules.target
+    if len(target) and target.min() == target.max():
+        raise DataError(
+            f"Target column {column!r} has the same value ({target[0]:g}) for all {len(target)} kept molecules; "
+            "there is nothing to learn from it. Name another column, or check which rows were rejected."
+        )
+
+
+def _sorted(rejected: pd.DataFrame) -> pd.DataFrame:
+    if rejected.empty:
+        return pd.DataFrame(columns=REJECT_COLUMNS).astype({"row": np.int64})
+    return rejected.astype({"row": np.int64}).sort_values("row", kind="stable").reset_index(drop=True)
+
+
+def _text(value: Any) -> str:
+    # Lone surrogates (possible in JSON) would make every later write of the table fail.
+    return "" if is_empty(value) else str(value).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,1 @@
+"""From a file, a table or a data set to raw rows, and back to files."""

@@ -1,0 +1,270 @@
+"""One reader for every source: file formats, data frames, bundled tables and Hugging Face data sets."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import logging
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moltune import datasets as bundled
+from moltune.data.molecules import REJECT_COLUMNS
+from moltune.data.reading.columns import find_columns
+from moltune.data.reading.delimited import Parsed, read_delimited
+from moltune.data.reading.formats import from_frame, read_json, read_parquet, read_sdf, read_smi
+from moltune.datasets.bundled import read_bytes
+from moltune.errors import DataError
+
+__all__ = ["FORMATS", "RawTable", "find_columns", "read_table"]
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".smi": "smi",
+    ".smiles": "smi",
+    ".sdf": "sdf",
+    ".sd": "sdf",
+    ".mol": "sdf",
+}
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_TEXT_PARSERS: dict[str, Callable[[str, str], Parsed]] = {
+    "csv": read_delimited,
+    "tsv": lambda text, label: read_delimited(text, label, "\t"),
+    "jsonl": read_json,
+    "smi": read_smi,
+    "sdf": read_sdf,
+}
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; export the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; export the sheet as CSV",
+    b"%PDF": "a PDF",
+    b"BZh": "bzip2-compressed; unpack it first",
+    b"\xfd7zXZ": "xz-compressed; unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first",
+}
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as read, before any chemistry.
+
+    Attributes:
+        frame: the good rows, index 0..n-1. Cells of text formats stay text; an empty cell is None.
+        rows: 1-based data row number in the source of each row of ``frame``, int64, shape (n,).
+        bad_rows: rows that could not be read at all, with the columns of ``REJECT_COLUMNS``.
+        provenance: source, format, sha256 of the bytes as stored (None without a file), columns, further notes.
+    """
+
+    frame: pd.DataFrame
+    rows: np.ndarray
+    bad_rows: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows_in(self) -> int:
+        """Number of data rows of the source, good and bad."""
+        return len(self.frame) + len(self.bad_rows)
+
+
+def read_table(source: str | Path | pd.DataFrame) -> RawTable:
+    """Read a table of molecules.
+
+    A string is looked up as a bundled name first, then as a file, then (only if it looks like ``owner/name``) as a
+    Hugging Face data set. Files: CSV, TSV, Parquet, JSON lines, .smi, .sdf, and gzip of these; text is UTF-8, UTF-16
+    with a byte order mark, or else Windows-1252. Blank lines are not counted as rows; rows that cannot be read are
+    in ``bad_rows``.
+
+    Raises:
+        DataError: nothing of that name, an empty or unreadable file, or content that does not fit its extension.
+    """
+    if isinstance(source, pd.DataFrame):
+        return _table(from_frame(source, "the data frame"), "data frame", "dataframe", None)
+    if isinstance(source, Path):
+        return _read_file(source)
+    if not isinstance(source, str):
+        raise DataError(f"A source is a path, a name or a pandas DataFrame, not a {type(source).__name__}.")
+    if source.strip().lower() in bundled.names():
+        return _read_bundled(source)
+    if _exists(source):
+        return _read_file(Path(source))
+    if _HUB_ID.fullmatch(source) and _format_of(source) is None:
+        return _read_hub(source)
+    raise DataError(
+        f"{source[:200]!r} was not found: it is no bundled dataset ({', '.join(bundled.names())}) and no file"
+        f"{'' if Path(source[:200]).is_absolute() else ' in the current folder'}; "
+        "a Hugging Face dataset is written owner/name."
+    )
+
+
+def _exists(source: str) -> bool:
+    try:
+        return bool(source) and Path(source).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _format_of(name: str) -> str | None:
+    """Format by extension, or None; ``.gz`` is looked through."""
+    return FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
+
+
+def _read_bundled(name: str) -> RawTable:
+    entry = bundled.info(name)
+    parsed = read_delimited(gzip.decompress(read_bytes(name)).decode("utf-8"), entry.name)
+    table = _table(parsed, entry.name, "bundled", entry.sha256)
+    table.provenance.update(unit=entry.unit, licence=entry.licence, citation=entry.citation)
+    return table
+
+
+def _read_file(path: Path) -> RawTable:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it.")
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
+    digest = hashlib.sha256(content).hexdigest()
+    label = str(path)
+    content = _unpack(content, label)
+    if not content.strip():
+        raise DataError(f"{label} is empty.")
+    _refuse_foreign(content, label)
+    if content.startswith(b"PAR1"):
+        kind = "parquet"
+        if _format_of(path.name) not in (None, "parquet"):
+            logger.warning("%s is a Parquet file in spite of its name; read as Parquet", label)
+        return _table(read_parquet(content, label), label, kind, digest)
+    if _format_of(path.name) == "parquet":
+        raise DataError(f"{label} is not a Parquet file, in spite of its name.")
+    text, encoding = _decode(content, label)
+    kind = _format_of(path.name) or _guess_format(text)
+    _refuse_mismatch(text, kind, label)
+    table = _table(_TEXT_PARSERS[kind](text, label), label, kind, digest)
+    table.provenance["encoding"] = encoding
+    return table
+
+
+def _unpack(content: bytes, label: str) -> bytes:
+    if not content.startswith(b"\x1f\x8b"):
+        if label.lower().endswith(".gz") and content:
+            logger.warning("%s is not compressed in spite of its name; read as it is", label)
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{label} is a damaged gzip file: {error}.") from None
+
+
+def _refuse_foreign(content: bytes, label: str) -> None:
+    for signature, what in _FOREIGN.items():
+        if content.startswith(signature):
+            raise DataError(f"{label} is {what}.")
+    if re.match(rb"\s*<(!doctype\s+html|html)", content[:200], re.IGNORECASE):
+        raise DataError(f"{label} is a web page, not a table; the download may have failed.")
+
+
+def _decode(content: bytes, label: str) -> tuple[str, str]:
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding == "utf-16":
+            raise DataError(f"{label} is not valid UTF-16 text in spite of its byte order mark.") from None
+        encoding = "cp1252"
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            raise DataError(f"{label} is not a text file that can be read (neither UTF-8 nor Windows-1252).") from None
+        logger.warning("%s is not UTF-8; read as Windows-1252, so look at letters with accents", label)
+    control = re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        raise DataError(f"{label} is not a text file: control character {control.group()!r} in line {line}.")
+    return text, encoding.removesuffix("-sig")
+
+
+def _guess_format(text: str) -> str:
+    if _is_sdf(text):
+        return "sdf"
+    return "jsonl" if text.lstrip()[:1] == "{" else "csv"
+
+
+def _refuse_mismatch(text: str, kind: str, label: str) -> None:
+    found = "SDF" if _is_sdf(text) else "JSON lines" if re.match(r'\s*\{\s*"', text) else ""
+    wanted = {"sdf": "SDF", "jsonl": "JSON lines"}.get(kind, "")
+    if found and found != wanted:
+        raise DataError(f"{label} holds {found}, not {kind.upper()}; rename it so that its extension says so.")
+    if kind == "sdf" and not re.search(r"^(M  END|\$\$\$\$)", text, re.MULTILINE):
+        raise DataError(f"{label} is no SDF file: it has no 'M  END' line and no '$$$$' line.")
+
+
+def _is_sdf(text: str) -> bool:
+    # The counts line, fourth of a mol block, ends in the version; a CSV may well hold whole mol blocks in its cells.
+    return re.match(r"(?:[^\n]*\n){3}[^\n]*V[23]000\s*$", text, re.MULTILINE) is not None
+
+
+def _read_hub(name: str) -> RawTable:
+    try:
+        library = importlib.import_module("datasets")
+    except ImportError:
+        raise DataError(
+            f"{name!r} is no file here; to read it as a Hugging Face dataset, install the extra: "
+            "pip install 'moltune[hub]'."
+        ) from None
+    try:
+        loaded = library.load_dataset(name)
+        parts = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+        frames = {part: table.to_pandas() for part, table in parts.items()}
+    # The library raises errors of many packages (network, authentication, formats) without a common base.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{name!r} is no file here, and the Hugging Face dataset of that name could not be loaded "
+            f"({type(error).__name__}: {reason}); check the name and the network."
+        ) from None
+    if not frames:
+        raise DataError(f"The Hugging Face dataset {name!r} has no parts.")
+    if len(frames) > 1:
+        frames = {part: _with_part(frame, part) for part, frame in frames.items()}
+    table = _table(from_frame(pd.concat(frames.values(), ignore_index=True), name), name, "hub", None)
+    table.provenance["fingerprints"] = {part: getattr(data, "_fingerprint", None) for part, data in parts.items()}
+    return table
+
+
+def _with_part(frame: pd.DataFrame, part: str) -> pd.DataFrame:
+    # The parts that the owner made stay known, so that a column split can use them.
+    name = "split" if "split" not in frame.columns else "hub_split"
+    return frame.assign(**{name: part})
+
+
+def _table(parsed: Parsed, source: str, kind: str, digest: str | None) -> RawTable:
+    provenance = {
+        "source": source,
+        "format": kind,
+        "sha256": digest,
+        "columns": [str(name) for name in parsed.frame.columns],
+        **parsed.notes,
+    }
+    return RawTable(
+        frame=parsed.frame.reset_index(drop=True),
+        rows=np.asarray(parsed.rows, dtype=np.int64),
+        bad_rows=pd.DataFrame(parsed.bad, columns=REJECT_COLUMNS),
+        provenance=provenance,
+    )

@@ -1,0 +1,1 @@
+"""Training, validation and test parts, and what one part knows of another."""

@@ -1,0 +1,1 @@
+"""What turns molecules into fixed numbers: descriptors, fingerprints, MiniMol, embeddings, ionisation."""

@@ -1,0 +1,72 @@
+"""The registry of tuning methods."""
+
+from __future__ import annotations
+
+from moltune.config import MethodSettings
+from moltune.errors import ConfigError
+from moltune.models.methods.base import Method, ParameterCount
+from moltune.models.methods.peft import BitFit, Dora, Ia3, LayerNormTuning, Lora, peft_method, peft_tuners
+from moltune.models.regression import RegressionModel
+
+__all__ = ["METHODS", "Method", "ParameterCount", "make_method"]
+
+
+class FullFineTuning(Method):
+    """Train every parameter of encoder and head."""
+
+    name = "full"
+    description = "every parameter of encoder and head"
+
+    def switch_on(self, model: RegressionModel) -> RegressionModel:
+        """Leave everything trainable."""
+        return model.requires_grad_(True)
+
+
+class HeadOnly(Method):
+    """Train the head on a frozen encoder (its dropout stays on)."""
+
+    name = "head"
+    description = "the head alone, on a frozen encoder"
+
+    def switch_on(self, model: RegressionModel) -> RegressionModel:
+        """Freeze the encoder."""
+        model.requires_grad_(False)
+        model.head.requires_grad_(True)
+        return model
+
+
+class Probe(Method):
+    """A head fitted on frozen features by :mod:`moltune.predictors.probe`; no step of the optimiser is taken."""
+
+    name = "probe"
+    description = "a head fitted on frozen features (method.probe.head, method.probe.features)"
+
+    def switch_on(self, model: RegressionModel) -> RegressionModel:
+        """Freeze everything; the count is that of a linear head on the embedding."""
+        return model.requires_grad_(False)
+
+    def count(self, model: RegressionModel) -> ParameterCount:
+        """Count the weights of a ridge on the embedding; a run counts what its own head fitted."""
+        total = sum(parameter.numel() for parameter in model.encoder.parameters())
+        fitted = int(model.config.encoder.hidden_size) + 1
+        return ParameterCount(self.name, 0, fitted, fitted, total + fitted)
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (FullFineTuning, HeadOnly, Probe, BitFit, Lora, Ia3, Dora, LayerNormTuning)
+}
+
+
+def make_method(settings: MethodSettings) -> Method:
+    """Build the method that the settings name: one of ``METHODS``, or any tuner of peft by its own name.
+
+    Raises:
+        ConfigError: there is no such method, it has no such setting, or settings of another method are given.
+    """
+    kind = METHODS.get(settings.name) or peft_method(settings.name)
+    if kind is None:
+        others = ", ".join(name.lower() for name in peft_tuners())
+        raise ConfigError(
+            f"there is no method {settings.name!r}; choose one of: {', '.join(METHODS)}; or a tuner of peft: {others}"
+        )
+    return kind(settings)

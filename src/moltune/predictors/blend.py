@@ -1,0 +1,162 @@
+"""Average a tuned language model with classical baselines, and keep all of it in files that hold only numbers.
+
+Weights minimise the squared error of the average on the validation part, w ≥ 0 and Σw = 1. The folder of a blend::
+
+    blend.json        members, weights, versions
+    <baseline>/       what :mod:`moltune.baselines.storage` writes: JSON, arrays, XGBoost's own format; never pickle
+    probe-<place>/    what :mod:`moltune.predictors.probe` writes; a probe's name has characters that no folder should
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from moltune.baselines.baselines import Baseline, FeatureTable
+from moltune.errors import DataError, NumericsError
+from moltune.evaluation.metrics import compare_paired, evaluate
+from moltune.predictors.members import load_member, member_folder, read_members, save_member
+
+logger = logging.getLogger(__name__)
+
+MODEL, BLEND, FILE = "model", "blend", "blend.json"
+Parts = Mapping[str, tuple[Sequence[str], np.ndarray]]
+
+
+def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Weights of the best average of several predictions.
+
+    Minimises ‖y - Pw‖² over w ≥ 0, Σw = 1. With E = y1ᵀ - P (the errors of each member) that is ‖Ew‖² on the simplex.
+    For w = s·v, v on the simplex, the minimum of ‖Ew‖² + (1ᵀw - 1)² over s is q/(1 + q) with q = ‖Ev‖², which grows
+    with q: so non-negative least squares (Lawson and Hanson 1974) on E with a row of ones below it and the target
+    (0, ..., 0, 1) gives the answer exactly, up to the scale s.
+
+    Args:
+        true: measured values, shape (n,), n > 0.
+        predicted: shape (n, members).
+
+    Returns:
+        Weights, shape (members,), non-negative, sum one.
+
+    Raises:
+        DataError: there are no molecules.
+        NumericsError: a value is not finite.
+    """
+    true, predicted = np.asarray(true, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    if not len(true):
+        raise DataError("a blend chooses its weights on the validation part, and there is none")
+    errors = predicted - true[:, None]
+    if not np.isfinite(errors).all():
+        raise NumericsError("a prediction of the validation part is not finite, so no blend can be made")
+    scale = float(np.sqrt((errors**2).mean()))
+    if scale == 0:
+        return np.full(errors.shape[1], 1 / errors.shape[1])
+    # Divided by their size, the errors weigh about as much as the row of ones, whatever the unit.
+    system = np.vstack([errors / (scale * np.sqrt(len(errors))), np.ones(errors.shape[1])])
+    wanted = np.append(np.zeros(len(errors)), 1.0)
+    found, _ = nnls(system, wanted)
+    return found / found.sum()
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A weighted average of a tuned model and fitted baselines.
+
+    Attributes:
+        weights: of each member; the model's name is ``"model"``.
+        baselines: the fitted members beside the model.
+    """
+
+    weights: dict[str, float]
+    baselines: dict[str, Baseline]
+
+    def combine(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Average predictions of the members, shape (n,) each."""
+        return np.sum([weight * np.asarray(predicted[name]) for name, weight in self.weights.items()], axis=0)
+
+    def predict(self, smiles: Sequence[str], model: np.ndarray) -> np.ndarray:
+        """Predict molecules of which the model's predictions are known, in the target's unit; shape (n,)."""
+        if not len(smiles):
+            return np.empty(0)
+        # A member of weight zero would cost its features and change nothing.
+        own = {name: one.predict(smiles) for name, one in self.baselines.items() if self.weights[name]}
+        used = {name: weight for name, weight in self.weights.items() if weight}
+        return Blend(used, {}).combine({MODEL: model, **own})
+
+    def save(self, folder: Path) -> None:
+        """Write the members and their weights; no file holds anything that runs."""
+        for position, (name, member) in enumerate(self.baselines.items()):
+            save_member(member, member_folder(folder, position, name))
+        values = {"weights": self.weights, "baselines": list(self.baselines)}
+        (folder / FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, base: str | Path | None = None) -> Blend:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            folder: of the blend.
+            base: where the checkpoint is now that a probe embeds with; unset: where it was.
+
+        Raises:
+            RunFolderError: a file is missing or damaged.
+            CheckpointError: a probe's checkpoint is missing or another one.
+        """
+        weights, names = read_members(folder, FILE)
+        table = FeatureTable()
+        members = {
+            name: load_member(name, member_folder(folder, position, name), table, base)
+            for position, name in enumerate(names)
+        }
+        return cls(weights, members)
+
+
+def make_blend(
+    names: Sequence[str], baselines: Mapping[str, Baseline], predicted: Mapping[str, np.ndarray], true: np.ndarray
+) -> Blend:
+    """Choose the weights on the validation part.
+
+    Args:
+        names: baselines that take part.
+        baselines: fitted, by name.
+        predicted: predictions of the validation part by member, the model's among them, shape (n,).
+        true: its measurements, shape (n,).
+    """
+    members = [MODEL, *names]
+    weights = blend_weights(true, np.column_stack([predicted[name] for name in members]))
+    shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(members, weights, strict=True))
+    logger.info("blend, weights from %d validation molecules: %s", len(true), shown)
+    return Blend(dict(zip(members, weights.tolist(), strict=True)), {name: baselines[name] for name in names})
+
+
+def judge_blend(
+    blend: Blend, parts: Parts, predicted: Mapping[str, Mapping[str, np.ndarray]], **options: Any
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Predictions of the blend and what they are worth.
+
+    Args:
+        blend: with weights.
+        parts: SMILES and measurements of each part.
+        predicted: member -> part -> predictions.
+        options: bootstrap, confidence and seed, as :func:`moltune.evaluation.metrics.evaluate` takes them.
+
+    Returns:
+        Part -> predictions, and the entry of ``metrics.json``: weights, metrics of each part, and on the test part the
+        blend's RMSE minus each member's (below zero the blend is better).
+    """
+    found = {part: blend.combine({name: predicted[name][part] for name in blend.weights}) for part in parts}
+    metrics: dict[str, Any] = {"weights": blend.weights}
+    metrics |= {part: evaluate(true, found[part], **options) for part, (_, true) in parts.items()}
+    if "test" in parts:
+        true = parts["test"][1]
+        metrics["comparison"] = {
+            name: compare_paired(true, found["test"], predicted[name]["test"], **options) for name in blend.weights
+        }
+    return found, metrics

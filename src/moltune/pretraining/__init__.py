@@ -1,0 +1,1 @@
+"""What learns without labels: corpus, objectives, teacher, the loop, pretraining and adaptation."""

@@ -1,0 +1,1 @@
+"""Figures, words and HTML pages about a run."""

@@ -1,0 +1,117 @@
+"""Two studies side by side: the same arm in both."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moltune.errors import DataError
+from moltune.reports.summary import METRIC_LABELS, format_number
+from moltune.study.analysis.verdicts import Analysis, analyse, compare
+from moltune.study.arms.base import ArmSpec
+from moltune.study.engine.store import Store
+from moltune.study.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in two studies.
+
+    Attributes:
+        arm: its name.
+        first: mean of the metric in the first study.
+        second: mean in the second.
+        paired: whether both ran on the same splits of the same data.
+        identical: whether every common block has the same run behind it.
+        word: what changed from the first to the second: better, worse, equivalent, cannot tell.
+        words: the same as a sentence.
+    """
+
+    arm: str
+    first: float
+    second: float
+    paired: bool
+    identical: bool
+    word: str
+    words: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def compare_studies(first: str | Path, second: str | Path) -> list[Line]:
+    """Compare the arms that two studies share by name, the second against the first.
+
+    Raises:
+        RunFolderError: a folder is no study.
+        DataError: the studies share no arm, or judge by different metrics.
+    """
+    stores = Store(first), Store(second)
+    old, new = (analyse(store) for store in stores)
+    if old.metric != new.metric:
+        raise DataError(f"the studies judge by different metrics: {old.metric} and {new.metric}")
+    shared = [arm.name for arm in new.recipe.arms if arm.name in {other.name for other in old.recipe.arms}]
+    if not shared:
+        raise DataError("the studies have no arm of the same name")
+    units = _same_units(*stores)
+    lines = {arm: _line(arm, old, new, units) for arm in shared}
+    judged = _judge([arm for arm, line in lines.items() if line.paired and not line.identical], old, new, units)
+    return [judged.get(arm, line) for arm, line in lines.items()]
+
+
+def _same_units(first: Store, second: Store) -> set[str]:
+    """Splits that are the same in both, molecule by molecule."""
+    same = set()
+    for path in (first.folder / "splits").glob("*.csv"):
+        other = second.folder / "splits" / path.name
+        if other.is_file():
+            columns = ["smiles", "split", "target"]
+            if pd.read_csv(path, usecols=columns).equals(pd.read_csv(other, usecols=columns)):
+                same.add(path.stem)
+    return same
+
+
+def _line(arm: str, old: Analysis, new: Analysis, units: set[str]) -> Line:
+    metric = old.metric
+    frames = [a.frame.loc[a.frame["arm"] == arm].dropna(subset=[metric]) for a in (old, new)]
+    means = [float(frame[metric].mean()) if len(frame) else float("nan") for frame in frames]
+    both = frames[0].merge(frames[1], on="block", suffixes=("", "_new"))
+    both = both.loc[both["unit"].isin(units)]
+    identical = len(both) > 0 and bool((both["hash"] == both["hash_new"]).all())
+    label = METRIC_LABELS[metric]
+    words = f"{label} {format_number(means[0], 4)} → {format_number(means[1], 4)}"
+    if identical:
+        words += ", the same runs in both studies"
+    elif not len(both):
+        words += "; no split is the same in both, so they were not compared"
+    return Line(arm, means[0], means[1], len(both) > 0, identical, "cannot tell", words)
+
+
+def _judge(arms: list[str], old: Analysis, new: Analysis, units: set[str]) -> dict[str, Line]:
+    if not arms:
+        return {}
+    frames, specs, pairs = [], [], []
+    for arm in arms:
+        for analysis, suffix in ((old, "first"), (new, "second")):
+            frame = analysis.frame.loc[(analysis.frame["arm"] == arm) & analysis.frame["unit"].isin(units)]
+            frames.append(frame.assign(arm=f"{arm} ({suffix})"))
+            specs.append(ArmSpec(name=f"{arm} ({suffix})", kind="any"))
+        pairs.append((f"{arm} (second)", f"{arm} (first)"))
+    changes = {"arms": specs, "comparisons": pairs, "reference": None}
+    recipe: Recipe = new.recipe.model_copy(update=changes)
+    found = compare(pd.concat(frames), recipe, float(np.mean([old.ratio, new.ratio])))
+    lines = {}
+    for arm, item in zip(arms, found, strict=True):
+        line = _line(arm, old, new, units)
+        if item.difference is not None and item.interval is not None:
+            low, high = (format_number(value, 4) for value in item.interval)
+            detail = f"; {item.word} (difference {format_number(item.difference, 4)}, 95 % interval {low} to {high})"
+        else:
+            detail = "; too few common splits to compare"
+        lines[arm] = Line(arm, line.first, line.second, True, False, item.word, line.words + detail)
+    return lines

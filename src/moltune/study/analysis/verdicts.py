@@ -1,0 +1,395 @@
+"""What a study's runs show: one verdict per comparison, corrected for everything that makes differences look surer.
+
+- Arms are compared on the same blocks, and on the molecules that both predicted.
+- Blocks of one split (other seeds) are averaged first: a split with three seeds is one piece of evidence, not three.
+- The t-test is corrected for training sets that overlap between splits (Nadeau & Bengio 2003).
+- p-values are corrected for the number of comparisons in the study (Holm 1979), those of equivalence likewise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from moltune.errors import DataError
+from moltune.evaluation.metrics import METRICS
+from moltune.evaluation.power import blocks_needed, minimum_detectable_effect
+from moltune.evaluation.statistics import (
+    FriedmanResult,
+    TukeyPair,
+    corrected_interval,
+    corrected_t_test,
+    friedman,
+    holm,
+    noise_floor,
+    paired_difference,
+    tost,
+    tukey_hsd,
+    wilcoxon,
+)
+from moltune.study.engine.store import Store
+from moltune.study.recipe.recipe import Recipe
+
+FEW_UNITS = 5
+KEYS = ["arm", "split", "fold", "seed", "block", "unit", "hash"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another. Differences are arm - reference: below zero, the arm has the smaller error.
+
+    Attributes:
+        arm: name.
+        reference: name of the arm that it is compared with.
+        word: "better", "worse", "equivalent" or "cannot tell".
+        mean: of the arm's metric over the common blocks.
+        reference_mean: of the reference's.
+        difference: mean paired difference, in metric units.
+        interval: its interval from the corrected t distribution, for this comparison alone.
+        bootstrap: percentile interval over splits, which knows nothing of their overlap.
+        p: two-sided, corrected resampled t-test.
+        p_holm: the same over the whole family.
+        p_wilcoxon: signed ranks over splits, uncorrected for overlap.
+        p_equivalence: of a difference as large as ``margin`` (TOST), corrected for overlap.
+        p_equivalence_holm: the same over the whole family.
+        effect_size: mean difference over the standard deviation of differences; None where there is no spread.
+        noise_floor: standard deviation of the reference over its runs.
+        margin: differences below this do not matter; None: the reference does not vary.
+        detectable: the smallest true difference that this study finds with the wanted power.
+        blocks: common blocks; ``units`` counts splits (or folds), on which the tests work.
+        units: see ``blocks``.
+        more_units: how many more would find a true difference of ``margin``; None: none would; 0: not needed.
+    """
+
+    arm: str
+    reference: str
+    word: str = "cannot tell"
+    mean: float | None = None
+    reference_mean: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    bootstrap: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    p_wilcoxon: float | None = None
+    p_equivalence: float | None = None
+    p_equivalence_holm: float | None = None
+    effect_size: float | None = None
+    noise_floor: float | None = None
+    margin: float | None = None
+    detectable: float | None = None
+    blocks: int = 0
+    units: int = 0
+    more_units: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; infinite effect sizes become None."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Many arms at once, on the splits that all of them finished; control arms stay out.
+
+    Attributes:
+        arms: names, in the order of the columns.
+        table: metric, shape (units, arms).
+        friedman: test and ranks; None with fewer than three arms.
+        tukey: one entry per pair of arms.
+    """
+
+    arms: list[str]
+    table: np.ndarray
+    friedman: FriedmanResult | None
+    tukey: list[TukeyPair]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that a report says about the numbers.
+
+    Attributes:
+        recipe: of the study.
+        frame: one line per arm and block, with the metrics on the molecules that every arm predicted.
+        comparisons: in the recipe's order.
+        ranking: None with fewer than two arms or common splits.
+        ratio: test molecules / training molecules, the correction of the t-test.
+        notes: what a reader must know, one sentence each.
+        failures: hash -> error of each run that failed.
+    """
+
+    recipe: Recipe
+    frame: pd.DataFrame
+    comparisons: list[Comparison]
+    ranking: Ranking | None
+    ratio: float
+    notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The metric that arms are compared by."""
+        return self.recipe.statistics.metric
+
+    def interval(self, arm: str) -> tuple[float, float] | None:
+        """95 % interval of an arm's mean over splits, widened for their overlap; None with fewer than two splits."""
+        frame, ratio = _units(self.frame, self.recipe, self.ratio)
+        # A run that serves several seeds counts once.
+        done = frame.loc[frame["arm"] == arm].dropna(subset=[self.metric]).drop_duplicates("hash")
+        means = done.groupby("unit", sort=False)[self.metric].mean().to_numpy()
+        return corrected_interval(means, ratio) if len(means) > 1 else None
+
+
+def analyse(store: Store) -> Analysis:
+    """Read a study's folder and compare its arms; an unfinished study gives what its finished blocks show.
+
+    Raises:
+        RunFolderError: the folder is no study.
+    """
+    study = store.study()
+    recipe = Recipe.model_validate(study["recipe"])
+    frame, notes = collect(store, study)
+    failures = _failures(store, study)
+    ratio = overlap_ratio(store, study)
+    comparisons = compare(frame, recipe, ratio)
+    done = frame.dropna(subset=[recipe.statistics.metric])
+    return Analysis(
+        recipe=recipe,
+        frame=frame,
+        comparisons=comparisons,
+        ranking=rank(done, recipe),
+        ratio=ratio,
+        notes=[*recipe.notes, *study["notes"], *notes, *_power_notes(recipe, comparisons)],
+        failures=failures,
+    )
+
+
+def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """One line per arm and block; metrics are computed on the test molecules that all finished arms predicted."""
+    index = pd.DataFrame(study["index"], columns=KEYS)
+    molecules = store.molecules(study["data"]["key"])
+    if molecules is None:
+        raise DataError(f"{store.folder} has lost its molecules; run the study again")
+    target = pd.Series(molecules.target, index=molecules.table["row"].to_numpy())
+    results = {hash_: store.result(hash_) for hash_ in index["hash"].unique()}
+    rows, lost = [], 0
+    for _, block in index.groupby("block", sort=False):
+        tests = {}
+        for hash_ in block["hash"].unique():
+            result = results[hash_]
+            if result is not None:
+                predictions = result.predictions
+                tests[hash_] = predictions[predictions["part"] == "test"].set_index("row")["predicted"]
+        common = _common([values.index for values in tests.values()])
+        lost = max(lost, max((len(values) - len(common) for values in tests.values()), default=0))
+        for entry in block.to_dict(orient="records"):
+            hash_, result = entry["hash"], results[entry["hash"]]
+            row: dict[str, Any] = {**{str(key): value for key, value in entry.items()}, "finished": result is not None}
+            if result is not None:
+                row |= _line(result.facts, target.loc[common].to_numpy(), tests[hash_].loc[common].to_numpy())
+            rows.append(row)
+    notes = []
+    if lost:
+        notes.append(f"Up to {lost} test molecules of a split were left out, because some arm could not predict them.")
+    open_runs = int((~pd.DataFrame(rows)["finished"]).sum())
+    if open_runs:
+        notes.append(f"{open_runs} of {len(rows)} runs are not finished or failed; the comparisons use the others.")
+    columns = [*KEYS, "finished", "n_test", *METRICS, "seconds", "peak_memory_mb", "facts"]
+    return pd.DataFrame(rows).reindex(columns=columns), notes
+
+
+def _line(facts: dict[str, Any], true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
+    kept = {name: facts.get(name) for name in ("seconds", "peak_memory_mb", "facts")}
+    return {"n_test": len(true), **values, **kept}
+
+
+def _common(indices: list[pd.Index[Any]]) -> pd.Index[Any]:
+    if not indices:
+        return pd.Index([])
+    common = indices[0]
+    for index in indices[1:]:
+        common = common.intersection(index)
+    return common.sort_values()
+
+
+def _failures(store: Store, study: dict[str, Any]) -> dict[str, str]:
+    found = {}
+    for hash_ in dict.fromkeys(entry["hash"] for entry in study["index"]):
+        path = store.folder / "failed" / f"{hash_}.json"
+        if path.is_file() and store.result(hash_) is None:
+            found[hash_] = _read_failure(path)
+    return found
+
+
+def _read_failure(path: Path) -> str:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return f"{content['task']}: {content['error']}"
+
+
+def overlap_ratio(store: Store, study: dict[str, Any]) -> float:
+    """Mean of test molecules / training molecules over the splits."""
+    ratios = []
+    for unit in dict.fromkeys(entry["unit"] for entry in study["index"]):
+        parts = pd.read_csv(store.folder / "splits" / f"{unit}.csv", usecols=["split"])["split"].value_counts()
+        ratios.append(parts["test"] / parts["train"])
+    return float(np.mean(ratios))
+
+
+def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = True) -> list[Comparison]:
+    """Every comparison of the recipe, with p-values corrected over all of them.
+
+    Args:
+        frame: columns arm, block, unit, hash and the metric; NaN where a run is not finished.
+        recipe: names pairs, metric, alpha, power, margin.
+        ratio: n_test / n_train of a split.
+        plan: also compute ``detectable`` and ``more_units``, which takes most of the time.
+    """
+    frame, ratio = _units(frame, recipe, ratio)
+    settings = recipe.statistics
+    pairs = recipe.pairs()
+    raw = [_compare(frame, one, other, recipe, ratio) for one, other in pairs]
+    known = [i for i, comparison in enumerate(raw) if comparison.p is not None]
+    different = dict(zip(known, holm([raw[i].p or 0.0 for i in known]), strict=True)) if known else {}
+    same = dict(zip(known, holm([_or(raw[i].p_equivalence, 1.0) for i in known]), strict=True)) if known else {}
+    judged = []
+    for i, comparison in enumerate(raw):
+        if i in different:
+            comparison = _planned(comparison, recipe, ratio, len(pairs)) if plan else comparison
+            values = asdict(comparison)
+            values |= {"p_holm": float(different[i]), "p_equivalence_holm": float(same[i])}
+            values["word"] = _word(values, settings.alpha)
+            if values["word"] != "cannot tell":
+                values["more_units"] = 0
+            comparison = Comparison(**values)
+        judged.append(comparison)
+    return judged
+
+
+def _word(values: dict[str, Any], alpha: float) -> str:
+    # A difference shown to be smaller than the margin is no reason to change, even where it is surely not zero.
+    if values["p_equivalence_holm"] < alpha:
+        return "equivalent"
+    if values["p_holm"] < alpha:
+        return "better" if values["difference"] < 0 else "worse"
+    return "cannot tell"
+
+
+def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float) -> Comparison:
+    settings = recipe.statistics
+    wide = frame.loc[frame["arm"].isin([arm, reference])].pivot_table(
+        index=["unit", "block"], columns="arm", values=settings.metric, sort=False
+    )
+    if not {arm, reference}.issubset(wide.columns):
+        return Comparison(arm, reference)
+    wide = wide[[arm, reference]].dropna()
+    means: dict[str, Any] = (
+        {"mean": float(wide[arm].mean()), "reference_mean": float(wide[reference].mean())} if len(wide) else {}
+    )
+    units = wide.groupby(level="unit", sort=False).mean()
+    if len(units) < 2:
+        return Comparison(arm, reference, blocks=len(wide), units=len(units), **means)
+    one, other = units[arm].to_numpy(), units[reference].to_numpy()
+    differences = one - other
+    n, sd = len(units), float(differences.std(ddof=1))
+    boot = paired_difference(one, other, bootstrap=settings.bootstrap)
+    floor = _noise_floor(frame, reference, settings.metric)
+    margin = settings.margin or (floor / 2 if floor else None)
+    return Comparison(
+        arm,
+        reference,
+        difference=boot.value,
+        interval=corrected_interval(differences, ratio),
+        bootstrap=(boot.lower, boot.upper),
+        p=corrected_t_test(differences, ratio).p,
+        p_wilcoxon=wilcoxon(differences).p,
+        p_equivalence=None if margin is None else tost(differences, margin, ratio=ratio),
+        effect_size=boot.value / sd if sd > 0 else None,
+        noise_floor=floor,
+        margin=margin,
+        blocks=len(wide),
+        units=n,
+        **means,
+    )
+
+
+def _units(frame: pd.DataFrame, recipe: Recipe, ratio: float) -> tuple[pd.DataFrame, float]:
+    """The frame with what counts as one observation, a split, and the overlap of these."""
+    # Where seeds are all there is, they share no resampling.
+    return (frame.assign(unit=frame["block"]), 0.0) if _one_split(recipe) else (frame, ratio)
+
+
+def _one_split(recipe: Recipe) -> bool:
+    return recipe.protocol.folds is None and len(recipe.protocol.splits) == 1
+
+
+def _planned(comparison: Comparison, recipe: Recipe, ratio: float, family: int) -> Comparison:
+    """The comparison with the smallest difference that it could have found, and the splits that would find more."""
+    assert comparison.interval is not None
+    n, wanted = comparison.units, recipe.statistics.power
+    error = (comparison.interval[1] - comparison.interval[0]) / 2 / float(stats.t.isf(0.025, n - 1))
+    sd = error / math.sqrt(1 / n + ratio)
+    # Bonferroni, which Holm is never stricter than: what is promised here is kept after the correction.
+    alpha = recipe.statistics.alpha / family
+    needed = None
+    if comparison.margin is not None:
+        needed = blocks_needed(comparison.margin, sd, alpha=alpha, wanted_power=wanted, ratio=ratio)
+    return replace(
+        comparison,
+        detectable=minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=wanted, ratio=ratio),
+        more_units=None if needed is None else max(1, needed - n),
+    )
+
+
+def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
+    """Spread of an arm's own runs; one run that serves several seeds counts once."""
+    values = frame.loc[frame["arm"] == arm].dropna(subset=[metric]).drop_duplicates("hash")[metric].to_numpy()
+    floor = noise_floor(values) if len(values) > 1 else 0.0
+    # Rounding leaves a trace of spread where there is none.
+    return floor if floor > 1e-12 * abs(float(values.mean())) else None
+
+
+def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
+    """Friedman and Tukey over the arms that are no controls, on the splits that all of them finished."""
+    wide = done.pivot_table(index=["unit", "block"], columns="arm", values=recipe.statistics.metric, sort=False)
+    arms = [arm.name for arm in recipe.arms if not (arm.control or arm.grid) and arm.name in wide.columns]
+    table = wide[arms].dropna().groupby(level="unit", sort=False).mean().to_numpy()
+    if len(arms) < 2 or len(table) < 2:
+        return None
+    ranks = friedman(table, alpha=recipe.statistics.alpha) if len(arms) > 2 else None
+    return Ranking(arms, table, ranks, tukey_hsd(table, confidence=1 - recipe.statistics.alpha))
+
+
+def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:
+    notes = []
+    units = [comparison.units for comparison in comparisons if comparison.units]
+    if units and min(units) < FEW_UNITS:
+        notes.append(
+            f"This study is underpowered: it has {min(units)} splits, so only large differences can be found, and "
+            "'cannot tell' says more about the study than about the arms."
+        )
+    if _one_split(recipe):
+        notes.append(
+            "All runs share one split: the verdicts are about the noise of seeds on these test molecules, and say "
+            "nothing about other molecules."
+        )
+    if recipe.protocol.note:
+        notes.append(recipe.protocol.note)
+    return notes
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return [_finite(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,80 @@
+"""Support vector regression on fixed features, such as MiniMol fingerprints: a strong cheap opponent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from moltune.config import Settings
+from moltune.data.splitting.split import Split
+from moltune.predictors.kernels import Scaler, SvrHead
+from moltune.study.arms.base import (
+    ArmKind,
+    ArmSpec,
+    Outcome,
+    Step,
+    Workbench,
+    parts_of,
+    prediction_table,
+    register_kind,
+)
+from moltune.study.arms.feature_steps import check_feature, feature_step, row_lookup
+from moltune.study.recipe.protocol import Block
+from moltune.study.recipe.recipe import Recipe
+
+
+class SvrOptions(Settings):
+    """Features and the three numbers of the regression."""
+
+    features: list[str] = Field(default_factory=lambda: ["minimol"], min_length=1)
+    C: PositiveFloat = 5.0
+    epsilon: NonNegativeFloat = 0.1
+    gamma: PositiveFloat | Literal["scale", "auto"] = "scale"
+
+
+@register_kind
+class SvrKind(ArmKind):
+    """SVR with an RBF kernel (Drucker et al., NIPS 1996) on standardised features.
+
+    Missing values become the training median; values further than five standard deviations out are clipped.
+    """
+
+    name = "svr"
+    description = "support vector regression on fixed features"
+    Options: ClassVar[type[Settings]] = SvrOptions
+    libraries = ("numpy", "rdkit", "scikit-learn")
+
+    def check(self, arm: ArmSpec, recipe: Recipe) -> None:
+        """Raise ConfigError for unknown features, ArmUnavailable where their package is missing."""
+        for feature in self.options(arm).features:
+            check_feature(feature)
+
+    def uses_seed(self, arm: ArmSpec, recipe: Recipe) -> bool:
+        """The solution is unique."""
+        return False
+
+    def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
+        """One step per feature."""
+        return [feature_step(feature) for feature in self.options(arm).features]
+
+    def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
+        """Fit on the training part and predict; the validation part is not used."""
+        lookups = [row_lookup(bench, feature) for feature in specification["features"]]
+
+        def features(smiles: list[str]) -> np.ndarray:
+            return np.hstack([lookup(smiles) for lookup in lookups]).astype(np.float64)
+
+        parts = parts_of(split, bench.molecules)
+        smiles, target = parts["train"]
+        scaler = Scaler(np.float64).fit(features(smiles))
+        model = SvrHead(specification["C"], specification["epsilon"], specification["gamma"])
+        model.fit(scaler.transform(features(smiles)), target)
+        predicted = {
+            name: model.predict(scaler.transform(features(smiles)))
+            for name, (smiles, _) in parts.items()
+            if name != "train"
+        }
+        return Outcome(prediction_table(split, bench.molecules, predicted))

@@ -1,0 +1,1 @@
+"""How a study is computed: plan, store, tasks, local workers, cluster."""

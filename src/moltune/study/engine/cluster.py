@@ -1,0 +1,170 @@
+"""The same work on a Ray cluster (``moltune[ray]``), whose machines need not share a file system.
+
+The driver, the process that was started by the user, keeps the study folder. A task travels with the molecules, its
+split and the arrays of its shared steps; the files of its result travel back and are put in place by the driver. Where
+a node dies, Ray says so, and the runner does the task again elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import tempfile
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from moltune.errors import ConfigError
+from moltune.study.arms.base import need_folder
+from moltune.study.engine.store import Store, Task
+from moltune.study.engine.task import Event, compute
+from moltune.study.engine.workers import Executor
+
+logger = logging.getLogger(__name__)
+
+Files = dict[str, bytes]
+
+_SECONDS_TO_ANSWER = 10.0
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for many minutes to reach a machine that does not answer."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConfigError(f"there is no Ray cluster at {address}: {error.strerror or error}") from None
+
+
+class RayExecutor(Executor):
+    """Tasks on a Ray cluster.
+
+    Args:
+        folder: of the study, on this machine.
+        address: of the cluster ("auto", "ray://host:10001", "host:6379"), or "local" to start one here.
+        threads: CPU cores that each task asks for.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, folder: str | Path, address: str, threads: int = 1) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("--ray needs Ray; run `pip install moltune[ray]`") from None
+        self._ray = ray
+        self._own = not ray.is_initialized()
+        if self._own:
+            _knock(address)
+            try:
+                ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigError(f"there is no Ray cluster at {address}: {error}") from None
+        self.threads = threads
+        self.store = Store(folder)
+        # A killed node must not be retried behind the runner's back: the runner counts deaths.
+        environment = {"env_vars": dict.fromkeys(("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(threads))}
+        self._remote = ray.remote(num_cpus=threads, max_retries=0, runtime_env=environment)(_perform_remotely)
+        self._shared: dict[str, Any] = {}
+        self._running: dict[Any, tuple[Task, float, ExitStack]] = {}
+        self._early: list[Event] = []
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        """As many tasks as the cluster has cores for, now: nodes may come and go."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self.threads)
+
+    def submit(self, task: Task) -> None:
+        """Claim the task here, and send it with what it needs."""
+        claim = ExitStack()
+        if not claim.enter_context(self.store.claim(task)):
+            claim.close()
+            self._early.append(Event(task.hash, "busy"))
+            return
+        self.store.write_journal("begin", task)
+        key = task.specification["_data_key"]
+        references = [self._put(f"data/{key}")]
+        references += [self._put(f"{need_folder(name)}/{hash_}") for name, hash_ in task.needs.items()]
+        if task.unit:
+            references.append(self._put(f"splits/{task.unit}.csv"))
+        reference = self._remote.remote(task, self.threads, *references)
+        self._running[reference] = (task, time.monotonic(), claim)
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Collect results, put their files in place, and give claims back."""
+        events, self._early = self._early, []
+        if not self._running:
+            if not events:
+                time.sleep(timeout)
+            return events
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0 if events else timeout)
+        for reference in ready:
+            task, started, claim = self._running.pop(reference)
+            with claim:
+                events.append(self._take(reference, task, time.monotonic() - started))
+        return events
+
+    def close(self) -> None:
+        """Cancel what runs and leave the cluster."""
+        for reference, (_, _, claim) in self._running.items():
+            self._ray.cancel(reference, force=True)
+            claim.close()
+        self._running = {}
+        if self._own:
+            self._ray.shutdown()
+
+    def _take(self, reference: Any, task: Task, seconds: float) -> Event:
+        try:
+            files, error, trace = self._ray.get(reference)
+        except self._ray.exceptions.RayError as problem:
+            return Event(task.hash, "died", seconds, f"Ray lost it ({type(problem).__name__})")
+        if error:
+            self.store.write_failure(task, error, trace)
+            self.store.write_journal("failed", task, error=error)
+            return Event(task.hash, "failed", seconds, error)
+        self.store.commit(task, lambda folder: _unpack(folder, files))
+        self.store.write_journal("done", task)
+        return Event(task.hash, "done", seconds)
+
+    def _put(self, name: str) -> Any:
+        """Upload a file or folder of the study once."""
+        if name not in self._shared:
+            self._shared[name] = self._ray.put(_pack(self.store.folder / name, name))
+        return self._shared[name]
+
+
+def _perform_remotely(task: Task, threads: int, *inputs: Files) -> tuple[Files, str, str]:
+    """Do a task in a folder that lives as long as the call; returns files, or an error with its traceback."""
+    with tempfile.TemporaryDirectory(prefix="moltune-") as name:
+        folder = Path(name)
+        for files in inputs:
+            _unpack(folder, files)
+        result = folder / "result"
+        result.mkdir()
+        try:
+            compute(Store(folder), task, threads)(result)
+        except Exception as error:
+            return {}, f"{type(error).__name__}: {error}", traceback.format_exc()
+        return _pack(result, ""), "", ""
+
+
+def _pack(path: Path, name: str) -> Files:
+    """Relative name -> content of a file, or of all files under a folder."""
+    if path.is_file():
+        return {name: path.read_bytes()}
+    return {
+        str(Path(name) / file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _unpack(folder: Path, files: Files) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

@@ -1,0 +1,207 @@
+"""From a recipe to the list of everything that has to be computed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moltune import __version__
+from moltune.config import DataSettings
+from moltune.data.cleaning.clean import clean
+from moltune.data.load import summary
+from moltune.data.molecules import Molecules
+from moltune.data.reading.read import read_table
+from moltune.data.splitting.split import Split
+from moltune.errors import DataError
+from moltune.run import library_versions, machine, versions
+from moltune.study.arms.base import ArmSpec, Step, find_kind, run_need
+from moltune.study.engine.store import Store, Task, digest
+from moltune.study.recipe.protocol import Block
+from moltune.study.recipe.recipe import Recipe, check_arms
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a study computes.
+
+    Attributes:
+        recipe: with its controls, without optional arms that cannot run here.
+        notes: what was added or left out, one sentence each.
+        data_key: checksum under which the store keeps the molecules.
+        molecules: cleaned.
+        tasks: steps first, then runs in the order block by block, so that a study that is cut short has whole blocks.
+        index: one line per arm and block: arm, split, fold, seed, block, unit, hash.
+    """
+
+    recipe: Recipe
+    notes: list[str]
+    data_key: str
+    molecules: Molecules
+    tasks: list[Task]
+    index: pd.DataFrame
+
+    @property
+    def runs(self) -> list[Task]:
+        """Runs without the shared steps."""
+        return [task for task in self.tasks if task.kind == "run"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of ``study.json``."""
+        return {
+            "format": FORMAT,
+            "moltune": __version__,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "notes": self.notes,
+            "data": {
+                "key": self.data_key,
+                "n": len(self.molecules),
+                "rows_in": self.molecules.rows_in,
+                "rejected": len(self.molecules.rejected),
+                "conflicts": len(self.molecules.conflicts),
+                **{name: self.molecules.provenance.get(name) for name in _SHOWN},
+            },
+            "index": self.index.to_dict(orient="records"),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+
+_SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence", "citation", "cleaning", "rdkit")
+
+
+def make_plan(recipe: Recipe, store: Store) -> Plan:
+    """Check the arms, clean the data (once per folder), divide them, and list the runs.
+
+    Raises:
+        ConfigError, ArmUnavailable: an arm is wrong or cannot run.
+        DataError: the data cannot be used, or a split has no test part.
+    """
+    recipe, notes = check_arms(recipe)
+    notes = [f"Control arm added: {arm.title} – {arm.control}." for arm in recipe.arms if arm.control] + notes
+    key, molecules = load_data(recipe.data, store)
+    splits = _splits(recipe, molecules, store)
+    data = _table_digest(molecules)
+    steps: dict[str, Task] = {}
+    runs: dict[str, Task] = {}
+    index: list[dict[str, Any]] = []
+    # An arm that uses others comes after them.
+    arms = sorted(recipe.arms, key=lambda arm: bool(find_kind(arm.kind).uses_arms(arm)))
+    for number, block in enumerate(recipe.protocol.blocks()):
+        of_block: dict[str, str] = {}
+        for arm in arms:
+            if (arm.grid and number) or not _has_seed(arm, recipe, block):
+                continue
+            needs = {run_need(name): of_block[name] for name in find_kind(arm.kind).uses_arms(arm)}
+            for step in find_kind(arm.kind).steps(arm, recipe, block):
+                task = _step_task(step, data, key)
+                steps[task.hash] = task
+                needs[step.name] = task.hash
+            task = _run_task(arm, recipe, block, splits[block.unit], data, key, needs)
+            runs.setdefault(task.hash, task)
+            of_block[arm.name] = task.hash
+            entry = {"arm": arm.name, **block.model_dump(), "block": block.name, "unit": block.unit, "hash": task.hash}
+            index.append(entry)
+    return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))
+
+
+def _has_seed(arm: ArmSpec, recipe: Recipe, block: Block) -> bool:
+    # In a cross-validation the seed is the repetition's number, and there is one of it.
+    return arm.seeds is None or recipe.protocol.folds is not None or block.seed in recipe.protocol.seeds[: arm.seeds]
+
+
+def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
+    """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
+    raw = read_table(str(settings.source))
+    frame = hashlib.sha256(pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy().tobytes())
+    specification = {
+        "settings": settings.model_dump(mode="json"),
+        "table": frame.hexdigest(),
+        "libraries": library_versions(("rdkit",)),
+        "moltune": __version__,
+    }
+    key = digest(specification)
+    molecules = store.molecules(key)
+    if molecules is None:
+        molecules = clean(raw, settings.clean, smiles=settings.smiles, target=settings.target)
+        logger.info("%s: %s", molecules.provenance.get("source"), summary(molecules))
+        store.save_molecules(molecules, key)
+    return key, molecules
+
+
+def write_splits(recipe: Recipe, store: Store) -> list[Path]:
+    """Write row, smiles, inchikey, split and target of every split of a recipe, without running anything.
+
+    Returns:
+        The CSV files, one per split.
+    """
+    store.occupy(recipe.name)
+    _, molecules = load_data(recipe.data, store)
+    return [store.folder / "splits" / f"{unit}.csv" for unit in _splits(recipe, molecules, store)]
+
+
+def _splits(recipe: Recipe, molecules: Molecules, store: Store) -> dict[str, Split]:
+    splits: dict[str, Split] = {}
+    for block in recipe.protocol.blocks():
+        if block.unit not in splits:
+            split = recipe.protocol.make_split(molecules, block)
+            if len(split.test) < 2:
+                raise DataError("a study needs a test part of two molecules or more; change the protocol's ratios")
+            store.save_split(block.unit, split, molecules)
+            splits[block.unit] = split
+    return splits
+
+
+def _table_digest(molecules: Molecules) -> str:
+    table = molecules.table[["row", "smiles", "target"]]
+    return hashlib.sha256(table.to_csv(index=False, float_format="%.17g").encode()).hexdigest()
+
+
+def _split_digest(split: Split) -> str:
+    parts = hashlib.sha256()
+    for name, positions in split.parts().items():
+        parts.update(name.encode())
+        parts.update(positions.astype("<i8").tobytes())
+    return parts.hexdigest()
+
+
+def _step_task(step: Step, data: str, key: str) -> Task:
+    specification = {
+        "format": FORMAT,
+        "step": step.name,
+        "function": step.function,
+        "specification": step.specification,
+        "data": data,
+        "moltune": __version__,
+        "_data_key": key,
+    }
+    return Task(digest(specification), "step", step.name, step.name, specification)
+
+
+def _run_task(
+    arm: ArmSpec, recipe: Recipe, block: Block, split: Split, data: str, key: str, needs: dict[str, str]
+) -> Task:
+    kind = find_kind(arm.kind)
+    specification = {
+        "format": FORMAT,
+        "kind": kind.name,
+        "kind_version": kind.version,
+        "arm": kind.specification(arm, recipe, block),
+        "data": data,
+        "split": _split_digest(split),
+        "seed": block.seed if kind.uses_seed(arm, recipe) else None,
+        "steps": needs,
+        "moltune": __version__,
+        "libraries": library_versions(kind.libraries),
+        "_data_key": key,
+    }
+    where = block.name if kind.uses_seed(arm, recipe) else block.unit
+    return Task(digest(specification), "run", f"{arm.name} {where}", arm.name, specification, block.unit, needs)

@@ -1,0 +1,277 @@
+"""Run a study: what is finished stays, what is missing is computed, what fails is kept for the report."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moltune.errors import ConfigError
+from moltune.study.engine.plan import Plan, make_plan
+from moltune.study.engine.store import STUDY, Store, Task
+from moltune.study.engine.task import Event
+from moltune.study.engine.workers import Executor, LocalExecutor, cores
+from moltune.study.recipe.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+_MOST_DEATHS = 2
+_PAUSE_WHEN_BUSY = 1.0
+
+
+@dataclass
+class Progress:
+    """Where a study stands; handed to the ``report`` callback after each change.
+
+    Attributes:
+        total: runs and shared steps of the study.
+        done: finished, now or earlier.
+        reused: of those, finished before this call.
+        failed: tasks with a stored failure.
+        running: titles of what is under way.
+        seconds_left: estimate, None while nothing is known.
+        last: what just ended.
+    """
+
+    total: int
+    done: int = 0
+    reused: int = 0
+    failed: int = 0
+    running: list[str] = field(default_factory=list)
+    seconds_left: float | None = None
+    last: tuple[Task, Event] | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a call of :func:`run_study` left.
+
+    Attributes:
+        folder: of the study.
+        plan: of the study.
+        done: hashes of the finished runs.
+        failed: hash -> one line about each run that failed.
+        missing: runs that neither finished nor failed: the budget was spent.
+        computed: runs and steps that this call did itself.
+    """
+
+    folder: Path
+    plan: Plan
+    done: list[str]
+    failed: dict[str, str]
+    missing: list[str]
+    computed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts, JSON-ready."""
+        return {
+            "folder": str(self.folder),
+            "runs": len(self.plan.runs),
+            "done": len(self.done),
+            "failed": self.failed,
+            "missing": len(self.missing),
+            "computed": self.computed,
+        }
+
+
+def run_study(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    retry_failed: bool = False,
+    executor: Executor | None = None,
+    reuse: Sequence[str | Path] = (),
+    report: Report | None = None,
+) -> Ran:
+    """Compute every run of a study that is not there yet.
+
+    Several processes may run the same study in the same folder: each run is done by one of them.
+
+    Args:
+        recipe: what to run.
+        folder: of the study, new or begun.
+        workers: local processes.
+        threads: CPU threads of each; unset: cores / workers.
+        retry_failed: do again what failed before; otherwise failures stay as they are.
+        executor: another kind of worker, such as a cluster; it is closed here.
+        reuse: folders of other studies, from which runs of the same specification are copied.
+        report: called after each change.
+
+    Raises:
+        ConfigError, ArmUnavailable, DataError: the recipe or the data cannot be used.
+        RunFolderError: the folder holds something else.
+    """
+    if workers < 1 or (threads is not None and threads < 1):
+        raise ConfigError("a study needs at least one worker, and each worker at least one thread")
+    store = Store(folder)
+    with ExitStack() as stack:
+        if executor is not None:
+            stack.enter_context(executor)
+        store.occupy(recipe.name)
+        plan = make_plan(recipe, store)
+        store.write_json(STUDY, plan.to_dict())
+        store.sweep()
+        adopt_finished(store, plan, reuse)
+        if executor is None:
+            if workers > cores():
+                logger.warning("%d workers share %d cores, which makes every run slower", workers, cores())
+            executor = stack.enter_context(LocalExecutor(store.folder, workers, threads))
+        computed = _Loop(store, plan, executor, retry_failed, report).run()
+    failed = {task.hash: (store.failure(task) or {}).get("error", "") for task in plan.runs if _has_failed(store, task)}
+    done = [task.hash for task in plan.runs if store.finished(task)]
+    missing = [task.hash for task in plan.runs if task.hash not in failed and not store.finished(task)]
+    return Ran(store.folder, plan, done, failed, missing, computed)
+
+
+def adopt_finished(store: Store, plan: Plan, folders: Sequence[str | Path]) -> int:
+    """Copy the runs and steps that other studies have finished; returns how many.
+
+    Raises:
+        RunFolderError: a folder holds no study.
+    """
+    others = [Store(folder) for folder in folders]
+    for other in others:
+        other.study()
+    count = sum(any(store.adopt(other, task) for other in others) for task in plan.tasks)
+    if count:
+        logger.info("%d runs and steps were taken over from other studies", count)
+    return count
+
+
+def _has_failed(store: Store, task: Task) -> bool:
+    return not store.finished(task) and store.failure(task) is not None
+
+
+class _Loop:
+    def __init__(self, store: Store, plan: Plan, executor: Executor, retry_failed: bool, report: Report | None) -> None:
+        self.store, self.executor, self.report = store, executor, report
+        self.deadline = None
+        if plan.recipe.budget.hours is not None:
+            self.deadline = time.monotonic() + 3600 * plan.recipe.budget.hours
+        self.tasks = {task.hash: task for task in plan.tasks}
+        self.failed: set[str] = set()
+        waiting = []
+        for task in plan.tasks:
+            if not store.finished(task):
+                if store.failure(task) is not None and not retry_failed:
+                    self.failed.add(task.hash)
+                else:
+                    store.failure_path(task).unlink(missing_ok=True)
+                    waiting.append(task)
+        needed = {hash_ for task in waiting for hash_ in task.needs.values()}
+        # A step that only finished runs needed is not worth its time.
+        self.waiting = deque(task for task in waiting if task.kind == "run" or task.hash in needed)
+        self.running: dict[str, Task] = {}
+        self.deaths: dict[str, int] = {}
+        self.not_before: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {}
+        self.computed = 0
+        finished = sum(store.finished(task) for task in plan.runs)
+        self.progress = Progress(
+            total=len(plan.runs) + sum(task.kind == "step" for task in self.waiting),
+            done=finished,
+            reused=finished,
+            failed=sum(task.hash in self.failed for task in plan.runs),
+        )
+
+    def run(self) -> int:
+        self._tell(None)
+        while self.waiting or self.running:
+            self._submit()
+            if not self.running and self._spent():
+                logger.warning("the budget is spent; %d tasks were not begun", len(self.waiting))
+                break
+            for event in self.executor.wait(0.2):
+                self._take(event)
+        return self.computed
+
+    def _spent(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def _submit(self) -> None:
+        for _ in range(len(self.waiting)):
+            if len(self.running) >= self.executor.slots or self._spent():
+                return
+            task = self.waiting.popleft()
+            if any(hash_ in self.failed for hash_ in task.needs.values()):
+                step = next(self.tasks[hash_] for hash_ in task.needs.values() if hash_ in self.failed)
+                failure = self.store.failure(step) or {}
+                message = f"{step.title!r}, which comes first, failed: {failure.get('error', '')}"
+                self.store.write_failure(task, message, failure.get("traceback", ""))
+                self._fail(task, Event(task.hash, "failed", message=message))
+            elif self._ready(task):
+                self.running[task.hash] = task
+                self.executor.submit(task)
+                self._tell(None)
+            else:
+                self.waiting.append(task)
+
+    def _ready(self, task: Task) -> bool:
+        if time.monotonic() < self.not_before.get(task.hash, 0.0):
+            return False
+        return all(self.store.finished(self.tasks[hash_]) for hash_ in task.needs.values())
+
+    def _take(self, event: Event) -> None:
+        task = self.running.pop(event.hash)
+        if event.status == "busy":
+            # Another process has it; look again later whether it has finished.
+            self.not_before[task.hash] = time.monotonic() + _PAUSE_WHEN_BUSY
+            if self.store.finished(task):
+                self._done(task, event)
+            elif self.store.failure(task) is not None:
+                self._fail(task, event)
+            else:
+                self.waiting.append(task)
+        elif event.status == "died":
+            self.deaths[task.hash] = self.deaths.get(task.hash, 0) + 1
+            self.store.write_journal("died", task, message=event.message)
+            if self.deaths[task.hash] > _MOST_DEATHS:
+                message = f"{event.message}, {self.deaths[task.hash]} times; it may need more memory than there is"
+                self.store.write_failure(task, message, "")
+                self._fail(task, Event(task.hash, "failed", message=message))
+            else:
+                self.waiting.appendleft(task)
+        elif event.status == "failed":
+            self._fail(task, event)
+        else:
+            self.computed += 1
+            self.seconds.setdefault(task.arm, []).append(event.seconds)
+            self._done(task, event)
+
+    def _done(self, task: Task, event: Event) -> None:
+        self.progress.done += 1
+        self._tell((task, event))
+
+    def _fail(self, task: Task, event: Event) -> None:
+        self.failed.add(task.hash)
+        self.progress.failed += 1
+        logger.warning("%s failed: %s", task.title, event.message)
+        self._tell((task, event))
+
+    def _tell(self, last: tuple[Task, Event] | None) -> None:
+        self.progress.last = last
+        self.progress.running = [task.title for task in self.running.values()]
+        self.progress.seconds_left = self._seconds_left()
+        if self.report is not None:
+            self.report(self.progress)
+
+    def _seconds_left(self) -> float | None:
+        """Open tasks at the median time of their arm (of all arms, where it has none yet), over the slots."""
+        runs = {task.arm for task in self.tasks.values() if task.kind == "run"}
+        if not runs & self.seconds.keys():
+            return None
+        known = {arm: statistics.median(values) for arm, values in self.seconds.items()}
+        usual = statistics.median(known[arm] for arm in runs & known.keys())
+        open_tasks = [*self.waiting, *self.running.values()]
+        return sum(known.get(task.arm, usual) for task in open_tasks) / self.executor.slots

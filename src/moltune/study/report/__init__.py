@@ -1,0 +1,1 @@
+"""A study for its readers: page, text, figures."""

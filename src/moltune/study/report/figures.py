@@ -1,0 +1,278 @@
+"""The figures of a study, each as PNG and SVG, in the style of :mod:`moltune.reports.figures`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from moltune.reports.figures import _STYLE, BLUE, GREEN, GREY, ORANGE, VERMILION, _new_figure, _plain, _save
+from moltune.reports.summary import format_number
+from moltune.study.analysis.verdicts import Comparison, Ranking
+
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY, "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Differences this many times as large as the middle one do not share an axis with it.
+_FAR = 8
+# Characters of an arm's name in one line beside a figure.
+_WIDEST = 32
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+_WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "cannot tell": GREY}
+
+
+def blocks_figure(
+    frame: pd.DataFrame, metric: str, titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw every run as a dot, one line of dots per arm, means marked: what the verdicts are made of.
+
+    An arm far behind all others, such as the training mean, becomes an arrow at the edge, with its mean.
+    """
+    shown = frame.dropna(subset=[metric]).drop_duplicates("hash")
+    arms = [arm for arm in titles if arm in set(shown["arm"])]
+    best = shown[metric].min()
+    edge = far_edge([shown.loc[shown["arm"] == arm, metric].max() - best for arm in arms])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.2 + 0.42 * len(arms)))
+        units = list(dict.fromkeys(shown["unit"]))
+        for at, arm in enumerate(arms):
+            values = shown.loc[shown["arm"] == arm]
+            if edge is not None and values[metric].max() - best > edge:
+                axes.plot([best + edge], [at], marker=">", color=VERMILION, linestyle="none")
+                words = format_number(values[metric].mean())
+                axes.annotate(words, (best + edge, at), xytext=(-9, 0), ha="right", color=VERMILION, **_BESIDE)
+                continue
+            offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
+            axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
+            axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
+        axes.set_yticks(range(len(arms)), [_wrapped(titles[arm]) for arm in arms])
+        axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
+        # Over the figure: long names of arms leave the axes too narrow for a title of their own.
+        figure.suptitle("Every run, and each arm's mean")
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def differences_figure(
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw each paired difference with its interval, and the band within which differences do not matter.
+
+    A difference many times as large as most, such as that of a control, would squeeze the others into one line: it
+    becomes an arrow at the edge, with its number.
+    """
+    shown = [comparison for comparison in comparisons if comparison.interval is not None]
+    edge = far_edge([max(abs(end) for end in item.interval) for item in shown if item.interval is not None])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.5 + 0.42 * len(shown)))
+        for at, comparison in enumerate(shown):
+            assert comparison.interval is not None
+            colour, difference = _WORD_COLOURS[comparison.word], comparison.difference or 0.0
+            if comparison.margin:
+                left, width = -comparison.margin, 2 * comparison.margin
+                axes.barh(at, width, left=left, height=0.8, color=ORANGE, alpha=0.22, linewidth=0)
+            label_of: dict[str, Any] = {**_BESIDE, "color": colour}
+            if edge is not None and max(abs(end) for end in comparison.interval) > edge:
+                side = 1 if difference > 0 else -1
+                axes.plot([side * edge], [at], marker=">" if side > 0 else "<", color=colour, linestyle="none")
+                words = f"{comparison.word}, {'+' if side > 0 else '−'}{format_number(abs(difference))}"
+                align = "right" if side > 0 else "left"
+                axes.annotate(words, (side * edge, at), xytext=(-9 * side, 0), ha=align, **label_of)
+                continue
+            axes.plot(comparison.interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
+            axes.plot([difference], [at], marker="o", color=colour, linestyle="none")
+            axes.annotate(comparison.word, (comparison.interval[1], at), xytext=(6, 0), **label_of)
+        references = {item.reference for item in shown}
+        common = titles[next(iter(references))] if len(references) == 1 else None
+        names = [titles[item.arm] if common else f"{titles[item.arm]} − {titles[item.reference]}" for item in shown]
+        axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
+        axes.set_yticks(range(len(shown)), [_wrapped(name) for name in names])
+        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label)
+        against = f" against {_plain(common)}" if common else ""
+        figure.suptitle(f"Paired differences{against}\n(left of zero: smaller error)")
+        axes.margins(x=0.1)
+        # The words behind the bars take room of their own.
+        left, right = axes.get_xlim()
+        axes.set_xlim(left, right + 0.2 * (right - left))
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def _wrapped(name: str) -> str:
+    """A name on as many lines as leave room for the axes beside it."""
+    return _plain(textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), _WIDEST))
+
+
+def far_edge(reaches: Sequence[float]) -> float | None:
+    """Where to cut an axis about zero: behind all that reaches at most eight times as far as half of them do."""
+    if not reaches:
+        return None
+    most = _FAR * float(np.median(reaches))
+    near = [reach for reach in reaches if reach <= most]
+    return None if len(near) == len(reaches) else 1.1 * max(near)
+
+
+def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path) -> list[Path]:
+    """Draw average ranks, arms that do not differ joined by a bar (Demšar, JMLR 2006, 7, 1).
+
+    One arm to a line, with its name beside it, so that ten long names are as easy to read as three short ones; the
+    bars stand upright behind the last rank.
+    """
+    assert ranking.friedman is not None
+    ranks, reach = ranking.friedman.average_ranks, ranking.friedman.critical_difference
+    order = np.argsort(ranks, kind="stable")
+    groups, k = _groups(ranks[order], reach), len(order)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.3 + 0.42 * k))
+        for at, arm in enumerate(order):
+            axes.plot([ranks[arm]], [at], marker="o", color=BLUE, linestyle="none", zorder=3)
+            axes.annotate(f"{ranks[arm]:.2f}", (ranks[arm], at), xytext=(7, 0), color=GREY, **_BESIDE)
+        step = 0.04 * k
+        for at, (first, last) in enumerate(groups):
+            place = k + 0.12 * k + step * at
+            ends = [first - 0.25, last + 0.25]
+            axes.plot([place] * 2, ends, color=VERMILION, linewidth=3.5, solid_capstyle="butt")
+        axes.set_yticks(range(k), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
+        axes.set_xticks(range(1, k + 1))
+        right = k + 0.12 * k + step * max(1, len(groups))
+        axes.set(xlim=(1 - 0.05 * k, right), ylim=(k - 0.5, -0.5), xlabel="Average rank (1 is best)")
+        figure.suptitle(f"Ranks over {len(ranking.table)} splits; critical difference {reach:.2f}")
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def _groups(ranks: np.ndarray, reach: float) -> list[tuple[int, int]]:
+    """Longest stretches of sorted ranks that lie within the critical difference."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(ranks)):
+        last = int(np.flatnonzero(ranks <= ranks[first] + reach)[-1])
+        if last > first and not any(start <= first and last <= end for start, end in found):
+            found.append((first, last))
+    return found
+
+
+def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Path, *, label: str) -> list[Path]:
+    """Draw simultaneous intervals against the best arm, as Ash et al. (2025) do: those left of its band are like it.
+
+    Half the Tukey interval of a difference stands on either mean (Hochberg & Tamhane 1987), so two arms differ where
+    their bars do not overlap.
+    """
+    means = ranking.table.mean(axis=0)
+    half = (ranking.tukey[0].upper - ranking.tukey[0].lower) / 4
+    order = np.argsort(means, kind="stable")
+    best = float(means[order[0]])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 1.3 + 0.42 * len(order)))
+        axes.axvspan(best - half, best + half, color=BLUE, alpha=0.12, linewidth=0)
+        for at, arm in enumerate(order):
+            alike = means[arm] - half <= best + half
+            colour = BLUE if at == 0 else GREY if alike else VERMILION
+            axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
+        axes.set_yticks(range(len(order)), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
+        axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label)
+        figure.suptitle("Tukey HSD intervals; red: differs from the best")
+        axes.grid(visible=False, axis="y")
+        return _save(figure, path_stem)
+
+
+def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Path]:
+    """Draw a map of one number over two settings, each cell with its value, the smallest one framed.
+
+    Args:
+        values: index and columns are the settings, named after them; NaN where there is no run.
+        path_stem: where to write, without suffix.
+        label: of the number.
+    """
+    numbers = values.to_numpy(dtype=float)
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure, axes = _new_figure((1.8 + 0.95 * numbers.shape[1], 1.4 + 0.62 * numbers.shape[0]))
+        image = axes.imshow(numbers, cmap="cividis_r", aspect="auto")
+        middle = float(np.nanmin(numbers) + np.nanmax(numbers)) / 2
+        for row, column in zip(*np.nonzero(np.isfinite(numbers)), strict=True):
+            value = numbers[row, column]
+            # The map's dark end is that of large values.
+            colour = "white" if value > middle else "black"
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=10)
+        row, column = np.unravel_index(int(np.nanargmin(numbers)), numbers.shape)
+        frame: Any = {"fill": False, "edgecolor": VERMILION, "linewidth": 2.5}
+        axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+        axes.set_xticks(range(numbers.shape[1]), [f"{value:g}" for value in values.columns])
+        axes.set_yticks(range(numbers.shape[0]), [f"{value:g}" for value in values.index])
+        axes.set(xlabel=_plain(str(values.columns.name)), ylabel=_plain(str(values.index.name)))
+        figure.colorbar(image, label=label)
+        return _save(figure, path_stem)
+
+
+def losses_figure(
+    histories: Mapping[str, Sequence[pd.DataFrame]], titles: Mapping[str, str], path_stem: Path
+) -> list[Path]:
+    """Draw the mean validation loss (solid) and training loss (dashed) by epoch, over the blocks of each arm.
+
+    A ring marks the epoch with the smallest mean validation loss.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _new_figure((7.2, 4.4))
+        for at, (arm, tables) in enumerate(histories.items()):
+            joined = pd.concat(tables).groupby("epoch")[["train_loss", "validation_loss"]].mean()
+            colour = COLOURS[at % len(COLOURS)]
+            style: Any = {"color": colour, "marker": MARKERS[at % len(MARKERS)], "markersize": 4}
+            axes.plot(joined.index, joined["validation_loss"], label=_plain(titles[arm]), **style)
+            axes.plot(joined.index, joined["train_loss"], color=colour, linestyle="--", linewidth=1)
+            if joined["validation_loss"].notna().any():
+                best = int(joined["validation_loss"].argmin())
+                ring: Any = {"s": 110, "facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "zorder": 4}
+                axes.scatter(joined.index[[best]].to_numpy(), joined["validation_loss"].to_numpy()[[best]], **ring)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        axes.set(
+            xlabel="Epoch", ylabel="Loss", title="Validation loss (solid) and training loss (dashed), mean of runs"
+        )
+        axes.legend(loc="best")
+        return _save(figure, path_stem)
+
+
+def scatter_figure(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], titles: Mapping[str, str], path_stem: Path, *, label: str
+) -> list[Path]:
+    """Draw true against predicted values, one panel per arm on common axes.
+
+    The band is the identity ± the median absolute error: half of the molecules lie inside.
+
+    Args:
+        panels: arm -> (true, predicted), each of shape (n,).
+        titles: arm -> title.
+        path_stem: where to write, without suffix.
+        label: name and unit of the target.
+    """
+    values = np.concatenate([np.concatenate(pair) for pair in panels.values()])
+    pad = 0.05 * float(np.ptp(values)) or 0.5
+    limits = (float(values.min()) - pad, float(values.max()) + pad)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(_STYLE):
+        figure, first = _new_figure((3.1 * columns, 3.2 * rows + 0.3))
+        first.remove()
+        for at, (arm, (true, predicted)) in enumerate(panels.items()):
+            axes = figure.add_subplot(rows, columns, at + 1)
+            half = float(np.median(np.abs(predicted - true)))
+            axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
+            axes.fill_between(limits, np.array(limits) - half, np.array(limits) + half, color=ORANGE, alpha=0.2, lw=0)
+            axes.scatter(
+                true,
+                predicted,
+                s=6 if len(true) > 300 else 16,
+                color=BLUE,
+                alpha=0.45,
+                linewidths=0,
+                # A page of many panels would be megabytes of circles.
+                rasterized=len(true) * len(panels) > 2000,
+            )
+            axes.set(xlim=limits, ylim=limits, aspect="equal")
+            axes.set_title(_wrapped(titles[arm]), fontsize=10)
+        figure.supxlabel(_plain(f"Measured {label}"), fontsize=11)
+        figure.supylabel(_plain(f"Predicted {label}"), fontsize=11)
+        return _save(figure, path_stem)

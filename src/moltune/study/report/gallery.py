@@ -1,0 +1,128 @@
+"""Which figures a study gets, from what is in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moltune.study.analysis.verdicts import Analysis
+from moltune.study.arms.base import find_kind
+from moltune.study.engine.store import Store
+from moltune.study.report.figures import (
+    blocks_figure,
+    critical_difference_figure,
+    differences_figure,
+    grid_figure,
+    intervals_figure,
+    losses_figure,
+    scatter_figure,
+)
+from moltune.study.report.text import metric_label, titles
+
+_MOST_PANELS = 9
+_CAPTIONS = {
+    "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
+    "of the corrected t-test; differences inside the orange band do not matter.",
+    "blocks": "Test error of every run; the red bar is the arm's mean. Dots of one height in the line share a split.",
+    "critical_differences": "Average ranks over splits; a red bar spans the arms that Friedman's and Nemenyi's tests "
+    "cannot tell apart.",
+    "intervals": "Tukey's simultaneous intervals: bars that overlap cannot be told apart. They know nothing of "
+    "overlapping training sets and are narrower than the verdicts above.",
+    "losses": "Training of the arms that learn by epochs; a ring marks the epoch with the smallest validation loss.",
+    "predictions": "Test molecules of the first block; half of them lie in the band.",
+    "grid": "Validation error on the first block over two settings; the best is framed.",
+}
+
+
+def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """Draw what there is to draw; returns caption -> SVG file."""
+    names, metric = titles(analysis), analysis.metric
+    unit = str(study["data"].get("unit") or "")
+    # A long unit belongs into the text, not on an axis.
+    label = metric_label(metric, unit if len(unit) <= 20 else "")
+    drawn: dict[str, list[Path]] = {}
+    if any(item.interval for item in analysis.comparisons):
+        drawn["differences"] = differences_figure(
+            analysis.comparisons, names, folder / "differences", label=f"Difference of {label}"
+        )
+    # A map of settings has a figure of its own, of validation errors.
+    mapped = {arm.name for arm in analysis.recipe.arms if arm.grid}
+    runs = analysis.frame[~analysis.frame["arm"].isin(mapped)]
+    if runs[metric].notna().any():
+        drawn["blocks"] = blocks_figure(runs, metric, names, folder / "blocks", label=label)
+    if analysis.ranking is not None:
+        if analysis.ranking.friedman is not None:
+            drawn["critical_differences"] = critical_difference_figure(
+                analysis.ranking, names, folder / "critical_differences"
+            )
+        drawn["intervals"] = intervals_figure(analysis.ranking, names, folder / "intervals", label=label)
+    histories = _histories(analysis, store)
+    if histories:
+        drawn["losses"] = losses_figure(histories, names, folder / "losses")
+    panels = _panels(analysis, store, study)
+    if panels:
+        target = str(study["data"].get("target_column") or "target")
+        drawn["predictions"] = scatter_figure(panels, names, folder / "predictions", label=target)
+    grid = grid_table(analysis, store)
+    if grid is not None:
+        drawn["grid"] = grid_figure(grid, folder / "grid", label=f"Validation {label}")
+    figures = {_CAPTIONS[key]: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
+    return figures | _of_kinds(analysis, store, folder)
+
+
+def grid_table(analysis: Analysis, store: Store) -> pd.DataFrame | None:
+    """Validation error over the two settings of the arms that form a grid; None where there are none."""
+    points = {arm.name: arm.grid for arm in analysis.recipe.arms if arm.grid}
+    rows = []
+    for arm, hash_ in analysis.frame.loc[analysis.frame["arm"].isin(points), ["arm", "hash"]].itertuples(index=False):
+        result = store.result(hash_)
+        if result is not None and "validation" in result.facts:
+            rows.append({**points[arm], "value": result.facts["validation"][analysis.metric]})
+    if not rows:
+        return None
+    first, second = next(iter(points.values()))
+    return pd.DataFrame(rows).pivot_table(index=first, columns=second, values="value")
+
+
+def _of_kinds(analysis: Analysis, store: Store, folder: Path) -> dict[str, Path]:
+    """What each kind of arm draws of its runs."""
+    done = analysis.frame.dropna(subset=[analysis.metric])
+    places: dict[str, dict[str, Path]] = {}
+    for arm, block, hash_ in done[["arm", "block", "hash"]].itertuples(index=False):
+        places.setdefault(arm, {})[block] = store.folder / "runs" / hash_
+    kinds = dict.fromkeys(arm.kind for arm in analysis.recipe.arms)
+    figures: dict[str, Path] = {}
+    for name in kinds:
+        own = {arm.name: places[arm.name] for arm in analysis.recipe.arms if arm.kind == name and arm.name in places}
+        figures |= find_kind(name).draw(own, analysis.recipe, folder)
+    return figures
+
+
+def _histories(analysis: Analysis, store: Store) -> dict[str, list[pd.DataFrame]]:
+    found: dict[str, list[pd.DataFrame]] = {}
+    shown = analysis.recipe.shown or [arm.name for arm in analysis.recipe.arms if not arm.grid]
+    for arm, hash_ in analysis.frame[["arm", "hash"]].drop_duplicates().itertuples(index=False):
+        result = store.result(hash_) if arm in shown else None
+        if result is not None and result.history is not None and len(result.history):
+            found.setdefault(arm, []).append(result.history)
+    return found
+
+
+def _panels(analysis: Analysis, store: Store, study: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    molecules = store.molecules(study["data"]["key"])
+    assert molecules is not None
+    target = molecules.table.set_index("row")["target"]
+    done = analysis.frame.dropna(subset=[analysis.metric])
+    own = analysis.recipe.shown or [arm.name for arm in analysis.recipe.arms if not (arm.control or arm.grid)]
+    done = done.loc[done["arm"].isin(own)]
+    first = done.loc[done["block"] == done["block"].iloc[0]] if len(done) else done
+    panels = {}
+    for arm, hash_ in first.sort_values(analysis.metric)[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
+        result = store.result(hash_)
+        assert result is not None
+        test = result.predictions.loc[result.predictions["part"] == "test"]
+        panels[arm] = (target.loc[test["row"]].to_numpy(), test["predicted"].to_numpy())
+    return panels

@@ -1,1 +1,0 @@
-"""Pretraining, fine-tuning and their objectives."""

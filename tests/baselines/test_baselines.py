@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from moltune.baselines.baselines import BASELINES, FeatureTable, descriptors_and_counts, make_baseline, run_baselines
+from moltune.errors import ConfigError, DataError, NumericsError
+
+CLASSICAL = [name for name in BASELINES if name != "mean"]
+
+
+class Counting:
+    """Features that follow from the name; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, smiles: Sequence[str]) -> np.ndarray:
+        self.asked.extend(smiles)
+        features = np.array([np.random.default_rng(int(text)).normal(size=12) for text in smiles], dtype=np.float32)
+        features[:, 10] = np.nan
+        features[:, 11] = 1e38
+        return features
+
+
+def problem(n: int, start: int = 0) -> tuple[list[str], np.ndarray]:
+    names = [str(start + number) for number in range(n)]
+    features = Counting()(names)
+    return names, 2.0 * features[:, 0] - features[:, 1] + 5.0
+
+
+def parts(train: int = 150, validation: int = 50, test: int = 60) -> dict[str, tuple[list[str], np.ndarray]]:
+    return {
+        "train": problem(train),
+        "validation": problem(validation, 1000),
+        "test": problem(test, 2000),
+    }
+
+
+def test_registry_has_the_agreed_baselines() -> None:
+    assert list(BASELINES) == ["mean", "ridge", "random-forest", "xgboost"]
+    assert all(make_baseline(name).name == name for name in BASELINES)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"'svm'.*mean, ridge, random-forest, xgboost"):
+        make_baseline("svm")
+
+
+def test_unknown_name_fails_before_any_work() -> None:
+    features = Counting()
+    with pytest.raises(ConfigError):
+        run_baselines(["ridge", "svm"], parts(), features=FeatureTable(features))
+    assert not features.asked
+
+
+def test_features_are_computed_once_for_all_baselines() -> None:
+    features = Counting()
+    run_baselines(list(BASELINES), parts(), bootstrap=0, features=FeatureTable(features))
+    assert len(features.asked) == len(set(features.asked)) == 260
+
+
+def test_feature_table_keeps_the_order_asked_for() -> None:
+    table = FeatureTable(Counting())
+    both = table.get(["3", "1", "3"])
+    np.testing.assert_array_equal(both[0], both[2])
+    np.testing.assert_array_equal(both[[1]], Counting()(["1"]))
+    with pytest.raises(DataError, match="no molecules"):
+        table.get([])
+
+
+def test_mean_predicts_the_training_mean_and_needs_no_features() -> None:
+    features = Counting()
+    data = parts()
+    result = run_baselines(["mean"], data, features=FeatureTable(features))["mean"]
+    np.testing.assert_allclose(result.predictions["test"], data["train"][1].mean())
+    assert result.metrics["train"]["r2"]["value"] == pytest.approx(0, abs=1e-6)
+    assert not features.asked
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_learns_a_learnable_target_and_repeats_itself(name: str) -> None:
+    data = parts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs = [run_baselines([name], data, seed=4, features=FeatureTable(Counting()))[name] for _ in range(2)]
+    mean = run_baselines(["mean"], data)["mean"]
+    assert runs[0].metrics["test"]["rmse"]["upper"] < mean.metrics["test"]["rmse"]["value"]
+    np.testing.assert_array_equal(runs[0].predictions["test"], runs[1].predictions["test"])
+    assert runs[0].metrics == runs[1].metrics
+    assert runs[0].predictions["test"].dtype == np.float64
+    json.dumps(runs[0].to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_test_targets_do_not_change_the_predictions(name: str) -> None:
+    data = parts()
+    table = FeatureTable(Counting())
+    first = run_baselines([name], data, bootstrap=0, features=table)[name]
+    data["test"] = (data["test"][0], -data["test"][1])
+    second = run_baselines([name], data, bootstrap=0, features=table)[name]
+    np.testing.assert_array_equal(first.predictions["test"], second.predictions["test"])
+
+
+def test_validation_stops_xgboost_but_is_not_trained_on() -> None:
+    data = parts()
+    noise = np.random.default_rng(0).normal(size=50)
+    baseline = make_baseline("xgboost", FeatureTable(Counting()))
+    baseline.fit(*data["train"], data["validation"][0], noise)
+    stopped = baseline.model_.best_iteration
+    baseline.fit(*data["train"], *data["validation"])
+    assert stopped < baseline.model_.best_iteration < baseline.most_rounds
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("train", [1, 2, 5])
+def test_tiny_training_parts_work(name: str, train: int) -> None:
+    data = {"train": problem(train), "validation": ([], np.empty(0)), "test": problem(3, 2000)}
+    result = run_baselines([name], data, bootstrap=10, features=FeatureTable(Counting()))[name]
+    assert set(result.metrics) == {"train", "test"}
+    assert np.isfinite(result.predictions["test"]).all()
+
+
+def test_empty_parts_are_left_out() -> None:
+    data = {"train": problem(30), "validation": ([], np.empty(0)), "test": ([], np.empty(0))}
+    result = run_baselines(["mean", "mean"], data)
+    assert list(result) == ["mean"]
+    assert list(result["mean"].metrics) == list(result["mean"].predictions) == ["train"]
+
+
+def test_unusable_parts_are_named() -> None:
+    with pytest.raises(DataError, match="training part"):
+        run_baselines(["mean"], {"test": problem(3)})
+    with pytest.raises(DataError, match="the test part has 3 molecules but 2"):
+        run_baselines(["mean"], {"train": problem(3), "test": (["1", "2", "3"], np.zeros(2))})
+    with pytest.raises(NumericsError, match=r"target of the train part\[1\] is nan"):
+        run_baselines(["mean"], {"train": (["1", "2"], np.array([0.0, np.nan]))})
+
+
+def test_ridge_is_not_thrown_off_by_an_odd_molecule() -> None:
+    class Odd(Counting):
+        def __call__(self, smiles: Sequence[str]) -> np.ndarray:
+            features = super().__call__(smiles)
+            features[[text == "2000" for text in smiles], 0] = 3e38
+            return features
+
+    data = parts()
+    predicted = run_baselines(["ridge"], data, features=FeatureTable(Odd()))["ridge"].predictions["test"]
+    low, high = data["train"][1].min(), data["train"][1].max()
+    assert low - 2 * (high - low) < predicted[0] < high + 2 * (high - low)
+
+
+def test_real_features_have_descriptors_then_counts() -> None:
+    features = descriptors_and_counts(["CCO", "c1ccccc1O", "CC(=O)[O-].[Na+]"])
+    assert features.dtype == np.float32
+    assert features.shape[0] == 3
+    assert features.shape[1] > 2048 + 200
+    assert not np.isinf(features).any()
+    assert features[:, -2048:].sum(axis=1).min() > 0
+
+
+def test_real_molecules_from_end_to_end() -> None:
+    smiles = ["C" * length + end for length in range(1, 13) for end in ("O", "N", "C(=O)O", "Cl")]
+    target = np.array([len(text) / 2 + text.count("O") for text in smiles])
+    rows = np.random.default_rng(0).permutation(len(smiles))
+    data = {
+        part: ([smiles[row] for row in chosen], target[chosen])
+        for part, chosen in (("train", rows[:30]), ("validation", rows[30:36]), ("test", rows[36:]))
+    }
+    results = run_baselines(BASELINES, data, bootstrap=50)
+    best = min(results[name].metrics["test"]["rmse"]["value"] for name in CLASSICAL)
+    assert best < 0.5 * results["mean"].metrics["test"]["rmse"]["value"]
