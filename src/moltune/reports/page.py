@@ -1,23 +1,61 @@
-"""A plain one-page HTML report for analyses that are no training run: sentence, findings, tables, figures."""
+"""HTML pages from the templates beside this file: one base page, one style sheet, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pandas as pd
 
-from moltune.reports.style import STYLE
+from moltune.errors import RunFolderError
 
-_STYLE = """
-.findings { list-style: none; padding: 0; } .findings li { padding: .55rem 1rem; margin: .4rem 0;
-  background: var(--card); border-left: .35rem solid #4D4D4D; }
-.findings li.bad { border-color: #D55E00; } .findings li.good { border-color: #009E73; }
-.findings li.note { border-color: #E69F00; }
-"""
-_WORDS = {"bad": "Warning", "note": "Note", "good": "Fine"}
+_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ``reports/templates/`` and return the page as text.
+
+    Values are escaped. The base page wants ``title``; parts of pages are in ``macros.html``.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a value that was not given.
+        RunFolderError: a figure cannot be read, or is neither SVG nor PNG.
+    """
+    return _ENVIRONMENT.get_template(template).render(values)
+
+
+def cell(value: object) -> str:
+    """Text of a table's cell: numbers with three significant digits, "–" where there is none."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def numeric_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the columns that hold numbers."""
+    return list(frame.select_dtypes("number").columns)
+
+
+def data_uri(path: Path) -> str:
+    """The content of a figure as an address that needs no file.
+
+    Raises:
+        RunFolderError: the figure cannot be read, or is neither SVG nor PNG.
+    """
+    media_type = _MEDIA_TYPES.get(path.suffix.lower())
+    if media_type is None:
+        raise RunFolderError(f"The figure {path} is neither SVG nor PNG, so the page cannot embed it.")
+    try:
+        return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    except OSError as error:
+        raise RunFolderError(f"The figure {path} cannot be read: {error.strerror or error}.") from None
 
 
 def html_page(
@@ -27,60 +65,16 @@ def html_page(
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Path],
 ) -> str:
-    """Make the page; nothing in it is loaded from elsewhere, and no script runs.
-
-    Args:
-        title: heading.
-        verdict: the sentence under it.
-        findings: level ("good", "note", "bad") and sentence.
-        tables: heading → table; numbers are shown with three significant digits.
-        figures: caption → PNG file, embedded.
-    """
-    items = "".join(
-        f'<li class="{level}"><strong>{_WORDS[level]}.</strong> {escape(text)}</li>' for level, text in findings
-    )
-    sections = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(verdict)}</p>',
-        f'<ul class="findings">{items}</ul>' if findings else "",
-        *(_table(heading, frame) for heading, frame in tables.items() if len(frame)),
-        _figures(figures),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    """The page of an analysis: a sentence, findings (level "good", "note" or "bad"), tables, figures."""
+    values = {"verdict": verdict, "findings": findings, "tables": tables, "figures": figures}
+    return render("analysis.html", title=title, **values)
 
 
-def _table(heading: str, frame: pd.DataFrame) -> str:
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in frame)
-    lines = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in frame.itertuples(index=False, name=None)
-    )
-    return (
-        f'<h2>{escape(heading)}</h2>\n<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f'<td class="number">{"–" if value != value else f"{value:.3g}"}</td>'
-    return f"<td>{escape(str(value))}</td>"
-
-
-def _figures(figures: Mapping[str, Path]) -> str:
-    if not figures:
-        return ""
-    blocks = []
-    for caption, path in figures.items():
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        text = escape(caption)
-        image = f'<img src="data:image/png;base64,{data}" alt="{text}">'
-        blocks.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
-    return f'<h2>Figures</h2>\n<div class="figures">{"".join(blocks)}</div>'
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("moltune.reports"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {"cell": cell, "numeric_columns": numeric_columns, "data_uri": data_uri}
