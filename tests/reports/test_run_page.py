@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from moltune.errors import RunFolderError
-from moltune.reports.run_page import metrics_table, verdict, write_report
-from moltune.reports.summary import format_estimate, format_number
+from moltune.reports.run_page import write_report
+from moltune.reports.summary import format_estimate, format_number, metrics_table, verdict
 
 VOID = {"meta", "img", "br", "hr", "link"}
 

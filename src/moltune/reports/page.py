@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 
 from moltune.errors import RunFolderError
+from moltune.reports.summary import short_number
 
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -32,10 +33,7 @@ def cell(value: object) -> str:
     """Text of a table's cell: numbers with three significant digits, "–" where there is none."""
     if not isinstance(value, float):
         return str(value)
-    if math.isnan(value):
-        return "–"
-    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-    return text.replace("-", "−")
+    return "–" if math.isnan(value) else short_number(value)
 
 
 def numeric_columns(frame: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run's metrics in words and rows, shared by the HTML report and the command line."""
+"""A run's metrics in words and rows, shared by its page and the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ PROBE_FEATURES = {
     "morgan": "Morgan counts",
     "minimol": "MiniMol",
 }
-PARTS = ("test", "validation", "train")
 MODEL = "model"
 
 
@@ -66,10 +65,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
     if metrics.get("blend"):
         sources["blend"] = metrics["blend"]
     rows = []
-    for part in PARTS:
+    for part in ("test", "validation", "train"):
         for source, results in sources.items():
-            values = results.get(part)
-            if values:
+            if values := results.get(part):
                 label = "This model" if source == MODEL else baseline_label(source)
                 kept = {name: values[name] for name in METRIC_LABELS if name in values}
                 rows.append(MetricsRow(part, source, label, int(values["n"]), kept))
@@ -86,45 +84,57 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         metrics: the content of ``metrics.json``.
         unit: unit of the target; empty when it has none.
     """
-    test = metrics.get("test")
-    if not test:
+    if not metrics.get("test"):
         return "There is no test part, so nothing can be said about how well the model predicts new molecules."
-    model = f"the language model's test RMSE is {_with_unit(format_estimate(test['rmse']), unit)}"
-    tested = {name: result["test"] for name, result in (metrics.get("baselines") or {}).items() if result.get("test")}
-    if not tested:
-        return f"Not compared: {model}, but no baseline was run, so it is open whether a simpler model does as well."
-    outcomes = {name: _outcome(metrics, name) for name in tested}
-    if outcomes.get("mean", "better") != "better":
-        return _no_better_than_mean(model, tested, metrics, outcomes["mean"], unit)
-    beaten = " and beats the training mean" if "mean" in tested else ""
-    rivals = {name: result for name, result in tested.items() if name != "mean"}
+    model = f"the language model's test RMSE is {_with_unit(format_estimate(metrics['test']['rmse']), unit)}"
+    rivals = {
+        name: result["test"]["rmse"]["value"]
+        for name, result in (metrics.get("baselines") or {}).items()
+        if result.get("test")
+    }
     if not rivals:
-        return f"Better than guessing: {model}{beaten}; no classical model was run to compare it with."
-    best = min(rivals, key=lambda name: rivals[name]["rmse"]["value"])
-    label = baseline_label(best)
-    gap = _gap(metrics, best, rivals[best]["rmse"]["value"], unit)
-    if outcomes[best] == "better":
-        return f"The language model is worth it: {model}{beaten}, and it beats {label} too ({gap})."
-    if outcomes[best] == "worse":
-        return f"The language model is not worth it here: {model}{beaten}, but {label} is better ({gap})."
-    close = f"no difference from {label} can be told ({gap})"
-    return f"No clear winner: {model}{beaten}, but {close}, so the simpler {label} is enough on this evidence."
+        return f"Not compared: {model}, but no baseline was run, so it is open whether a simpler model does as well."
+    if "mean" in rivals:
+        outcome, gap = _outcome(metrics, "mean"), _gap(metrics, "mean", rivals.pop("mean"), unit)
+        if outcome == "worse":
+            return (
+                f"Do not use this model: {model}, worse than predicting the training mean for every molecule ({gap})."
+            )
+        if outcome == "cannot tell":
+            return (
+                f"The model shows nothing yet: {model}, which cannot be distinguished from the training mean ({gap})."
+            )
+        model += " and beats the training mean"
+    if not rivals:
+        return f"Better than guessing: {model}; no classical model was run to compare it with."
+    best = min(rivals, key=lambda name: rivals[name])
+    label, outcome, gap = baseline_label(best), _outcome(metrics, best), _gap(metrics, best, rivals[best], unit)
+    if outcome == "better":
+        return f"The language model is worth it: {model}, and it beats {label} too ({gap})."
+    if outcome == "worse":
+        return f"The language model is not worth it here: {model}, but {label} is better ({gap})."
+    return (
+        f"No clear winner: {model}, but it cannot be distinguished from {label} ({gap}), so the simpler {label} is "
+        "enough on this evidence."
+    )
 
 
 def refit_words(refit: Mapping[str, Any], *, unit: str = "") -> str:
     """What became of the head after training, in one sentence; ``refit`` is that entry of ``metrics.json``."""
-    errors, label = refit["validation"], f" {unit}" if unit else ""
+    errors = refit["validation"]
     if not errors:
         return "head: a support vector machine on the tuned embeddings (there was no validation part to compare it on)"
     trained, best = errors["trained"], min(error for name, error in errors.items() if name != "trained")
-    numbers = f"validation RMSE {format_number(best)} against {format_number(trained)}{label} of the trained one"
+    numbers = f"{format_number(best)} against {_with_unit(format_number(trained), unit)} of the trained head"
     if refit["head"] == "linear":
-        return f"head: as trained; a support vector machine on the tuned embeddings was no better ({numbers})"
-    return f"head: a support vector machine on the tuned embeddings ({numbers})"
+        words = "as trained; a support vector machine on the tuned embeddings was no better"
+    else:
+        words = "a support vector machine on the tuned embeddings"
+    return f"head: {words} (validation RMSE {numbers})"
 
 
 def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
-    """Say in one sentence who earned a blend, and whether it beats its members; empty where there is none.
+    """Say in one sentence what a blend is made of, and whether it beats its members; empty where there is none.
 
     Args:
         metrics: the content of ``metrics.json``.
@@ -138,13 +148,17 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     text = f"The blend is {shares} (weights from the validation part)"
     if not blend.get("test"):
         return f"{text}."
-    text += f"; its test RMSE is {_with_unit(format_estimate(blend['test']['rmse']), unit)}"
-    verdicts: dict[str, list[str]] = {}
+    said = {"better": "better than", "worse": "worse than", "cannot tell": "not distinguishable from"}
+    members: dict[str, list[str]] = {}
     for name, result in (blend.get("comparison") or {}).items():
-        verdicts.setdefault(str(result["verdict"]), []).append(labels[name])
-    said = {"better": "better than", "worse": "worse than", "cannot tell": "not told apart from"}
-    parts = [f"{said[kind]} {' and '.join(names)}" for kind, names in verdicts.items()]
-    return f"{text}, {', '.join(parts)}." if parts else f"{text}."
+        members.setdefault(said[result["verdict"]], []).append(labels[name])
+    rmse = _with_unit(format_estimate(blend["test"]["rmse"]), unit)
+    return (
+        ", ".join(
+            [f"{text}; its test RMSE is {rmse}", *(f"{kind} {' and '.join(names)}" for kind, names in members.items())]
+        )
+        + "."
+    )
 
 
 def is_probe_name(name: str) -> bool:
@@ -157,8 +171,12 @@ def baseline_label(name: str) -> str:
     head, _, features = name.partition(":")
     if not is_probe_name(name) or head not in PROBE_HEADS:
         return BASELINE_LABELS.get(name, name)
-    known = (PROBE_FEATURES.get(feature, feature) for feature in features.split("+"))
-    return f"{PROBE_HEADS[head]} on {' + '.join(known)}"
+    return f"{PROBE_HEADS[head]} on {' + '.join(PROBE_FEATURES.get(part, part) for part in features.split('+'))}"
+
+
+def short_number(value: float) -> str:
+    """Three significant digits, "0.00123" or "1.2e+06", with a true minus sign."""
+    return (f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", "−")
 
 
 def format_number(value: float | None, decimals: int | None = None) -> str:
@@ -174,25 +192,22 @@ def format_number(value: float | None, decimals: int | None = None) -> str:
 
 def format_estimate(estimate: Mapping[str, float | None] | None) -> str:
     """A value with its interval, "0.629 (0.591 to 0.668)"; the interval is left out where there is none."""
-    if not estimate or estimate.get("value") is None:
+    value = estimate.get("value") if estimate else None
+    if estimate is None or value is None:
         return "–"
-    value, lower, upper = (estimate.get(key) for key in ("value", "lower", "upper"))
-    if lower is None or upper is None:
+    if estimate.get("lower") is None:
         return format_number(value)
-    decimals = _decimals(value or 0.0)
-    return f"{format_number(value, decimals)} ({format_number(lower, decimals)} to {format_number(upper, decimals)})"
+    ends = (format_number(estimate[end], _decimals(value)) for end in ("lower", "upper"))
+    return f"{format_number(value, _decimals(value))} ({' to '.join(ends)})"
 
 
 def _decimals(value: float) -> int:
-    if value == 0:
-        return 2
-    return min(4, max(0, 2 - math.floor(math.log10(abs(value)))))
+    return min(4, max(0, 2 - math.floor(math.log10(abs(value))))) if value else 2
 
 
 def _outcome(metrics: Mapping[str, Any], name: str) -> str:
     """The paired verdict; without one, what two RMSE intervals that do not overlap show (a stricter test)."""
-    comparison = (metrics.get("comparison") or {}).get(name)
-    if comparison:
+    if comparison := (metrics.get("comparison") or {}).get(name):
         return str(comparison["verdict"])
     model, baseline = metrics["test"]["rmse"], metrics["baselines"][name]["test"]["rmse"]
     if model["upper"] is None or baseline["upper"] is None:
@@ -200,15 +215,6 @@ def _outcome(metrics: Mapping[str, Any], name: str) -> str:
     if model["upper"] < baseline["lower"]:
         return "better"
     return "worse" if model["lower"] > baseline["upper"] else "cannot tell"
-
-
-def _no_better_than_mean(
-    model: str, tested: Mapping[str, Any], metrics: Mapping[str, Any], outcome: str, unit: str
-) -> str:
-    gap = _gap(metrics, "mean", tested["mean"]["rmse"]["value"], unit)
-    if outcome == "worse":
-        return f"Do not use this model: {model}, worse than predicting the training mean for every molecule ({gap})."
-    return f"The model shows nothing yet: {model}, and no difference from the training mean can be told ({gap})."
 
 
 def _gap(metrics: Mapping[str, Any], name: str, baseline_rmse: float, unit: str) -> str:
@@ -220,10 +226,10 @@ def _gap(metrics: Mapping[str, Any], name: str, baseline_rmse: float, unit: str)
     difference = comparison["difference"]
     if difference.get("lower") is None:
         return f"{against}; difference {format_number(difference['value'])}, without an interval"
-    share = f"{100 * comparison.get('confidence', 0.95):g} %"
     decimals = _decimals(difference["value"])
     value, lower, upper = (format_number(difference[key], decimals) for key in ("value", "lower", "upper"))
     sign = "+" if difference["value"] > 0 else ""
+    share = f"{100 * comparison.get('confidence', 0.95):g} %"
     return f"{against}; difference {sign}{value}, {share} interval {lower} to {upper}"
 
 
