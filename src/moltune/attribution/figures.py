@@ -5,22 +5,12 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 
 from moltune.errors import DataError
 from moltune.evaluation.normality import anderson_darling
-from moltune.reports.figures import (
-    _STYLE,
-    BLUE,
-    GREY,
-    VERMILION,
-    _axis_label,
-    _new_figure,
-    _number,
-    _save,
-    _text_box,
-)
+from moltune.reports.drawing import BLUE, GREY, VERMILION, axis_label, drawing, text_box
+from moltune.reports.summary import short_number
 
 
 def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: str) -> list[Path]:
@@ -32,29 +22,23 @@ def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: 
         stem: where to write, without suffix.
         label: of the horizontal axis.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 4.2))
+    with drawing(stem) as (axes, paths):
         bins = int(np.clip(2 * np.sqrt(len(scores)), 10, 40))
         axes.hist(scores, bins=bins, color=BLUE, alpha=0.8, edgecolor="white", linewidth=0.6)
         axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", label="no influence")
-        axes.axvline(threshold, color=VERMILION, linewidth=1.6, label=f"threshold {_number(threshold)}")
+        axes.axvline(threshold, color=VERMILION, linewidth=1.6, label=f"threshold {short_number(threshold)}")
         axes.set(xlabel=label, ylabel="Molecules", title="Influence scores")
-        words = normality_words(scores)
-        if words:
-            _text_box(axes, words)
+        try:
+            test = anderson_darling(scores)
+        except DataError:
+            pass
+        else:
+            p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
+            said = f"Anderson-Darling A² = {test.statistic:.2f}, {p}\nskewness = {short_number(test.skewness)}"
+            text_box(axes, said)
         axes.legend(loc="upper right")
         axes.margins(y=0.3)
-        return _save(figure, stem)
-
-
-def normality_words(scores: np.ndarray) -> str:
-    """The Anderson-Darling test in two lines; empty where there are too few scores for it."""
-    try:
-        test = anderson_darling(scores)
-    except DataError:
-        return ""
-    p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
-    return f"Anderson-Darling A² = {test.statistic:.2f}, {p}\nskewness = {_number(test.skewness)}"
+    return paths
 
 
 def score_against_residual(
@@ -69,11 +53,10 @@ def score_against_residual(
         label: of the scores.
         unit: of the target.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 4.2))
+    with drawing(stem) as (axes, paths):
         axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
         axes.scatter(residuals, scores, s=18, color=BLUE, alpha=0.6, linewidths=0)
         # Upright, a long label is cut off at both ends.
-        axes.set(xlabel=_axis_label("Prediction − label", unit), ylabel=textwrap.fill(label, 40))
+        axes.set(xlabel=axis_label("Prediction − label", unit), ylabel=textwrap.fill(label, 40))
         axes.set(title="Influence against residual")
-        return _save(figure, stem)
+    return paths

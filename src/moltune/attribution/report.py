@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 
 from moltune.attribution.figures import score_against_residual, score_histogram
 from moltune.attribution.influence import Influence
-from moltune.data.reading.write import write_bytes, write_table
+from moltune.data.reading.write import write_table
 from moltune.errors import DataError
 from moltune.evaluation.normality import anderson_darling
 from moltune.evaluation.repeatability import TRUSTED
+from moltune.files import write_json, write_text
 from moltune.reports.molecules import draw_molecules
-from moltune.reports.page import html_page
+from moltune.reports.page import render
 
 SCORES, FACTS, REPORT = "scores.csv", "scores.json", "influence.html"
 _DRAWN = 6
@@ -33,19 +35,18 @@ def write_influence(found: Influence, folder: str | Path, *, percentile: float =
     folder.mkdir(parents=True, exist_ok=True)
     facts = {**found.facts, **describe_scores(found, percentile)}
     write_table(found.table, folder / SCORES)
-    write_bytes((json.dumps(facts, indent=2, allow_nan=False) + "\n").encode(), folder / FACTS)
-    figures = draw_influence(found, facts, folder / "figures")
+    write_json(folder / FACTS, facts)
     columns = ["rank", "smiles", "label", "prediction", "residual", "score", "flags"]
     ranked = found.table.sort_values("rank")[columns]
-    page = html_page(
-        f"Influence of {len(found.table)} molecules",
-        sentence(found, facts),
-        findings(facts, found),
-        {"Those that help most": ranked.head(20), "Those that harm most": ranked.tail(20).iloc[::-1]},
-        figures,
+    page = render(
+        "analysis.html",
+        title=f"Influence of {len(found.table)} molecules",
+        verdict=sentence(found, facts),
+        findings=findings(facts, found),
+        tables={"Those that help most": ranked.head(20), "Those that harm most": ranked.tail(20).iloc[::-1]},
+        figures=draw_influence(found, facts, folder / "figures"),
     )
-    write_bytes(page.encode(), folder / REPORT)
-    return folder / REPORT
+    return write_text(folder / REPORT, page)
 
 
 def describe_scores(found: Influence, percentile: float) -> dict[str, Any]:
@@ -54,12 +55,9 @@ def describe_scores(found: Influence, percentile: float) -> dict[str, Any]:
     share = percentile if found.helps_low else 100 - percentile
     facts: dict[str, Any] = {"percentile": percentile, "threshold": float(np.percentile(scores, share))}
     facts["share_that_helps"] = float(np.mean(scores < 0 if found.helps_low else scores > 0))
-    try:
-        test = anderson_darling(scores)
-    except DataError:
-        return facts
-    normality = {"statistic": test.statistic, "p": test.p, "skewness": test.skewness}
-    return {**facts, "anderson_darling": normality}
+    with suppress(DataError):
+        facts["anderson_darling"] = asdict(anderson_darling(scores))
+    return facts
 
 
 def sentence(found: Influence, facts: dict[str, Any]) -> str:
@@ -112,7 +110,6 @@ def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
 
 def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Draw the figures; returns caption → PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
     side = "left" if found.helps_low else "right"
     figures = {
         f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": score_histogram(
@@ -129,11 +126,10 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
     ranked = found.table.sort_values("rank")
     ends = {"best": ("help", ranked.head(_DRAWN)), "worst": ("harm", ranked.tail(_DRAWN).iloc[::-1])}
     for name, (does, part) in ends.items():
-        legends = [
-            f"{score:.2g}  (label {label:.3g})" for score, label in zip(part["score"], part["label"], strict=True)
-        ]
-        path = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
-        figures[f"The {len(part)} molecules that {does} most, with their scores."] = path
+        numbers = zip(part["score"], part["label"], strict=True)
+        legends = [f"{score:.2g}  (label {label:.3g})" for score, label in numbers]
+        caption = f"The {len(part)} molecules that {does} most, with their scores."
+        figures[caption] = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
     return figures
 
 

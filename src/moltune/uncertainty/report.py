@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 
-from moltune.data.reading.write import write_bytes, write_table
-from moltune.reports.figures import _STYLE, BLUE, VERMILION, _axis_label, _new_figure, _save
+from moltune.data.reading.write import write_table
+from moltune.files import write_json
+from moltune.reports.drawing import BLUE, VERMILION, axis_label, drawing
 from moltune.uncertainty.estimate import UncertaintyScores
 
 TABLE, FACTS = "uncertainty.csv", "uncertainty.json"
@@ -28,7 +27,7 @@ def write_uncertainty(found: UncertaintyScores, folder: str | Path, *, percentil
     variance = found.table["variance"].to_numpy()
     facts = {**found.facts, "percentile": percentile, "threshold": float(np.percentile(variance, percentile))}
     write_table(found.table, folder / TABLE)
-    write_bytes((json.dumps(facts, indent=2, allow_nan=False) + "\n").encode(), folder / FACTS)
+    write_json(folder / FACTS, facts)
     sorted_scores(variance, percentile, folder / "figures" / "sorted_scores", unit=found.unit)
     return folder / TABLE
 
@@ -47,15 +46,14 @@ def sorted_scores(variance: np.ndarray, percentile: float, stem: Path, *, unit: 
     above = variance > threshold
     at = np.arange(1, len(variance) + 1)
     square = f"{unit}²" if unit and " " not in unit else ""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 4.2))
+    with drawing(stem) as (axes, paths):
         for part, colour, label in (
             (~above, BLUE, f"the surest {percentile:.3g} %"),
             (above, VERMILION, f"the others ({int(above.sum())} molecules)"),
         ):
             axes.scatter(at[part], variance[part], s=14, color=colour, linewidths=0, label=label)
         axes.axhline(threshold, color=VERMILION, linewidth=1.2, linestyle="--")
-        axes.set(xlabel="Molecules, the surest first", ylabel=_axis_label("Variance of the prediction", square))
+        axes.set(xlabel="Molecules, the surest first", ylabel=axis_label("Variance of the prediction", square))
         axes.set(title="Sorted uncertainty")
         axes.legend(loc="upper left")
-        return _save(figure, stem)
+    return paths
