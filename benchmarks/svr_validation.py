@@ -8,7 +8,7 @@ import numpy as np
 
 from moltune.data.splitting.split import Split
 from moltune.evaluation.metrics import rmse
-from moltune.predictors.kernels import Scaler, SvrHead
+from moltune.predictors.probe_heads import Scaler, SvrHead
 
 
 def svr_validation(

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from moltune.baselines.baselines import FeatureTable, XGBoostBaseline
+from moltune.baselines.classical import XGBoostBaseline
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.splitting.split import make_split
 from moltune.evaluation.metrics import rmse
+from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
 
 CANDIDATES: list[dict[str, Any]] = [
     {},
@@ -41,7 +42,7 @@ def run_one(changes: dict[str, Any], parts: dict[str, Any], features: FeatureTab
     baseline = XGBoostBaseline(features)
     baseline.settings = {**XGBoostBaseline.settings, **changes}
     start = time.perf_counter()
-    baseline.fit(*parts["train"], *parts["validation"], seed=seed)
+    baseline.fit(parts["train"], parts["validation"], seed)
     result = {"seconds": time.perf_counter() - start, "rounds": int(baseline.model_.best_iteration) + 1}
     # The test part is looked at for the shipped settings alone.
     for part in ("validation", "test") if not changes else ("validation",):
@@ -57,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     molecules = load_molecules("lipophilicity")
     features, start = FeatureTable(), time.perf_counter()
-    features.get(molecules.smiles)
+    features.get(DESCRIPTORS_AND_COUNTS, molecules.smiles)
     report: dict[str, Any] = {
         "data": "lipophilicity",
         "molecules": len(molecules),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -26,11 +25,12 @@ from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import make_split
 from moltune.errors import DataError, RunFolderError
-from moltune.predictors.base import LanguageModel
+from moltune.predictors.language import LanguageModel
+from moltune.predictors.load import load_model
 from moltune.predictors.probe import Probe
-from moltune.tuning.fit import PROBE, load_tuned, reads_tokens, tune_model
-from moltune.tuning.loop import EpochReport, check_settings
-from moltune.tuning.train import unfit_molecules
+
+if TYPE_CHECKING:
+    from moltune.tuning.loop import EpochReport
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,11 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             DataError: a SMILES or a target cannot be used; rows are named, none is dropped.
             ConfigError: a parameter is wrong.
         """
+        # To predict, nothing of this is needed.
+        from moltune.tuning.fit import PROBE, reads_tokens, tune_model
+        from moltune.tuning.loop import check_settings
+        from moltune.tuning.train import unfit_molecules
+
         training, seed = self._training(), make_settings(FinetuneConfig, {"seed": self.seed}).seed
         check_settings(training)
         molecules = _checked(X, y)
@@ -115,8 +120,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         # A probe looks at no validation part, so none is kept from it.
         whole = method.name == PROBE
         train, validation = (np.arange(len(molecules)), np.arange(0)) if whole else self._divide(molecules)
-        folder = Path(tempfile.mkdtemp(prefix="moltune-"))
-        try:
+        with tempfile.TemporaryDirectory(prefix="moltune-", ignore_cleanup_errors=True) as folder:
             tuned = tune_model(
                 (smiles[train].tolist(), target[train]),
                 (smiles[validation].tolist(), target[validation]),
@@ -124,11 +128,9 @@ class MolRegressor(RegressorMixin, BaseEstimator):
                 method=method,
                 training=training,
                 seed=seed,
-                folder=folder,
+                folder=Path(folder),
                 report=report,
             )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         self.model_ = tuned.model
         self.history_, self.best_epoch_ = tuned.history, tuned.best_epoch
         self.n_features_in_ = 1
@@ -170,26 +172,24 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         Raises:
             CheckpointError: there is no tuned model.
         """
-        model = load_tuned(folder)
+        model = load_model(folder)
+        estimator = cls()
         if isinstance(model, LanguageModel):
             config = model.network.config
-            estimator = cls(model=config.base_model or str(folder), method=config.method or "full", head=config.head)
-        else:
-            assert isinstance(model, Probe)
-            estimator = cls(method=PROBE, method_settings={"probe": model.settings.model_dump()})
-            if model.base:
-                estimator.set_params(model=model.base["model"], head=model.base["pooling"])
+            estimator.set_params(
+                model=config.base_model or str(folder), method=config.method or "full", head=config.head
+            )
+        elif isinstance(model, Probe):
+            estimator.set_params(method="probe", method_settings={"probe": model.settings.model_dump()})
+            if model.encoder is not None:
+                estimator.set_params(model=model.encoder.settings.name, head=model.encoder.settings.head)
         estimator.model_, estimator.n_features_in_ = model, 1
         return estimator
 
     def _training(self) -> TrainingSettings:
-        named = {
-            name: getattr(self, name)
-            for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
-            if getattr(self, name) is not None
-        }
-        defaults = training_defaults(self.method)
-        return make_settings(TrainingSettings, {**defaults, **(self.settings or {}), **named})
+        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
+        named = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return make_settings(TrainingSettings, {**training_defaults(self.method), **(self.settings or {}), **named})
 
     def _divide(self, molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
         share = self.validation_fraction

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from moltune.baselines.baselines import BASELINES, FeatureTable, descriptors_and_counts, make_baseline, run_baselines
+from moltune.baselines.classical import BASELINES, make_baseline
+from moltune.baselines.compare import run_baselines
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
 
 CLASSICAL = [name for name in BASELINES if name != "mean"]
 
@@ -25,6 +28,10 @@ class Counting:
         features[:, 10] = np.nan
         features[:, 11] = 1e38
         return features
+
+
+def table_of(featurizer: Counting) -> FeatureTable:
+    return FeatureTable({DESCRIPTORS_AND_COUNTS: featurizer})
 
 
 def problem(n: int, start: int = 0) -> tuple[list[str], np.ndarray]:
@@ -54,29 +61,29 @@ def test_unknown_name_lists_the_known() -> None:
 def test_unknown_name_fails_before_any_work() -> None:
     features = Counting()
     with pytest.raises(ConfigError):
-        run_baselines(["ridge", "svm"], parts(), features=FeatureTable(features))
+        run_baselines(["ridge", "svm"], parts(), features=table_of(features))
     assert not features.asked
 
 
 def test_features_are_computed_once_for_all_baselines() -> None:
     features = Counting()
-    run_baselines(list(BASELINES), parts(), bootstrap=0, features=FeatureTable(features))
+    run_baselines(list(BASELINES), parts(), bootstrap=0, features=table_of(features))
     assert len(features.asked) == len(set(features.asked)) == 260
 
 
 def test_feature_table_keeps_the_order_asked_for() -> None:
-    table = FeatureTable(Counting())
-    both = table.get(["3", "1", "3"])
+    table = table_of(Counting())
+    both = table.get(DESCRIPTORS_AND_COUNTS, ["3", "1", "3"])
     np.testing.assert_array_equal(both[0], both[2])
     np.testing.assert_array_equal(both[[1]], Counting()(["1"]))
     with pytest.raises(DataError, match="no molecules"):
-        table.get([])
+        table.get(DESCRIPTORS_AND_COUNTS, [])
 
 
 def test_mean_predicts_the_training_mean_and_needs_no_features() -> None:
     features = Counting()
     data = parts()
-    result = run_baselines(["mean"], data, features=FeatureTable(features))["mean"]
+    result = run_baselines(["mean"], data, features=table_of(features))["mean"]
     np.testing.assert_allclose(result.predictions["test"], data["train"][1].mean())
     assert result.metrics["train"]["r2"]["value"] == pytest.approx(0, abs=1e-6)
     assert not features.asked
@@ -87,7 +94,7 @@ def test_learns_a_learnable_target_and_repeats_itself(name: str) -> None:
     data = parts()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runs = [run_baselines([name], data, seed=4, features=FeatureTable(Counting()))[name] for _ in range(2)]
+        runs = [run_baselines([name], data, seed=4, features=table_of(Counting()))[name] for _ in range(2)]
     mean = run_baselines(["mean"], data)["mean"]
     assert runs[0].metrics["test"]["rmse"]["upper"] < mean.metrics["test"]["rmse"]["value"]
     np.testing.assert_array_equal(runs[0].predictions["test"], runs[1].predictions["test"])
@@ -99,7 +106,7 @@ def test_learns_a_learnable_target_and_repeats_itself(name: str) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_test_targets_do_not_change_the_predictions(name: str) -> None:
     data = parts()
-    table = FeatureTable(Counting())
+    table = table_of(Counting())
     first = run_baselines([name], data, bootstrap=0, features=table)[name]
     data["test"] = (data["test"][0], -data["test"][1])
     second = run_baselines([name], data, bootstrap=0, features=table)[name]
@@ -109,10 +116,10 @@ def test_test_targets_do_not_change_the_predictions(name: str) -> None:
 def test_validation_stops_xgboost_but_is_not_trained_on() -> None:
     data = parts()
     noise = np.random.default_rng(0).normal(size=50)
-    baseline = make_baseline("xgboost", FeatureTable(Counting()))
-    baseline.fit(*data["train"], data["validation"][0], noise)
+    baseline: Any = make_baseline("xgboost", table_of(Counting()))
+    baseline.fit(data["train"], (data["validation"][0], noise))
     stopped = baseline.model_.best_iteration
-    baseline.fit(*data["train"], *data["validation"])
+    baseline.fit(data["train"], data["validation"])
     assert stopped < baseline.model_.best_iteration < baseline.most_rounds
 
 
@@ -120,7 +127,7 @@ def test_validation_stops_xgboost_but_is_not_trained_on() -> None:
 @pytest.mark.parametrize("train", [1, 2, 5])
 def test_tiny_training_parts_work(name: str, train: int) -> None:
     data = {"train": problem(train), "validation": ([], np.empty(0)), "test": problem(3, 2000)}
-    result = run_baselines([name], data, bootstrap=10, features=FeatureTable(Counting()))[name]
+    result = run_baselines([name], data, bootstrap=10, features=table_of(Counting()))[name]
     assert set(result.metrics) == {"train", "test"}
     assert np.isfinite(result.predictions["test"]).all()
 
@@ -149,13 +156,13 @@ def test_ridge_is_not_thrown_off_by_an_odd_molecule() -> None:
             return features
 
     data = parts()
-    predicted = run_baselines(["ridge"], data, features=FeatureTable(Odd()))["ridge"].predictions["test"]
+    predicted = run_baselines(["ridge"], data, features=table_of(Odd()))["ridge"].predictions["test"]
     low, high = data["train"][1].min(), data["train"][1].max()
     assert low - 2 * (high - low) < predicted[0] < high + 2 * (high - low)
 
 
 def test_real_features_have_descriptors_then_counts() -> None:
-    features = descriptors_and_counts(["CCO", "c1ccccc1O", "CC(=O)[O-].[Na+]"])
+    features = FeatureTable().get(DESCRIPTORS_AND_COUNTS, ["CCO", "c1ccccc1O", "CC(=O)[O-].[Na+]"])
     assert features.dtype == np.float32
     assert features.shape[0] == 3
     assert features.shape[1] > 2048 + 200

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from tests.tiny import RunSettings
 
-from moltune.baselines.baselines import BASELINES, FeatureTable, make_baseline
-from moltune.baselines.storage import load_baseline, save_baseline, storable
+from moltune.baselines.classical import BASELINES, STORABLE, load_baseline, make_baseline
 from moltune.config import make_config
 from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
+from moltune.features.registry import FeatureTable
 from moltune.predictors.blend import Blend, blend_weights
 from moltune.predictors.members import baselines_of, check_baselines
 from moltune.predictors.predictor import Predictor
@@ -64,8 +64,9 @@ def test_weights_of_special_cases() -> None:
 def test_stored_baselines_predict_the_same(name: str, small_table: pd.DataFrame, tmp_path: Path) -> None:
     smiles, y = small_table["smiles"].tolist(), small_table["hydration_free_energy"].to_numpy(dtype=float)
     table = FeatureTable()
-    baseline = make_baseline(name, table).fit(smiles[:70], y[:70], smiles[70:90], y[70:90], seed=3)
-    save_baseline(baseline, tmp_path / name)
+    baseline = make_baseline(name, table).fit((smiles[:70], y[:70]), (smiles[70:90], y[70:90]), seed=3)
+    (tmp_path / name).mkdir()
+    baseline.save(tmp_path / name)
     files = [path.suffix for path in (tmp_path / name).iterdir()]
     assert set(files) <= {".json", ".safetensors", ".ubj"}
     again = load_baseline(name, tmp_path / name, table)
@@ -77,9 +78,9 @@ def test_stored_baselines_predict_the_same(name: str, small_table: pd.DataFrame,
 
 
 def test_what_needs_pickle_is_refused(settings: RunSettings, tmp_path: Path) -> None:
-    assert set(storable()) == set(BASELINES) - {"random-forest"}
+    assert set(STORABLE) == set(BASELINES) - {"random-forest"}
     with pytest.raises(ConfigError, match="random-forest cannot be stored without pickle"):
-        save_baseline(make_baseline("random-forest"), tmp_path)
+        make_baseline("random-forest").save(tmp_path)
     with pytest.raises(ConfigError, match=r"'random-forest' cannot be part of a blend.*xgboost, ridge, mean"):
         finetune(make_config(settings(output=tmp_path / "r", **{"prediction.blend": ["random-forest"]})))
     with pytest.raises(ConfigError, match="twice"):

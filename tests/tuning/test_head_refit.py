@@ -19,8 +19,8 @@ from moltune.models.inference import embed_smiles, predict_smiles
 from moltune.models.kernel import KERNEL_FILE, KernelHead
 from moltune.models.methods.adapters import ADAPTER_WEIGHTS
 from moltune.models.regression import RegressionModel
-from moltune.predictors.base import LanguageModel
-from moltune.predictors.kernels import Scaler
+from moltune.predictors.language import LanguageModel
+from moltune.predictors.probe_heads import Scaler
 from moltune.predictors.predictor import Predictor
 from moltune.reports.summary import refit_words
 from moltune.tuning.finetune import finetune

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moltune.cli.console import facts, out, print_json, set_up_logging
-from moltune.cli.options import Base, Json, Quiet, Smiles, Target, Tta
+from moltune.cli.options import Base, Json, Quiet, Smiles, Target
 
 
 def evaluate(
@@ -16,7 +16,6 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled molecules: a file, bundled set or hub id.")],
     target: Target = None,
     smiles: Smiles = None,
-    tta: Tta = None,
     blend: Annotated[
         bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
     ] = None,
@@ -30,7 +29,7 @@ def evaluate(
     from moltune.predictors.predictor import Predictor
     from moltune.reports.summary import METRIC_LABELS, format_estimate
 
-    metrics = Predictor.load(run, base, tta=tta, blend=blend).evaluate_source(
+    metrics = Predictor.load(run, base, blend=blend).evaluate_source(
         data, smiles=smiles, target=target, bootstrap=bootstrap
     )
     if as_json:

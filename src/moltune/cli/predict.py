@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moltune.cli.console import molecule_progress, print_json, set_up_logging
-from moltune.cli.options import Base, Json, Quiet, Smiles, Tta
+from moltune.cli.options import Base, Json, Quiet, Smiles
 from moltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ def predict(
         Path | None, typer.Option("--output", "-o", help="CSV, TSV, Parquet or JSON lines; unset: CSV to the screen.")
     ] = None,
     smiles: Smiles = None,
-    tta: Tta = None,
     blend: Annotated[
         bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
     ] = None,
@@ -50,7 +49,7 @@ def predict(
     listed = None if source is not None else _listed(inputs)
     from moltune.predictors.predictor import Predictor
 
-    predictor = Predictor.load(run, base, tta=tta, blend=blend)
+    predictor = Predictor.load(run, base, blend=blend)
     with molecule_progress(None, quiet) as progress:
         if source is not None:
             table = predictor.predict_source(source, smiles=smiles, batch_size=batch_size, progress=progress)

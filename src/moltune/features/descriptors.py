@@ -1,4 +1,4 @@
-"""Descriptors and fingerprints of RDKit for baselines and similarity."""
+"""Descriptors and fingerprints of RDKit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CHUNK = 64
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def rdkit_descriptors(smiles: Sequence[str], *, n_jobs: int | None = None) -> pd.DataFrame:
+def rdkit_descriptors(smiles: Sequence[str], *, n_jobs: int = 1) -> pd.DataFrame:
     """All two-dimensional descriptors of RDKit (``Descriptors.descList``), about 217 of them.
 
     Args:
         smiles: n valid SMILES.
-        n_jobs: worker processes, as in scikit-learn: None is one (this process), -1 all cores. The values do not
-            depend on it. A drug-like molecule takes some 10 ms of one core, so workers pay from some hundred on.
+        n_jobs: worker processes; -1: one per core. The values do not depend on it. A drug-like molecule takes about
+            10 ms of one core, so workers pay off from several hundred molecules on.
 
     Returns:
         float64, shape (n, number of descriptors), index 0..n-1. A descriptor that RDKit cannot compute, or that is
@@ -32,24 +32,17 @@ def rdkit_descriptors(smiles: Sequence[str], *, n_jobs: int | None = None) -> pd
     Raises:
         DataError: a SMILES is not valid; the message names its position.
     """
-    texts = list(smiles)
-    names = [name for name, _ in Descriptors.descList]
-    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
-    if n_jobs in (None, 1) or len(chunks) < 2:
-        blocks = [_descriptor_block(chunk, start * _CHUNK) for start, chunk in enumerate(chunks)]
-    else:
-        tasks = (delayed(_descriptor_block)(chunk, start * _CHUNK) for start, chunk in enumerate(chunks))
-        blocks = Parallel(n_jobs=n_jobs)(tasks)
-    values = np.concatenate(blocks) if blocks else np.empty((0, len(names)))
-    return pd.DataFrame(values, columns=names)
+    names, texts = [name for name, _ in Descriptors.descList], list(smiles)
+    tasks = (delayed(_descriptor_block)(texts[start : start + _CHUNK], start) for start in range(0, len(texts), _CHUNK))
+    blocks = Parallel(n_jobs=n_jobs if len(texts) > _CHUNK else 1)(tasks)
+    return pd.DataFrame(np.concatenate([np.empty((0, len(names))), *blocks]), columns=names)
 
 
 def _descriptor_block(smiles: list[str], start: int) -> np.ndarray:
     mols = parse_all(smiles, start)
     with rdkit_log():
         rows = [Descriptors.CalcMolDescriptors(mol, missingVal=np.nan, silent=True) for mol in mols]
-    names = [name for name, _ in Descriptors.descList]
-    values = np.array([[row[name] for name in names] for row in rows], dtype=np.float64)
+    values = np.array([[row[name] for name, _ in Descriptors.descList] for row in rows], dtype=np.float64)
     values[~np.isfinite(values)] = np.nan
     return np.clip(values, -_LARGEST, _LARGEST)
 
@@ -69,10 +62,10 @@ def morgan_counts(smiles: Sequence[str], radius: int = 2, size: int = 2048) -> n
     return counts
 
 
-def morgan_bits(smiles: Sequence[str], radius: int = 2, size: int = 2048) -> list[DataStructs.ExplicitBitVect]:
-    """Morgan bit fingerprints for similarity searches, one per SMILES.
+def morgan_bits(smiles: Sequence[str]) -> list[DataStructs.ExplicitBitVect]:
+    """Morgan bit fingerprints (radius 2, 2048 bits) for similarity searches, one per SMILES.
 
     Raises:
         DataError: a SMILES is not valid; the message names its position.
     """
-    return fingerprints(parse_all(list(smiles)), radius, size)
+    return fingerprints(parse_all(list(smiles)))

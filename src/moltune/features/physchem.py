@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors as rd
 
@@ -22,7 +21,6 @@ from moltune.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MQN_SIZE, SLOGP_SIZE, SMR_SIZE, PEOE_SIZE = 42, 12, 10, 14
 _SINGLE: dict[str, Any] = {
     "MolWt": rd._CalcMolWt,
     "HeavyAtoms": rd.CalcNumHeavyAtoms,
@@ -63,17 +61,16 @@ _SINGLE: dict[str, Any] = {
     "Chi3n": rd.CalcChi3n,
 }
 DESCRIPTORS: tuple[str, ...] = (
-    *(f"MQN{i}" for i in range(1, MQN_SIZE + 1)),
-    *(f"SlogP_VSA{i}" for i in range(1, SLOGP_SIZE + 1)),
-    *(f"SMR_VSA{i}" for i in range(1, SMR_SIZE + 1)),
-    *(f"PEOE_VSA{i}" for i in range(1, PEOE_SIZE + 1)),
+    *(f"MQN{i}" for i in range(1, 43)),
+    *(f"SlogP_VSA{i}" for i in range(1, 13)),
+    *(f"SMR_VSA{i}" for i in range(1, 11)),
+    *(f"PEOE_VSA{i}" for i in range(1, 15)),
     "CrippenLogP",
     "CrippenMR",
     *_SINGLE,
 )
 """Names of the columns of :func:`physchem`, in order."""
 
-CLIP = 5.0
 _CHUNK = 2000
 _MAX_NON_FINITE = 0.01
 
@@ -86,13 +83,10 @@ def physchem(smiles: Sequence[str], *, n_jobs: int = 1) -> np.ndarray:
     Hall and Kier, molecular weight (g/mol), and counts. The row of a molecule that RDKit cannot read is NaN; a value
     that is not finite stays as it is. The result does not depend on ``n_jobs`` (processes).
     """
-    chunks = [list(smiles[i : i + _CHUNK]) for i in range(0, len(smiles), _CHUNK)]
-    if not chunks:
-        return np.empty((0, len(DESCRIPTORS)), dtype=np.float32)
-    if n_jobs <= 1 or len(chunks) == 1:
-        return np.concatenate([_compute(chunk) for chunk in chunks])
-    with ProcessPoolExecutor(n_jobs, get_context("spawn")) as pool:
-        return np.concatenate(list(pool.map(_compute, chunks)))
+    texts = list(smiles)
+    tasks = (delayed(_compute)(texts[start : start + _CHUNK]) for start in range(0, len(texts), _CHUNK))
+    blocks = Parallel(n_jobs=n_jobs if len(texts) > _CHUNK else 1)(tasks)
+    return np.concatenate([np.empty((0, len(DESCRIPTORS)), dtype=np.float32), *blocks])
 
 
 def _compute(chunk: list[str]) -> np.ndarray:
@@ -135,17 +129,16 @@ class DescriptorScaler:
     mean: np.ndarray
     sd: np.ndarray
     dropped: dict[str, str] = field(default_factory=dict)
-    clip: float = CLIP
+    clip: float = 5.0
 
     @classmethod
-    def fit(cls, values: np.ndarray, names: Sequence[str] = DESCRIPTORS, *, clip: float = CLIP) -> DescriptorScaler:
+    def fit(cls, values: np.ndarray, names: Sequence[str] = DESCRIPTORS) -> DescriptorScaler:
         """Learn mean and standard deviation from a sample of shape (n, d).
 
         Raises:
             DataError: the shape does not fit the names, or no column is usable.
         """
-        if values.ndim != 2 or values.shape[1] != len(names):
-            raise DataError(f"the scaler needs {len(names)} columns, not an array of shape {values.shape}")
+        _check_shape(values, names)
         sample = np.asarray(values, dtype=np.float64)
         sample = np.where(np.isfinite(sample), sample, np.nan)
         sample = sample[~np.isnan(sample).all(axis=1)]
@@ -169,7 +162,7 @@ class DescriptorScaler:
             raise DataError("every descriptor is constant on this sample; fit the scaler on more molecules")
         if dropped:
             logger.info("descriptors left out: %s", ", ".join(f"{name} ({why})" for name, why in dropped.items()))
-        return cls(tuple(kept), np.array(mean), np.array(sd), dropped, clip)
+        return cls(tuple(kept), np.array(mean), np.array(sd), dropped)
 
     def transform(self, values: np.ndarray, names: Sequence[str] = DESCRIPTORS) -> np.ndarray:
         """Standardise an array of shape (n, d) whose columns are ``names``; float32, shape (n, len(self.names)).
@@ -177,8 +170,7 @@ class DescriptorScaler:
         Raises:
             DataError: a column that the scaler knows is missing, or the shape does not fit the names.
         """
-        if values.ndim != 2 or values.shape[1] != len(names):
-            raise DataError(f"the scaler needs {len(names)} columns, not an array of shape {values.shape}")
+        _check_shape(values, names)
         place = {name: number for number, name in enumerate(names)}
         missing = [name for name in self.names if name not in place]
         if missing:
@@ -191,13 +183,7 @@ class DescriptorScaler:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; :meth:`from_dict` gives the same scaler back, to the last bit."""
-        return {
-            "names": list(self.names),
-            "mean": self.mean.tolist(),
-            "sd": self.sd.tolist(),
-            "dropped": dict(self.dropped),
-            "clip": self.clip,
-        }
+        return asdict(self) | {"names": list(self.names), "mean": self.mean.tolist(), "sd": self.sd.tolist()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DescriptorScaler:
@@ -219,3 +205,8 @@ class DescriptorScaler:
         if not scaler.names or scaler.mean.shape != (len(scaler.names),) or scaler.sd.shape != scaler.mean.shape:
             raise DataError("the stored descriptor scaler is damaged: names, mean and sd differ in length")
         return scaler
+
+
+def _check_shape(values: np.ndarray, names: Sequence[str]) -> None:
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise DataError(f"the scaler needs {len(names)} columns, not an array of shape {values.shape}")

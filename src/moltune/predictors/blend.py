@@ -3,7 +3,7 @@
 Weights minimise the squared error of the average on the validation part, w ≥ 0 and Σw = 1. The folder of a blend::
 
     blend.json        members, weights, versions
-    <baseline>/       what :mod:`moltune.baselines.storage` writes: JSON, arrays, XGBoost's own format; never pickle
+    <baseline>/       what :mod:`moltune.baselines.classical` writes: JSON, arrays, XGBoost's own format; never pickle
     probe-<place>/    what :mod:`moltune.predictors.probe` writes; a probe's name has characters that no folder should
 """
 
@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from moltune.baselines.baselines import Baseline, FeatureTable
-from moltune.errors import DataError, NumericsError
+from moltune.baselines.classical import Baseline
+from moltune.errors import DataError, NumericsError, RunFolderError
 from moltune.evaluation.metrics import compare_paired, evaluate
-from moltune.predictors.members import load_member, member_folder, read_members, save_member
+from moltune.features.registry import FeatureTable
+from moltune.files import write_json
+from moltune.predictors.members import load_member
+from moltune.reports.summary import is_probe_name
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +81,8 @@ class Blend:
     baselines: dict[str, Baseline]
 
     def combine(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Average predictions of the members, shape (n,) each."""
-        return np.sum([weight * np.asarray(predicted[name]) for name, weight in self.weights.items()], axis=0)
+        """Average predictions of the members, shape (n,) each; those of weight zero may be missing."""
+        return np.sum([weight * predicted[name] for name, weight in self.weights.items() if weight], axis=0)
 
     def predict(self, smiles: Sequence[str], model: np.ndarray) -> np.ndarray:
         """Predict molecules of which the model's predictions are known, in the target's unit; shape (n,)."""
@@ -87,15 +90,14 @@ class Blend:
             return np.empty(0)
         # A member of weight zero would cost its features and change nothing.
         own = {name: one.predict(smiles) for name, one in self.baselines.items() if self.weights[name]}
-        used = {name: weight for name, weight in self.weights.items() if weight}
-        return Blend(used, {}).combine({MODEL: model, **own})
+        return self.combine({MODEL: model, **own})
 
     def save(self, folder: Path) -> None:
         """Write the members and their weights; no file holds anything that runs."""
-        for position, (name, member) in enumerate(self.baselines.items()):
-            save_member(member, member_folder(folder, position, name))
-        values = {"weights": self.weights, "baselines": list(self.baselines)}
-        (folder / FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        for place, member in zip(_folders(folder, list(self.baselines)), self.baselines.values(), strict=True):
+            place.mkdir(parents=True, exist_ok=True)
+            member.save(place)
+        write_json(folder / FILE, {"weights": self.weights, "baselines": list(self.baselines)})
 
     @classmethod
     def load(cls, folder: Path, base: str | Path | None = None) -> Blend:
@@ -109,13 +111,19 @@ class Blend:
             RunFolderError: a file is missing or damaged.
             CheckpointError: a probe's checkpoint is missing or another one.
         """
-        weights, names = read_members(folder, FILE)
-        table = FeatureTable()
-        members = {
-            name: load_member(name, member_folder(folder, position, name), table, base)
-            for position, name in enumerate(names)
-        }
-        return cls(weights, members)
+        try:
+            values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            weights = {str(name): float(weight) for name, weight in values["weights"].items()}
+            names = [str(name) for name in values["baselines"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise RunFolderError(f"{folder} holds no readable blend: {FILE} is missing or damaged") from None
+        table, places = FeatureTable(), zip(names, _folders(folder, names), strict=True)
+        return cls(weights, {name: load_member(name, place, table, base) for name, place in places})
+
+
+def _folders(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Baselines lie under their name, probes under their place in the list: not every disk takes a colon."""
+    return [folder / (f"probe-{at}" if is_probe_name(name) else name) for at, name in enumerate(names)]
 
 
 def make_blend(

@@ -6,21 +6,13 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moltune.baselines.baselines import (
-    BaselineResult,
-    FeatureTable,
-    Featurizer,
-    descriptors_and_counts,
-    descriptors_in,
-    run_baselines,
-)
+from moltune.baselines.compare import BaselineResult, run_baselines
 from moltune.config import FinetuneConfig, ModelSettings, make_config
 from moltune.data.describe import describe
 from moltune.data.load import load_molecules, reason_counts
@@ -29,9 +21,9 @@ from moltune.data.splitting.leakage import Leakage, check_leakage
 from moltune.data.splitting.split import Split, make_split
 from moltune.errors import ConfigError
 from moltune.evaluation.metrics import compare_paired, evaluate
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, check_feature
+from moltune.features.embedding import Encoder
+from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer, find_feature
 from moltune.models.methods.registry import make_method
-from moltune.predictors.base import Tuned
 from moltune.predictors.blend import BLEND, Blend, judge_blend, make_blend
 from moltune.predictors.blend import MODEL as LANGUAGE_MODEL
 from moltune.predictors.members import baselines_of, check_baselines, check_members, make_member
@@ -58,7 +50,7 @@ from moltune.tuning.additions import add_molecules, added_words, mark_added
 from moltune.tuning.cost import folder_bytes
 from moltune.tuning.fit import PROBE, reads_tokens, tune_model
 from moltune.tuning.loop import EpochReport, check_settings, remove_checkpoints
-from moltune.tuning.train import unfit_molecules
+from moltune.tuning.train import Tuned, unfit_molecules
 
 logger = logging.getLogger(__name__)
 
@@ -179,12 +171,8 @@ def check_method(config: FinetuneConfig) -> None:
             f"{config.method.name} saves only what it changed, and random weights are in no checkpoint that it could "
             "be put on again: use --method full"
         )
-    if config.method.name != PROBE:
-        return
-    for feature in config.method.probe.features:
-        check_feature(feature)
-    if config.prediction.tta > 1 or config.training.augment:
-        raise ConfigError("a probe reads one SMILES of each molecule; leave augment at 0 and tta at 1")
+    if config.method.name == PROBE:
+        find_feature("+".join(config.method.probe.features))
 
 
 @dataclass(frozen=True)
@@ -259,7 +247,6 @@ class Judged:
         predicted: part → predictions of the model, in the target's unit.
         baselines: results by name.
         metrics: the content of ``metrics.json``.
-        spread: part → standard deviation over several SMILES of a molecule; empty where one is predicted.
         blend: of model and baselines, where one was asked for.
         blended: part → its predictions.
     """
@@ -267,7 +254,6 @@ class Judged:
     predicted: dict[str, np.ndarray]
     baselines: dict[str, BaselineResult]
     metrics: dict[str, Any]
-    spread: dict[str, np.ndarray]
     blend: Blend | None
     blended: dict[str, np.ndarray]
 
@@ -285,22 +271,17 @@ def judge(
         "confidence": config.evaluation.confidence,
         "seed": config.seed,
     }
-    batch, k = config.training.eval_batch_size, config.prediction.tta
+    batch = config.training.eval_batch_size
     wanted = [name for name in parts if name != "train" or config.evaluation.training_part or set(parts) == {"train"}]
-    averaged = {name: tuned.model.predict_spellings(parts[name][0], k, batch) for name in wanted}
-    predicted = {name: found.mean for name, found in averaged.items()}
-    spread = {name: found.spread for name, found in averaged.items() if found.spread is not None}
+    predicted = {name: tuned.model.predict(parts[name][0], batch) for name in wanted}
     metrics: dict[str, Any] = {
         name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
         if name in predicted
     }
     names = [*baselines_of(config), *config.prediction.blend]
-    features = features or {}
-    table = FeatureTable(features.get(DESCRIPTORS_AND_COUNTS, descriptors_and_counts))
-    # Probes take their descriptors from the table of the classical baselines, which has them already.
-    make = partial(make_member, model=model, lookups={"rdkit": partial(descriptors_in, table), **features})
-    baselines = run_baselines(names, parts, features=table, make=make, **options)
+    table = FeatureTable({EMBEDDING: Encoder(model), **(features or {})})
+    baselines = run_baselines(names, parts, features=table, make=make_member, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:
         metrics["comparison"] = {
@@ -323,15 +304,15 @@ def judge(
     metrics["cost"] = tuned.cost.to_dict()
     if tuned.refit is not None:
         metrics["refit"] = tuned.refit.to_dict()
-    return Judged(predicted, baselines, metrics, spread, blend, blended)
+    return Judged(predicted, baselines, metrics, blend, blended)
 
 
 def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
-    """One line per molecule in table order: smiles, split, true, predicted, spread, baselines, blend, as there are."""
+    """One line per molecule in table order: smiles, split, true, predicted, baselines, blend, as there are."""
     table = pd.DataFrame({"smiles": prepared.molecules.smiles})
     table["split"] = prepared.split.to_frame(prepared.molecules)["split"]
     table["true"] = prepared.molecules.target
-    columns = {"predicted": judged.predicted} | ({"spread": judged.spread} if judged.spread else {})
+    columns = {"predicted": judged.predicted}
     columns |= {f"predicted_{name}": result.predictions for name, result in judged.baselines.items()}
     columns |= {f"predicted_{BLEND}": judged.blended} if judged.blended else {}
     for column, values in columns.items():

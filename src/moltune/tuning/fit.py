@@ -1,19 +1,23 @@
-"""From molecules, or from a folder, to a tuned model, whatever the method."""
+"""From molecules to a tuned model, whatever the method."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 
-from moltune.config import MethodSettings, ModelSettings, TrainingSettings
-from moltune.features.registry import EMBEDDING
-from moltune.models.checkpoints import load_regression, load_tokenizer
-from moltune.predictors.base import LanguageModel, Tuned, TunedModel
-from moltune.predictors.probe import is_probe, load_probe, tune_probe
-from moltune.tuning.loop import EpochReport
-from moltune.tuning.train import tune
+from moltune.config import MethodSettings, ModelSettings, ProbeSettings, TrainingSettings
+from moltune.features.embedding import Encoder
+from moltune.features.registry import EMBEDDING, FeatureTable, find_feature
+from moltune.models.methods.base import ParameterCount
+from moltune.predictors.probe import fit_probe
+from moltune.tuning.cost import Meter
+from moltune.tuning.loop import HISTORY_COLUMNS, EpochReport
+from moltune.tuning.train import Tuned, tune
 
 PROBE = "probe"
 
@@ -37,7 +41,7 @@ def tune_model(
     report: EpochReport | None = None,
     log_folder: Path | None = None,
 ) -> Tuned:
-    """Fit a probe, or train; see :func:`moltune.predictors.probe.tune_probe` and :func:`moltune.tuning.train.tune`."""
+    """Fit a probe, or train; see :func:`tune_probe` and :func:`moltune.tuning.train.tune`."""
     if method.name == PROBE:
         return tune_probe(train, method.probe, model=model, training=training, seed=seed, target_name=target_name)
     return tune(
@@ -55,17 +59,35 @@ def tune_model(
     )
 
 
-def load_tuned(folder: str | Path, base: str | Path | None = None, *, truncate: bool = False) -> TunedModel:
-    """Load what a run or :meth:`moltune.predictors.base.TunedModel.save` wrote.
-
-    Args:
-        folder: run or model folder.
-        base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
-        truncate: cut SMILES that are longer than a language model reads.
+def tune_probe(
+    train: tuple[Sequence[str], np.ndarray],
+    settings: ProbeSettings,
+    *,
+    model: ModelSettings,
+    training: TrainingSettings,
+    seed: int,
+    target_name: str = "target",
+) -> Tuned:
+    """Featurise and fit; the validation part is not used.
 
     Raises:
-        CheckpointError: there is no tuned model, or a file of it is damaged.
+        ConfigError: a feature's package is missing.
+        DataError: too few molecules, or too many for a Gaussian process.
     """
-    if is_probe(folder):
-        return load_probe(folder, base)
-    return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
+    find_feature("+".join(settings.features))
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    with Meter() as meter:
+        encoder = Encoder(model, training.eval_batch_size)
+        features = FeatureTable({EMBEDDING: encoder}, threads=training.threads or os.cpu_count())
+        probe = fit_probe(train, settings, features, seed=seed, target_name=target_name)
+    frozen = 0 if probe.encoder is None else sum(p.numel() for p in probe.encoder.network.encoder.parameters())
+    fitted = probe.head.fitted
+    return Tuned(
+        model=probe,
+        history=pd.DataFrame(columns=HISTORY_COLUMNS),
+        best_epoch=0,
+        parameters=ParameterCount(PROBE, 0, fitted, fitted, fitted + frozen),
+        seconds=meter.seconds,
+        cost=meter.cost(round(len(train[1]) / meter.seconds, 1)),
+    )

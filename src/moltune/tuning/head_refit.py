@@ -15,7 +15,7 @@ from moltune.errors import NumericsError
 from moltune.models.inference import embed_smiles, predict_smiles
 from moltune.models.kernel import KernelHead
 from moltune.models.regression import RegressionModel
-from moltune.predictors.kernels import Scaler, SvrHead
+from moltune.predictors.probe_heads import Scaler, SvrHead
 
 logger = logging.getLogger(__name__)
 

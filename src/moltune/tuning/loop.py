@@ -29,7 +29,6 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from moltune.config import TrainingSettings
-from moltune.data.augment import AugmentedDataset, AugmentedSampler
 from moltune.errors import ConfigError, NumericsError
 from moltune.models.batches import LengthBucketSampler, PadCollator, SmilesDataset
 from moltune.models.checkpoints import quiet_transformers
@@ -78,9 +77,6 @@ class MoleculeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(dataset, AugmentedDataset):
-            bucket = self.settings.bucket_by_length
-            return AugmentedSampler(dataset, self.args.train_batch_size, self.args.seed, bucket=bucket)
         if not self.settings.bucket_by_length:
             return super()._get_train_sampler(dataset)
         return LengthBucketSampler(dataset.lengths, self.args.train_batch_size, self.args.seed)

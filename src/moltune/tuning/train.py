@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from transformers import set_seed
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
-from moltune.data.augment import AugmentedDataset
 from moltune.errors import DataError
 from moltune.models.batches import SmilesDataset
 from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length
 from moltune.models.coverage import check_smiles
+from moltune.models.methods.base import ParameterCount
 from moltune.models.methods.registry import make_method
 from moltune.models.molformer import MolformerConfig
-from moltune.predictors.base import LanguageModel, Tuned
-from moltune.tuning.cost import Meter
-from moltune.tuning.head_refit import refit_head
+from moltune.predictors.base import TunedModel
+from moltune.predictors.language import LanguageModel
+from moltune.tuning.cost import Cost, Meter
+from moltune.tuning.head_refit import Refit, refit_head
 from moltune.tuning.head_start import start_head
 from moltune.tuning.loop import EpochReport, fit
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model in memory, and how it came about.
+
+    Attributes:
+        model: ready to predict.
+        history: losses per epoch; empty where nothing is trained by epochs.
+        best_epoch: epoch whose weights the model has; 0 without epochs.
+        parameters: what was trained.
+        seconds: wall-clock time in this process.
+        cost: time, memory and throughput.
+        refit: what became of the head after training; None: it was left as trained.
+    """
+
+    model: TunedModel
+    history: pd.DataFrame
+    best_epoch: int
+    parameters: ParameterCount
+    seconds: float
+    cost: Cost
+    refit: Refit | None = None
 
 
 def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
@@ -111,18 +137,15 @@ def tune(
         if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
             network.encoder.config.redraw_features = model.redraw
             network.config.encoder.redraw_features = model.redraw
-        length = max_length(network.encoder, tokenizer)
         truncate = model.too_long == "truncate"
-        cut = length if truncate else None
+        cut = max_length(network.encoder, tokenizer) if truncate else None
         if model.head_start == "ridge":
             start_head(network, tokenizer, smiles, target, max_length=cut)
         way = make_method(method)
         network = way.switch_on(network)
         fitted = fit(
             network,
-            SmilesDataset(tokenizer, smiles, target, cut)
-            if not training.augment
-            else AugmentedDataset(tokenizer, smiles, target, cut, copies=training.augment, seed=seed, limit=length),
+            SmilesDataset(tokenizer, smiles, target, cut),
             SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
             training,
             pad_token_id=int(tokenizer.pad_token_id),

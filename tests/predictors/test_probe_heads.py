@@ -13,8 +13,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVR
 
 from moltune.errors import DataError, NumericsError
-from moltune.predictors import kernels as probe_heads
-from moltune.predictors.kernels import HEADS, GpHead, RidgeHead, Scaler, SvrHead
+from moltune.predictors import probe_heads
+from moltune.predictors.probe_heads import HEADS, GpHead, RidgeHead, Scaler, SvrHead
 
 
 @pytest.fixture

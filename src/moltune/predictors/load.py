@@ -1,0 +1,36 @@
+"""From a folder to whatever predicts: the one place that knows the kinds of tuned models on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from moltune.models.checkpoints import load_regression, load_tokenizer, resolve
+from moltune.predictors.base import PROBE_TYPE, TunedModel
+
+
+def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: bool = False) -> TunedModel:
+    """Load what a run or :meth:`moltune.predictors.base.TunedModel.save` wrote.
+
+    Args:
+        folder: run or model folder.
+        base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
+        truncate: cut SMILES that are longer than a language model reads.
+
+    Raises:
+        CheckpointError: there is no tuned model, or a file of it is damaged.
+    """
+    if _model_type(folder) == PROBE_TYPE:
+        from moltune.predictors.probe import load_probe
+
+        return load_probe(folder, base)
+    from moltune.predictors.language import LanguageModel
+
+    return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
+
+
+def _model_type(folder: str | Path) -> str | None:
+    try:
+        return json.loads((Path(resolve(folder)) / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
