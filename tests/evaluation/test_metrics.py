@@ -145,7 +145,7 @@ def coverage(n: int, repeats: int = 300) -> float:
     for _ in range(repeats):
         errors = generator.normal(0, 0.7, n)
         rows = next(module._resamples(n, 400, int(generator.integers(1 << 30))))
-        lower, upper = module._interval(METRICS["rmse"](np.zeros(n), errors[rows]), 0.95)
+        lower, upper = module._interval([METRICS["rmse"](np.zeros(n), errors[rows])], 0.95)
         assert lower is not None
         assert upper is not None
         inside += lower <= 0.7 <= upper

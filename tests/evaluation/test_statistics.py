@@ -20,7 +20,6 @@ from moltune.evaluation.statistics import (
     paired_difference,
     tost,
     tukey_hsd,
-    verdict,
     wilcoxon,
 )
 
@@ -228,59 +227,3 @@ def test_certain_effects_need_two_blocks() -> None:
         blocks_needed(0.0, 1.0)
     with pytest.raises(ConfigError, match="above alpha"):
         blocks_needed(1.0, 1.0, wanted_power=0.01)
-
-
-def spread(n: int, mean: float, sd: float) -> np.ndarray:
-    """Exactly that mean and standard deviation."""
-    values = np.random.default_rng(n).normal(size=n)
-    return mean + sd * (values - values.mean()) / values.std(ddof=1)
-
-
-BASELINE = np.random.default_rng(99).normal(0.65, 0.03, 10)
-
-
-@pytest.mark.parametrize(
-    ("mean", "sd", "word"),
-    [(-0.05, 0.01, "better"), (0.05, 0.01, "worse"), (0.0, 0.002, "equivalent"), (-0.01, 0.05, "cannot tell")],
-)
-def test_verdict_words(mean: float, sd: float, word: str) -> None:
-    result = verdict(BASELINE + spread(10, mean, sd), BASELINE, margin=0.015)
-    assert result.word == word
-    assert result.lower < mean < result.upper
-    assert (result.lower <= 0 <= result.upper) == (result.p_difference >= 0.05)
-    assert (result.more_blocks == 0) == (word != "cannot tell")
-
-
-def test_sure_but_negligible_difference_is_equivalent() -> None:
-    result = verdict(BASELINE + spread(10, -0.004, 0.002), BASELINE, margin=0.015)
-    assert result.p_difference < 0.05
-    assert result.word == "equivalent"
-
-
-def test_verdict_says_how_many_more_blocks() -> None:
-    result = verdict(BASELINE + spread(10, -0.01, 0.05), BASELINE)
-    assert result.margin == pytest.approx(noise_floor(BASELINE) / 2)
-    assert result.more_blocks is not None
-    needed = blocks_needed(result.margin, 0.05)
-    assert needed == result.blocks + result.more_blocks
-    assert result.minimum_detectable_effect > result.margin
-
-
-def test_verdict_with_overlap_is_less_sure() -> None:
-    method = BASELINE + spread(10, -0.05, 0.05)
-    assert verdict(method, BASELINE, margin=0.015).word == "better"
-    overlapping = verdict(method, BASELINE, margin=0.015, ratio=0.25)
-    assert overlapping.word == "cannot tell"
-    assert overlapping.more_blocks is None
-
-
-def test_verdict_needs_a_margin_when_the_baseline_never_varies() -> None:
-    with pytest.raises(DataError, match="no default margin"):
-        verdict(BASELINE, np.full(10, 0.65))
-
-
-@pytest.mark.slow
-def test_equal_methods_are_seldom_called_different() -> None:
-    generator = np.random.default_rng(5)
-    words = [verdict(*generator.normal(0.6, 0.03, (2, 8))).word for _ in range(150)]
-    assert sum(word in {"better", "worse"} for word in words) / 150 < 0.09

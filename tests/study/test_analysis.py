@@ -106,6 +106,14 @@ def test_clear_differences_have_their_words_and_directions() -> None:
     assert same.more_units == 0
 
 
+def test_a_sure_but_negligible_difference_is_equivalent() -> None:
+    b = draw(0)
+    found = judge(b - 0.004 + draw(2, scale=0.0001) - 0.65, b, statistics={"margin": 0.02})
+    assert found.p is not None
+    assert found.p < 0.05
+    assert found.word == "equivalent"
+
+
 def test_two_arms_within_noise_cannot_be_told_apart_and_it_says_what_would() -> None:
     found = judge(draw(0), draw(1), statistics={"margin": 0.02})
     assert found.word == "cannot tell"

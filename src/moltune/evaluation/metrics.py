@@ -71,6 +71,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def evaluate(
     true: np.ndarray,
     predicted: np.ndarray,
@@ -103,14 +104,20 @@ def evaluate(
     """
     true, predicted = check_pair(true, predicted)
     _check_bootstrap(bootstrap, confidence)
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
-        samples = _bootstrap_metrics(true, predicted, bootstrap, seed) if len(true) > 1 else {}
+    values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
+    if not math.isfinite(values["mse"]) or any(map(math.isinf, values.values())):
+        raise NumericsError("a metric overflows: targets or predictions are too large to square; rescale the target")
+    codes = [np.unique(array, return_inverse=True)[1] for array in (true, predicted)]
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    for rows in _resamples(len(true), bootstrap, seed):
+        true_rows, predicted_rows = true[rows], predicted[rows]
+        for name, metric in METRICS.items():
+            if name != "spearman":
+                samples[name].append(metric(true_rows, predicted_rows))
+        samples["spearman"].append(_pearson(*(_ranks_of_codes(code[rows]) for code in codes)))
     result: dict[str, Any] = {"n": len(true)}
     for name, value in values.items():
-        if math.isinf(value) or not math.isfinite(values["mse"]):
-            raise NumericsError(f"{name} overflows: targets or predictions are too large to square; rescale the target")
-        lower, upper = _interval(samples.get(name), confidence)
+        lower, upper = _interval(samples[name], confidence)
         result[name] = {"value": None if math.isnan(value) else value, "lower": lower, "upper": upper}
     return result
 
@@ -151,32 +158,24 @@ def compare_paired(
     _check_bootstrap(bootstrap, confidence)
     true, predicted = check_pair(true, predicted)
     true, baseline = check_pair(true, baseline_predicted, second="baseline_predicted")
-    model_error, baseline_error = (predicted - true) ** 2, (baseline - true) ** 2
-    difference = float(np.sqrt(np.mean(model_error)) - np.sqrt(np.mean(baseline_error)))
+    difference = float(rmse(true, predicted) - rmse(true, baseline))
     if not math.isfinite(difference):
         raise NumericsError("the RMSE overflows: targets or predictions are too large to square; rescale the target")
-    lower = upper = None
-    if bootstrap and len(true) > 1:
-        samples = [
-            np.sqrt(np.mean(model_error[rows], axis=-1)) - np.sqrt(np.mean(baseline_error[rows], axis=-1))
-            for rows in _resamples(len(true), bootstrap, seed)
-        ]
-        lower, upper = _interval(np.concatenate(samples), confidence)
+    samples = [
+        rmse(true[rows], predicted[rows]) - rmse(true[rows], baseline[rows])
+        for rows in _resamples(len(true), bootstrap, seed)
+    ]
+    lower, upper = _interval(samples, confidence)
+    if lower is None or upper is None or lower <= 0 <= upper:
+        verdict = "cannot tell"
+    else:
+        verdict = "better" if upper < 0 else "worse"
     return {
         "difference": {"value": difference, "lower": lower, "upper": upper},
-        "verdict": verdict_of_interval(lower, upper),
+        "verdict": verdict,
         "n": len(true),
         "confidence": confidence,
     }
-
-
-def verdict_of_interval(lower: float | None, upper: float | None) -> str:
-    """Say what the interval of an error difference shows: "better" (below zero), "worse" or "cannot tell"."""
-    if lower is None or upper is None:
-        return "cannot tell"
-    if upper < 0:
-        return "better"
-    return "worse" if lower > 0 else "cannot tell"
 
 
 def check_pair(
@@ -188,52 +187,47 @@ def check_pair(
         DataError: empty, not numeric, not one-dimensional, or of different lengths.
         NumericsError: a value is not finite; the message names the array and the 0-based position.
     """
-    pair = []
-    for name, values in ((first, true), (second, predicted)):
-        try:
-            array = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise DataError(f"{name} must hold numbers only") from None
-        if array.ndim != 1:
-            raise DataError(f"{name} must be one-dimensional, one number per molecule; got shape {array.shape}")
-        bad = np.flatnonzero(~np.isfinite(array))
-        if len(bad):
-            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            raise NumericsError(f"{name}[{bad[0]}] is {array[bad[0]]}{more}; every value must be a finite number")
-        pair.append(array)
+    pair = check_values(true, first), check_values(predicted, second)
     if len(pair[0]) != len(pair[1]):
         raise DataError(f"{first} has {len(pair[0])} values but {second} has {len(pair[1])}; they must match")
-    if not len(pair[0]):
-        raise DataError("there are no molecules to evaluate: both arrays are empty")
-    return pair[0], pair[1]
+    return pair
+
+
+def check_values(values: np.ndarray, name: str) -> np.ndarray:
+    """Return an array as float64 of shape (n,), n > 0, all finite; errors are those of :func:`check_pair`."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} must hold numbers only") from None
+    if array.ndim != 1:
+        raise DataError(f"{name} must be one-dimensional, one number per molecule; got shape {array.shape}")
+    if not len(array):
+        raise DataError(f"{name} is empty: there are no molecules to evaluate")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise NumericsError(f"{name}[{bad[0]}] is {array[bad[0]]}{more}; every value must be a finite number")
+    return array
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise a ConfigError unless ``value`` lies between 0 and 1."""
+    if not 0 < value < 1:
+        raise ConfigError(f"{name} lies between 0 and 1; got {value}")
 
 
 def _check_bootstrap(bootstrap: int, confidence: float) -> None:
+    check_share("confidence", confidence)
     if bootstrap < 0:
         raise ConfigError(f"bootstrap is the number of resamples, 0 or more; got {bootstrap}")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
 
 
 def _resamples(n: int, bootstrap: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield positions drawn with replacement, shape (m, n), until ``bootstrap`` rows are out."""
+    """Yield positions drawn with replacement, shape (m, n), until ``bootstrap`` rows are out; none for one molecule."""
     generator = np.random.default_rng(seed)
     step = max(1, _CHUNK_ELEMENTS // n)
-    for start in range(0, bootstrap, step):
+    for start in range(0, bootstrap if n > 1 else 0, step):
         yield generator.integers(0, n, size=(min(step, bootstrap - start), n))
-
-
-def _bootstrap_metrics(true: np.ndarray, predicted: np.ndarray, bootstrap: int, seed: int) -> dict[str, np.ndarray]:
-    """Every metric of every resample, each shape (bootstrap,)."""
-    codes = [np.unique(values, return_inverse=True)[1] for values in (true, predicted)]
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for rows in _resamples(len(true), bootstrap, seed):
-        true_rows, predicted_rows = true[rows], predicted[rows]
-        for name, metric in METRICS.items():
-            if name != "spearman":
-                samples[name].append(metric(true_rows, predicted_rows))
-        samples["spearman"].append(_pearson(*(_ranks_of_codes(code[rows]) for code in codes)))
-    return {name: np.concatenate(parts) for name, parts in samples.items()} if bootstrap else {}
 
 
 def _ranks_of_codes(codes: np.ndarray) -> np.ndarray:
@@ -260,9 +254,12 @@ def _divide(numerator: Any, denominator: Any) -> Any:
         return np.where(denominator > 0, np.divide(numerator, denominator), np.nan)
 
 
-def _interval(samples: np.ndarray | None, confidence: float) -> tuple[float | None, float | None]:
-    if samples is None or np.mean(np.isnan(samples)) > _MOST_UNDEFINED:
+def _interval(parts: list[np.ndarray], confidence: float) -> tuple[float | None, float | None]:
+    """Percentile interval of resampled values, some of which may be undefined; (None, None) where there is none."""
+    samples = np.concatenate([np.empty(0), *parts])
+    defined = samples[~np.isnan(samples)]
+    if len(defined) < max(1, (1 - _MOST_UNDEFINED) * len(samples)):
         return None, None
     tail = (1 - confidence) / 2
-    lower, upper = np.quantile(samples[~np.isnan(samples)], [tail, 1 - tail])
+    lower, upper = np.quantile(defined, [tail, 1 - tail])
     return float(lower), float(upper)

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 from scipy import optimize, special, stats
 
 from moltune.errors import ConfigError, DataError
+from moltune.evaluation.metrics import check_share
 
 MOST_BLOCKS = 100_000
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
@@ -40,7 +42,7 @@ def minimum_detectable_effect(
         DataError: fewer than two blocks.
         ConfigError: a setting is out of range.
     """
-    check_power_settings(sd, alpha, wanted_power, ratio)
+    _check_settings(sd, alpha, wanted_power, ratio)
     if blocks < 2:
         raise DataError(f"at least two blocks are needed; got {blocks}")
     if sd == 0:
@@ -66,7 +68,7 @@ def blocks_needed(
     Raises:
         ConfigError: ``effect`` is zero, or a setting is out of range.
     """
-    check_power_settings(sd, alpha, wanted_power, ratio)
+    _check_settings(sd, alpha, wanted_power, ratio)
     if not abs(effect) > 0:
         raise ConfigError("no number of blocks finds an effect of zero")
     if sd == 0:
@@ -75,24 +77,11 @@ def blocks_needed(
     def enough(blocks: int) -> bool:
         return power(effect, sd, blocks, alpha=alpha, ratio=ratio) >= wanted_power
 
-    if not enough(MOST_BLOCKS):
-        return None
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, min(2 * high, MOST_BLOCKS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    found = 2 + bisect_left(range(2, MOST_BLOCKS + 1), True, key=enough)
+    return found if found <= MOST_BLOCKS else None
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise a ConfigError unless ``value`` lies between 0 and 1."""
-    if not 0 < value < 1:
-        raise ConfigError(f"{name} lies between 0 and 1; got {value}")
-
-
-def check_power_settings(sd: float, alpha: float, wanted_power: float, ratio: float) -> None:
+def _check_settings(sd: float, alpha: float, wanted_power: float, ratio: float) -> None:
     """Raise a ConfigError where a setting of a power calculation is out of range."""
     check_share("alpha", alpha)
     check_share("power", wanted_power)

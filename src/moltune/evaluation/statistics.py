@@ -18,8 +18,7 @@ import numpy as np
 from scipy import stats
 
 from moltune.errors import ConfigError, DataError
-from moltune.evaluation.metrics import check_pair
-from moltune.evaluation.power import blocks_needed, check_power_settings, check_share, minimum_detectable_effect
+from moltune.evaluation.metrics import check_pair, check_share, check_values
 
 # A spread smaller than this share of the values is rounding.
 _ROUNDING = 1e-13
@@ -81,36 +80,6 @@ class TukeyPair:
     effect_size: float
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the blocks show about a method against its baseline.
-
-    Attributes:
-        word: "better", "worse", "equivalent" or "cannot tell".
-        difference: mean of method - baseline, in metric units, and its interval (t, corrected by ``ratio``).
-        lower: lower end of the interval.
-        upper: upper end of the interval.
-        p_difference: two-sided p-value of no difference.
-        p_equivalence: p-value of a difference as large as ``margin`` or larger (TOST).
-        margin: differences below this do not matter.
-        minimum_detectable_effect: true difference that so many blocks find with the wanted power.
-        blocks: number of blocks seen.
-        more_blocks: how many more would find a true difference of ``margin``; 0 unless the word is "cannot tell",
-            None where no number would (the training sets overlap too much) or it is beyond ``power.MOST_BLOCKS``.
-    """
-
-    word: str
-    difference: float
-    lower: float
-    upper: float
-    p_difference: float
-    p_equivalence: float
-    margin: float
-    minimum_detectable_effect: float
-    blocks: int
-    more_blocks: int | None
-
-
 def noise_floor(baseline: np.ndarray) -> float:
     """Standard deviation (n - 1) of one method's metric over blocks: what chance alone does to it.
 
@@ -126,7 +95,7 @@ def paired_difference(
 ) -> PairedDifference:
     """Mean difference method - baseline over blocks with a percentile bootstrap interval.
 
-    With fewer than some ten blocks the interval is too narrow; prefer :func:`verdict` there, whose interval is t.
+    With fewer than some ten blocks the interval is too narrow; prefer :func:`corrected_interval` there.
 
     Raises:
         DataError: lengths differ, or fewer than two blocks.
@@ -275,61 +244,6 @@ def tost(differences: np.ndarray, margin: float, *, ratio: float = 0.0) -> float
     return float(max(stats.t.sf(below, df), stats.t.cdf(above, df)))
 
 
-def verdict(
-    method: np.ndarray,
-    baseline: np.ndarray,
-    *,
-    margin: float | None = None,
-    alpha: float = 0.05,
-    wanted_power: float = 0.8,
-    ratio: float = 0.0,
-) -> Verdict:
-    """Judge a method against a baseline that ran on the same blocks.
-
-    "equivalent" comes first: a difference shown to be smaller than the margin is no reason to change, even where it
-    is surely not zero. Else "better" (lower error) or "worse" where the corrected t-test finds a difference, else
-    "cannot tell". One verdict is one test: adjust ``alpha`` or use :func:`holm` when several methods are judged.
-
-    Args:
-        method: errors of the method, shape (n,).
-        baseline: errors of the baseline on the same blocks, shape (n,).
-        margin: differences smaller than this do not matter; unset: half the baseline's noise floor.
-        alpha: error rate of each test.
-        wanted_power: behind ``minimum_detectable_effect`` and ``more_blocks``.
-        ratio: n_test / n_train of a block where training sets overlap, else 0.
-
-    Raises:
-        DataError: lengths differ, fewer than two blocks, or a baseline without spread and no margin given.
-        ConfigError: a setting is out of range.
-    """
-    differences = _differences(method, baseline)
-    margin = _default_margin(baseline) if margin is None else margin
-    sd, n, mean = float(differences.std(ddof=1)), len(differences), float(differences.mean())
-    check_power_settings(sd, alpha, wanted_power, ratio)
-    p_difference, p_equivalence = corrected_t_test(differences, ratio).p, tost(differences, margin, ratio=ratio)
-    if p_equivalence < alpha:
-        word = "equivalent"
-    elif p_difference < alpha:
-        word = "better" if mean < 0 else "worse"
-    else:
-        word = "cannot tell"
-    more: int | None = 0
-    if word == "cannot tell":
-        needed = blocks_needed(margin, sd, alpha=alpha, wanted_power=wanted_power, ratio=ratio)
-        # A test may miss what it should find: then one more block is the least that can help.
-        more = None if needed is None else max(1, needed - n)
-    lower, upper = corrected_interval(differences, ratio, confidence=1 - alpha)
-    detectable = minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=wanted_power, ratio=ratio)
-    return Verdict(word, mean, lower, upper, p_difference, p_equivalence, margin, detectable, n, more)
-
-
-def _default_margin(baseline: np.ndarray) -> float:
-    floor = noise_floor(baseline)
-    if floor <= _ROUNDING * float(np.max(np.abs(baseline))):
-        raise DataError("the baseline does not vary over the blocks, so there is no default margin; give one")
-    return floor / 2
-
-
 def _t_statistic(values: np.ndarray, ratio: float) -> float:
     mean, error = float(values.mean()), _standard_error(values, ratio)
     if float(values.std(ddof=1)) <= _ROUNDING * float(np.abs(values).max()):
@@ -344,7 +258,7 @@ def _standard_error(values: np.ndarray, ratio: float) -> float:
 
 
 def _blocks(values: np.ndarray, name: str) -> np.ndarray:
-    array = check_pair(values, values, first=name)[0]
+    array = check_values(values, name)
     if len(array) < 2:
         raise DataError(f"{name} has one block; at least two are needed to know the spread")
     return array
@@ -362,5 +276,4 @@ def _table(table: np.ndarray, least_methods: int) -> np.ndarray:
             f"the table needs two or more blocks (rows) and {least_methods} or more methods (columns); "
             f"got shape {values.shape}"
         )
-    check_pair(values.ravel(), values.ravel(), first="table")
-    return values
+    return check_values(values.ravel(), "table").reshape(values.shape)
