@@ -20,7 +20,6 @@ frozen-K.npz with the features for lds.py.
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,6 @@ HEAD: dict[str, dict[str, Any]] = {
     "cg, hessian": {"solver": "cg", "curvature": "hessian"},
     "lissa": {"solver": "lissa"},
     "identity": {"solver": "identity"},
-    "tracin": {"solver": "tracin"},
-    "ekfac": {"solver": "ekfac"},
 }
 BLOCK: dict[str, dict[str, Any]] = {
     "identity": {"solver": "identity"},
@@ -75,10 +72,7 @@ def scores_of(setting: Setting, which: dict[str, dict[str, Any]], scope: str, de
     """Influence of the pool by each solver, high is harmful."""
     found = {}
     for name, changes in which.items():
-        try:
-            found[f"{scope} {name}"], _ = score(setting, settings_of(scope=scope, **changes), decay)
-        except Exception as met:  # kronfluence may be missing
-            logging.warning("%s %s: %s", scope, name, met)
+        found[f"{scope} {name}"], _ = score(setting, settings_of(scope=scope, **changes), decay)
     return found
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,14 @@ import torch
 from scipy.stats import spearmanr
 
 from moltune.attribution.curvature import Curvature, GaussNewton
-from moltune.attribution.inputs import Inputs
-from moltune.attribution.linearised import Linearised
-from moltune.attribution.problem import WITHOUT_SOLUTION, InfluenceSettings, Setting, make_curvature, make_setting
-from moltune.attribution.scope import Scope
+from moltune.attribution.problem import InfluenceSettings, Setting, make_curvature, make_setting
 from moltune.attribution.solvers import Solution, Solver, SolverSettings, make_solver
-from moltune.attribution.tracin import Checkpoint, tracin_products
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, rank_correlations, stepped_up
-from moltune.models.regression import RegressionModel
 from moltune.progress import StageReport, no_report
 from moltune.run import Run
 from moltune.tuning.train import unfit_molecules
@@ -79,7 +73,6 @@ def influence(
     settings: InfluenceSettings | None = None,
     *,
     data: DataSettings | None = None,
-    checkpoints: Sequence[Checkpoint] = (),
     report: StageReport = no_report,
 ) -> Influence:
     """Score external molecules by their influence on a tuned model's loss.
@@ -89,7 +82,6 @@ def influence(
         external: labelled molecules.
         settings: how.
         data: columns of the external file; it is cleaned as the run's data were.
-        checkpoints: saved states for the solver tracin; unset: the tuned model alone.
         report: is told what is being done.
 
     Raises:
@@ -117,7 +109,7 @@ def influence(
     setting = make_setting(run, molecules, parts, external, settings)
     seconds = {"prepare": time.monotonic() - started}
     started = time.monotonic()
-    scores, facts = score(setting, settings, _decay(run, settings), checkpoints=checkpoints, report=report)
+    scores, facts = score(setting, settings, _decay(run, settings), report=report)
     seconds["score"] = time.monotonic() - started
     table = _table(setting, scores, external, _flags(external, molecules, parts), settings)
     facts = {
@@ -143,7 +135,6 @@ def score(
     settings: InfluenceSettings,
     weight_decay: float,
     *,
-    checkpoints: Sequence[Checkpoint] = (),
     report: StageReport = no_report,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Scores (n,), in the target's unit squared and in the convention of the settings, and what the solver says.
@@ -153,9 +144,6 @@ def score(
     """
     unit = setting.model.config.target_std**2 / len(setting.train)
     sign = -1.0 if settings.convention == "negative-helps" else 1.0
-    if settings.solver in WITHOUT_SOLUTION:
-        products = _without_solution(setting, settings, checkpoints)
-        return sign * unit * products, {"solver": settings.solver, "residual": None, "converged": None}
     report(f"gradient of the {settings.target} loss", 0)
     gradient = setting.target.loss_gradient() if not settings.founding_study else torch.empty(0)
     replaced = 0
@@ -223,31 +211,6 @@ def _cure(settings: InfluenceSettings) -> str:
     if settings.solver == "lissa":
         return "Raise --depth, --batch-size or --damping, or take the solver cg"
     return "Raise --iterations or --damping"
-
-
-def _without_solution(setting: Setting, settings: InfluenceSettings, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
-    if settings.solver == "ekfac":
-        damping = None if settings.damping_unit == "mean-eigenvalue" else settings.damping
-        return _ekfac(setting, damping, settings.seed)
-    if not checkpoints:
-        return np.asarray(setting.external.loss_jvp(setting.target.loss_gradient()).cpu().numpy())
-    model_inputs = setting.external.inputs
-
-    def inputs(model: RegressionModel, scope: Scope, smiles: Sequence[str]) -> Inputs:
-        return Inputs(model, scope, model_inputs.tokenizer, smiles, model_inputs.max_length)
-
-    def pair(made: Linearised) -> tuple[Sequence[str], torch.Tensor]:
-        return made.inputs.smiles, made.target
-
-    return tracin_products(
-        checkpoints, settings.scope, inputs, pair(setting.external), pair(setting.target), tokens=settings.tokens
-    )
-
-
-def _ekfac(setting: Setting, damping: float | None, seed: int) -> np.ndarray:
-    from moltune.attribution.ekfac import ekfac_products
-
-    return ekfac_products(setting.train, setting.external, setting.target, damping=damping, seed=seed)
 
 
 def _founding_gradient(setting: Setting) -> tuple[torch.Tensor, int]:

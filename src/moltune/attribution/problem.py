@@ -32,14 +32,12 @@ from moltune.run import Run
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_SOLUTION = ("ekfac", "tracin")
-
 
 class InfluenceSettings(SolverSettings):
     """How influence is computed."""
 
     scope: str = Field("head", pattern=SCOPE_PATTERN, description="head, last-1, last-2 ..., adapter, all")
-    solver: str = Field("cg", description="cg, exact, lissa, identity, ekfac, tracin")
+    solver: str = Field("cg", description="cg, exact, lissa or identity")
     curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
     damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of damping_unit")
     damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
@@ -63,8 +61,8 @@ class InfluenceSettings(SolverSettings):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.solver not in (*SOLVERS, *WITHOUT_SOLUTION):
-            raise ValueError(f"there is no solver {self.solver!r}; choose {', '.join((*SOLVERS, *WITHOUT_SOLUTION))}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"there is no solver {self.solver!r}; choose one of: {', '.join(SOLVERS)}")
         if self.step == "whole" and (self.solver, self.curvature) != ("exact", "gauss-newton"):
             raise ValueError("step=whole needs the solver exact and the curvature gauss-newton")
         return self

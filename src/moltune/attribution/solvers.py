@@ -384,5 +384,5 @@ def make_solver(name: str, settings: SolverSettings | None = None, report: Stage
         ConfigError: there is none of this name.
     """
     if name not in SOLVERS:
-        raise ConfigError(f"there is no solver {name!r}; choose one of: {', '.join(SOLVERS)}, ekfac, tracin")
+        raise ConfigError(f"there is no solver {name!r}; choose one of: {', '.join(SOLVERS)}")
     return SOLVERS[name](settings, report)
