@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from moltune.config import CleanSettings, DataSettings, Settings
+from moltune.config import CleanSettings, DataSettings, ModelSettings, Settings
 from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
@@ -20,9 +20,8 @@ from moltune.errors import DataError
 from moltune.evaluation.shift import EmbeddingShift, NumberShift, embedding_shift, number_shift
 from moltune.evaluation.statistics import holm
 from moltune.features.descriptors import morgan_bits
+from moltune.features.embedding import Encoder
 from moltune.features.physchem import DESCRIPTORS, physchem
-from moltune.models.checkpoints import load_tokenizer, make_regression, max_length
-from moltune.models.inference import embed_smiles
 from moltune.progress import StageReport, no_report
 from moltune.run import CONFIG, Run
 from moltune.selection.noise import LabelNoise, label_noise
@@ -177,7 +176,8 @@ def audit(
     shifts = {name: number_shift(*(v[:, DESCRIPTORS.index(name)] for v in values)) for name in SHIFTED}
     adjusted = dict(zip(SHIFTED, holm([shift.p for shift in shifts.values()]).tolist(), strict=True))
     report("embeddings", 0)
-    embedded = _embeddings(external.smiles, known.smiles, settings.model)
+    encoder = Encoder(ModelSettings(name=settings.model, too_long="truncate"))
+    embedded = tuple(encoder(molecules.smiles).astype(np.float64) for molecules in (external, known))
     labelled = np.isfinite(external.target)
     target = number_shift(external.target, known.target) if labelled.sum() > 1 else None
     noise = None
@@ -194,7 +194,7 @@ def audit(
         )
     report("permutation test of the embeddings", 0)
     embeddings = embedding_shift(
-        *embedded, permutations=settings.permutations, most=settings.reference, seed=settings.seed
+        embedded[0], embedded[1], permutations=settings.permutations, most=settings.reference, seed=settings.seed
     )
     unit = str(known.provenance.get("unit") or "")
     facts = _Facts(external, known, overlap, similarity, reference, target, adjusted, embeddings, noise, parts, shared)
@@ -252,13 +252,6 @@ def _similarities(
     similarity = nearest_similarity(bits, np.arange(n, n + len(external)), everyone)
     sample = np.sort(rng.choice(n, min(most, n), replace=False))
     return similarity, np.array([nearest_similarity(bits, np.array([i]), everyone[everyone != i])[0] for i in sample])
-
-
-def _embeddings(external: list[str], known: list[str], model: str) -> tuple[np.ndarray, np.ndarray]:
-    network, tokenizer = make_regression(model), load_tokenizer(model)
-    limit = max_length(network.encoder, tokenizer)
-    first, second = (embed_smiles(network, tokenizer, smiles, max_length=limit) for smiles in (external, known))
-    return first, second
 
 
 @dataclass(frozen=True)
