@@ -119,16 +119,12 @@ def embedding_shift(
     labels[:n, 0] = 1.0
     for column in range(1, permutations + 1):
         labels[rng.permutation(n + m)[:n], column] = 1.0
-    values = _mmd2(kernel, labels, n, m)
-    # Rounding must not make a permutation that only swaps equal molecules look smaller than the observed labels.
-    p = float(np.mean(values >= values[0] - 1e-12))
-    return EmbeddingShift(float(values[0]), p, float(np.sqrt(median)), (n, m), permutations)
-
-
-def _mmd2(kernel: np.ndarray, labels: np.ndarray, n: int, m: int) -> np.ndarray:
-    """Unbiased squared MMD for each column of 0/1 labels; ``kernel`` has a zero diagonal."""
+    # Unbiased squared MMD for each column of labels; the kernel has a zero diagonal.
     sums = kernel @ labels
     within_first = (labels * sums).sum(axis=0)
     between = ((1 - labels) * sums).sum(axis=0)
     within_second = kernel.sum() - within_first - 2 * between
-    return within_first / (n * (n - 1)) + within_second / (m * (m - 1)) - 2 * between / (n * m)
+    values = within_first / (n * (n - 1)) + within_second / (m * (m - 1)) - 2 * between / (n * m)
+    # Rounding must not make a permutation that only swaps equal molecules look smaller than the observed labels.
+    p = float(np.mean(values >= values[0] - 1e-12))
+    return EmbeddingShift(float(values[0]), p, float(np.sqrt(median)), (n, m), permutations)
