@@ -1,16 +1,14 @@
-"""What an influence is computed of: its settings, the model with its molecules, and the curvature."""
+"""What an influence is computed of: the model with its molecules, and the curvature."""
 
 from __future__ import annotations
 
 import logging
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import numpy as np
 import psutil
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from moltune.attribution.curvature import (
     Curvature,
@@ -22,8 +20,8 @@ from moltune.attribution.curvature import (
 )
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.scope import SCOPE_PATTERN, Scope, choose_scope
-from moltune.attribution.solvers import SOLVERS, SolverSettings
+from moltune.attribution.scope import Scope, choose_scope
+from moltune.config import InfluenceSettings
 from moltune.data.molecules import Molecules
 from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.regression import RegressionModel
@@ -31,41 +29,6 @@ from moltune.progress import StageReport, no_report
 from moltune.run import Run
 
 logger = logging.getLogger(__name__)
-
-
-class InfluenceSettings(SolverSettings):
-    """How influence is computed."""
-
-    scope: str = Field("head", pattern=SCOPE_PATTERN, description="head, last-1, last-2 ..., adapter, all")
-    solver: str = Field("cg", description="cg, exact, lissa or identity")
-    curvature: Literal["gauss-newton", "hessian"] = "gauss-newton"
-    damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of damping_unit")
-    damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
-    weight_decay: NonNegativeFloat | None = Field(None, description="of the training loss; unset: the run's")
-    step: Literal["derivative", "whole"] = Field(
-        "derivative",
-        description="derivative: to first order in the molecule's weight; whole: with its own leverage and the square "
-        "of the step, which is exact for a linear head (solver exact, few parameters)",
-    )
-    convention: Literal["negative-helps", "positive-helps"] = "negative-helps"
-    target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
-    curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
-    tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
-    halves: bool = Field(
-        True, description="solve for half of the target molecules too, and say whether they rank as the other half does"
-    )
-    allow_unconverged: bool = Field(False, description="return scores of a solver that did not converge")
-    founding_study: bool = Field(
-        False, description="as the founding studies: gradients that are not finite become 0, the mean one has length 1"
-    )
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"there is no solver {self.solver!r}; choose one of: {', '.join(SOLVERS)}")
-        if self.step == "whole" and (self.solver, self.curvature) != ("exact", "gauss-newton"):
-            raise ValueError("step=whole needs the solver exact and the curvature gauss-newton")
-        return self
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moltune.config import SCOPE_PATTERN
 from moltune.errors import ConfigError, NumericsError
 from moltune.models.regression import RegressionModel
-
-SCOPE_PATTERN = r"^(head|adapter|all|last-[1-9]\d*)$"
 
 
 @dataclass(frozen=True)

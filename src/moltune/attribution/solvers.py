@@ -10,34 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from moltune.attribution.curvature import AmongMolecules, Curvature, GaussNewton, largest_eigenvalue
 from moltune.attribution.preconditioner import FewMolecules, few_molecules
-from moltune.config import Settings
+from moltune.config import SolverSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.progress import StageReport, no_report, of_stage
 
 # Beyond so many molecules their products with each other take longer than the steps that they make cheap.
 _MOST_AMONG = 1500
-
-
-class SolverSettings(Settings):
-    """Numbers of the solvers; each uses those that concern it."""
-
-    tolerance: float = Field(1e-2, gt=0, lt=1, description="residual above which a solver has not converged")
-    jacobian_mb: PositiveFloat = Field(1024.0, description="keep gradients where they fit into this many MB")
-    iterations: PositiveInt = Field(500, description="cg: at most this many")
-    precondition: NonNegativeInt = Field(
-        400, description="cg: molecules whose curvature shortens the way, as many of them as fit; 0: none"
-    )
-    depth: PositiveInt = Field(1000, description="lissa: at most this many steps of each repeat")
-    batch_size: PositiveInt = Field(64, description="lissa: molecules per step")
-    repeats: PositiveInt = Field(3, description="lissa: independent runs, averaged")
-    restarts: NonNegativeInt = Field(4, description="lissa: times a repeat starts again from what is left; 0: never")
-    deflate: NonNegativeInt = Field(16, description="lissa: leading eigenvectors of the preconditioner; 0: none")
-    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
 from torch import nn
 
-from moltune.config import Settings
+from moltune.config import PretrainSettings
 from moltune.errors import NumericsError
 from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM, MolformerModel
 from moltune.pretraining.corpus.tokens import TokenCorpus, token_batches
@@ -32,26 +31,6 @@ logger = logging.getLogger(__name__)
 
 _STATE = "state.pt"
 _LINE = "step %d  %d molecules  %s  %.0f/s"
-
-
-class PretrainSettings(Settings):
-    """The pretraining recipe."""
-
-    steps: PositiveInt = Field(20_000, description="optimiser steps in all")
-    tokens_per_batch: PositiveInt = Field(5_120, description="token budget of a step, padding included")
-    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: matrices by Muon, everything else by AdamW")
-    learning_rate: float = Field(8e-4, gt=0)
-    warmup_steps: PositiveInt = 500
-    decay_share: float = Field(0.25, gt=0, le=1, description="share of the steps, at the end, that cool down to zero")
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    masked_share: float = Field(0.25, ge=0, le=1, description="share of molecules that are masked for MLM")
-    weights: dict[str, float] = Field(default_factory=lambda: {"mlm": 0.2, "mtr": 1.0, "teacher": 1.0})
-    rest_share: float = Field(0.25, ge=0, lt=1, description="share of molecules without teacher values in an epoch")
-    bf16: bool = False
-    seed: int = 0
-    save_every: float = Field(300.0, gt=0, description="seconds between checkpoints")
-    log_every: PositiveInt = 50
 
 
 @dataclass

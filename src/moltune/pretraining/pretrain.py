@@ -23,15 +23,14 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt
 from rdkit import Chem, rdBase
 
-from moltune.config import Settings, make_settings
+from moltune.config import PretrainConfig, PretrainSettings, make_settings
 from moltune.data.augment import Speller
 from moltune.errors import ConfigError, DataError, RunFolderError
 from moltune.features.physchem import DescriptorScaler
@@ -49,7 +48,7 @@ from moltune.pretraining.corpus.store import (
     write_physchem,
 )
 from moltune.pretraining.corpus.tokens import TokenCorpus, write_tokens
-from moltune.pretraining.loop import Corpus, PretrainModel, PretrainSettings, Progress, pretrain
+from moltune.pretraining.loop import Corpus, PretrainModel, Progress, pretrain
 from moltune.run import differences, machine, versions, write_atomically
 
 if TYPE_CHECKING:
@@ -68,35 +67,6 @@ SETTINGS, VOCABULARY, MODEL, CORPUS, DESCRIPTORS = (
 )
 # Preparing a large corpus takes the first process longer than the others wait by default.
 _PATIENCE = timedelta(hours=6)
-
-
-class Architecture(Settings):
-    """Sizes of a MoLFormer; the defaults are those of ``moltune/mini``."""
-
-    hidden_size: PositiveInt = 256
-    num_hidden_layers: PositiveInt = 4
-    num_attention_heads: PositiveInt = 8
-    intermediate_size: PositiveInt = 768
-    num_random_features: PositiveInt = 32
-    max_position_embeddings: PositiveInt = 512
-    embedding_dropout_prob: float = Field(0.0, ge=0, lt=1)
-    hidden_dropout_prob: float = Field(0.05, ge=0, lt=1)
-    redraw_features: bool = Field(False, description="fresh random attention features at each step")
-
-
-class PretrainConfig(Settings):
-    """Everything that one pretraining needs."""
-
-    corpus: Path | None = Field(None, description="a SMILES or CSV file, a wheel, or a corpus folder")
-    members: str = Field("", description="of a wheel or zip: regular expression of the files in it")
-    objectives: list[Literal["mlm", "mtr"]] = Field(["mlm", "mtr"], min_length=1)
-    augment: NonNegativeInt = Field(0, description="random SMILES of each molecule; epochs go through them in turn")
-    exclude_benchmarks: bool = Field(True, description="leave out every molecule of the bundled benchmark sets")
-    architecture: Architecture = Architecture()
-    training: PretrainSettings = PretrainSettings()
-    output: Path | None = Field(None, description="folder of the run")
-    jobs: PositiveInt = Field(1, description="processes that clean and describe molecules")
-    threads: PositiveInt | None = Field(None, description="CPU threads of each process; unset: torch's choice")
 
 
 def pretrain_corpus(

@@ -21,7 +21,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from moltune.config import AdaptSettings, ModelSettings
+from moltune.config import AdaptSettings, ModelSettings, PretrainSettings
 from moltune.data.augment import Speller
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.features.physchem import DescriptorScaler, physchem
@@ -32,7 +32,7 @@ from moltune.models.language import language_head, load_for_adaptation
 from moltune.models.pooling import mean_pool
 from moltune.pretraining.corpus.tokens import write_tokens
 from moltune.pretraining.learner import Learner, Vocabulary
-from moltune.pretraining.loop import Corpus, PretrainSettings, Progress, epoch_batches, make_batch, pretrain
+from moltune.pretraining.loop import Corpus, Progress, epoch_batches, make_batch, pretrain
 from moltune.pretraining.objectives import MaskedLanguageModel, Objective, Regression
 from moltune.tuning.head_start import ALPHAS
 
@@ -144,7 +144,7 @@ def adapt_encoder(
     if len(readable) < 2:
         raise DataError(f"only {len(readable)} of {len(smiles)} molecules can be read by {model.name}")
     values, scaler = _descriptors(readable) if "mtr" in weights else (np.empty((len(readable), 0)), None)
-    corpus = make_corpus(readable, values, tokenizer, limit, adapt.augment, seed, work)
+    corpus = make_corpus(readable, values, tokenizer, limit, 0, seed, work)
     learner = AdaptModel(encoder, language, weights, values.shape[1], Vocabulary.of_tokenizer(tokenizer))
     if "mtr" in weights:
         start_descriptor_head(learner, tokenizer, readable, values)

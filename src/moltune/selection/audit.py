@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, NonNegativeInt, PositiveInt
 
-from moltune.config import CleanSettings, DataSettings, ModelSettings, Settings
+from moltune.config import AuditSettings, CleanSettings, DataSettings, ModelSettings
 from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
@@ -47,16 +46,6 @@ SHIFTED = (
 _CONTRADICTION = 0.5
 _FEW = 0.3
 _ALPHA = 0.05
-
-
-class AuditSettings(Settings):
-    """How an external file is examined."""
-
-    model: str = Field("moltune/mini", min_length=1, description="encoder whose embeddings are compared")
-    permutations: PositiveInt = Field(500, description="of the MMD test")
-    folds: int = Field(5, ge=2, description="of the cross-validated model behind the noise estimate")
-    reference: PositiveInt = Field(1000, description="training molecules behind embedding and similarity references")
-    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

@@ -6,46 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from rdkit import DataStructs
 from rdkit.SimDivFilters import rdSimDivPickers
 from sklearn.cluster import KMeans
 
-from moltune.config import Settings
+from moltune.config import SelectSettings
 from moltune.data.splitting.leakage import nearest_similarity
 from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_bits
 
-FINGERPRINT, EMBEDDING = "fingerprint", "embedding"
-
-
-class SelectSettings(Settings):
-    """Which strategy, and how much of what it prefers is taken: exactly one of count, percentile and threshold."""
-
-    strategy: str = "influence"
-    count: NonNegativeInt | None = Field(None, description="this many")
-    percentile: float | None = Field(None, ge=0, le=100, description="this share of the molecules, in percent")
-    threshold: float | None = Field(None, description="those whose score is at least this good")
-    convention: str = Field("negative-helps", pattern="^(negative|positive)-helps$", description="of influence scores")
-    space: str = Field(FINGERPRINT, pattern=f"^({FINGERPRINT}|{EMBEDDING})$", description="similarity and cluster")
-    clusters: PositiveInt = Field(10, description="cluster: how many")
-    seed: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> Self:
-        given = [name for name in ("count", "percentile", "threshold") if getattr(self, name) is not None]
-        if self.strategy in ("all", "none"):
-            if given:
-                raise ValueError(f"the strategy {self.strategy!r} takes no {given[0]}")
-        elif len(given) != 1:
-            raise ValueError("say how much to take: exactly one of count, percentile and threshold")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"there is no strategy {self.strategy!r}; choose one of: {', '.join(STRATEGIES)}")
-        return self
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy.stats import spearmanr
 from torch import nn
 
-from moltune.config import DataSettings, Settings
+from moltune.config import DataSettings, UncertaintySettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
@@ -34,15 +33,6 @@ from moltune.tuning.train import unfit_molecules
 logger = logging.getLogger(__name__)
 
 UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
-
-
-class UncertaintySettings(Settings):
-    """How uncertainty is estimated."""
-
-    method: str = Field("dropout", pattern="^(dropout|ensemble)$")
-    passes: int = Field(30, ge=2, description="dropout: stochastic passes per molecule")
-    batch_size: PositiveInt = 32
-    seed: NonNegativeInt = 0
 
 
 class Uncertainty(ABC):

@@ -29,9 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 from filelock import FileLock
-from pydantic import Field, PositiveFloat, PositiveInt
 
-from moltune.config import FinetuneConfig, Settings, SplitSettings, make_config
+from moltune.config import FinetuneConfig, SearchSettings, SplitSettings, make_config
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import Split, make_split
@@ -57,18 +56,6 @@ _GROUPED = ("scaffold", "cluster", "random", "stratified")
 
 Part = tuple[list[str], np.ndarray]
 TrialReport = Callable[[dict[str, Any]], None]
-
-
-class SearchSettings(Settings):
-    """How a search goes about it."""
-
-    trials: PositiveInt = Field(30, description="in the whole study, all processes and resumed calls together")
-    splits: int = Field(2, ge=2, description="over which the validation RMSE is averaged")
-    prune: bool = Field(True, description="stop a trial that is worse than the median of the others at its point")
-    hours: PositiveFloat | None = Field(None, description="begin no further trial in this process after this time")
-    space: list[str] = Field(
-        default_factory=list, description="changes of the method's space: setting=LOW:HIGH[:log] or setting=a,b,c"
-    )
 
 
 def search(

@@ -1,35 +1,32 @@
-"""Every typed setting and every default, once.
-
-The same classes are filled from Python, from YAML and from the command line (see :mod:`moltune.overrides`);
-:class:`FinetuneConfig` is what a run folder stores.
-"""
+"""Settings of fine-tuning and of adaptation; :class:`FinetuneConfig` is what a run folder stores."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
+    field_validator,
     model_validator,
 )
 
-from moltune.errors import ConfigError
+from moltune.config.base import NO_RANDOM_SMILES, Settings, make_settings
 
-DuplicatePolicy = Literal["mean", "median", "first", "drop-conflicting", "error"]
-SplitMethod = Literal["random", "stratified", "scaffold", "cluster", "column", "index"]
-HeadName = Literal["mean", "cls", "molformer"]
+METHOD_NAMES = ("full", "head", "probe", "bitfit", "lora", "ia3", "dora", "ln")
 DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
-AdaptObjective = Literal["none", "mlm", "mtr", "both"]
 FeatureName = Literal["embedding", "rdkit", "morgan", "minimol"]
+
+
+def parse_list(value: Any) -> Any:
+    """Turn ``"a,b"`` into ``["a", "b"]``; anything else stays."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def parse_ratios(value: Any) -> Any:
@@ -40,21 +37,12 @@ def parse_ratios(value: Any) -> Any:
         parts = [float(part) for part in value]
     except (TypeError, ValueError):
         raise ValueError("ratios are three numbers, such as 70/10/20") from None
-    if len(parts) != 3 or any(not 0 <= part < float("inf") for part in parts) or parts[0] <= 0 or sum(parts) <= 0:
+    if len(parts) != 3 or any(not 0 <= part < float("inf") for part in parts) or parts[0] <= 0:
         raise ValueError("ratios are three non-negative numbers, training first and above zero, such as 70/10/20")
     return tuple(round(part / sum(parts), 12) for part in parts)
 
 
 Ratios = Annotated[tuple[float, float, float], BeforeValidator(parse_ratios)]
-
-
-class Settings(BaseModel):
-    """A group of settings: unknown names are refused, assignments are checked."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-
-Group = TypeVar("Group", bound=Settings)
 
 
 class CleanSettings(Settings):
@@ -63,7 +51,10 @@ class CleanSettings(Settings):
     largest_fragment: bool = Field(False, description="keep only the largest fragment (strip salts and solvents)")
     neutralize: bool = Field(False, description="neutralise charges where protonation allows it")
     canonical: bool = Field(True, description="rewrite each SMILES as RDKit's canonical isomeric SMILES")
-    duplicates: DuplicatePolicy = Field("mean", description="what one molecule measured several times becomes")
+    duplicates: Literal["mean", "median", "first", "drop-conflicting", "error"] = Field(
+        "mean",
+        description="what becomes of the measurements of one molecule: mean, median, first, drop-conflicting or error",
+    )
     conflict_tolerance: NonNegativeFloat | None = Field(
         None,
         description="labels of one molecule further apart than this are a conflict; "
@@ -75,18 +66,22 @@ class DataSettings(Settings):
     """Where molecules and measurements come from."""
 
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
-    smiles: str | None = Field(None, description="SMILES column; unset: found by name")
+    smiles: str | None = Field(None, description="SMILES column; unset: found by its name")
     target: str | None = Field(None, description="target column; unset: found when obvious")
-    add: str | None = Field(None, description="further labelled molecules for the training part, such as selected ones")
+    add: str | None = Field(
+        None, description="further labelled molecules for the training part, such as the output of `moltune select`"
+    )
     clean: CleanSettings = CleanSettings()
 
 
 class SplitSettings(Settings):
     """How molecules are divided into training, validation and test parts."""
 
-    method: SplitMethod = "stratified"
-    ratios: Ratios = Field((0.7, 0.1, 0.2), description="training/validation/test")
-    seed: NonNegativeInt | None = Field(None, description="unset: the run's seed")
+    method: Literal["random", "stratified", "scaffold", "cluster", "column", "index"] = Field(
+        "stratified", description="how molecules are divided: random, stratified, scaffold, cluster, column or index"
+    )
+    ratios: Ratios = Field((0.7, 0.1, 0.2), description="training/validation/test, such as 70/10/20")
+    seed: NonNegativeInt | None = Field(None, description="seed of the split; unset: the seed of the run")
     bins: PositiveInt = Field(10, description="target quantiles of a stratified split")
     cutoff: float = Field(0.35, ge=0, le=1, description="Tanimoto distance within a cluster of a cluster split")
     algorithm: Literal["butina", "sphere"] = Field("sphere", description="clustering of a cluster split")
@@ -106,13 +101,15 @@ class ModelSettings(Settings):
     """The encoder and the regression head on it."""
 
     name: str = Field(
-        "moltune/mini", min_length=1, description="bundled name, folder, or Hugging Face id of a SMILES encoder"
+        "moltune/mini", min_length=1, description="pretrained model: a bundled name, a folder or a Hugging Face id"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the same architecture and tokenizer, fresh weights drawn with the seed"
     )
-    head: HeadName = Field("mean", description="mean pooling + linear; cls: first token; molformer: two-layer skip")
+    head: Literal["mean", "cls", "molformer"] = Field(
+        "mean", description="regression head: mean (linear on the mean token), cls (on the first), molformer (2 layers)"
+    )
     head_dropout: float = Field(0.1, ge=0, lt=1)
     head_start: Literal["ridge", "random"] = Field(
         "ridge", description="first weights of a linear head: ridge regression on the frozen embeddings, or random"
@@ -128,11 +125,6 @@ class ModelSettings(Settings):
     )
 
 
-def parse_list(value: Any) -> Any:
-    """Turn ``"a,b"`` into ``["a", "b"]``; anything else stays."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
 class ProbeSettings(Settings):
     """A head fitted on features that are computed once; nothing in the encoder changes."""
 
@@ -142,7 +134,7 @@ class ProbeSettings(Settings):
     features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
         default_factory=lambda: list[FeatureName](["embedding"]),
         min_length=1,
-        description="any of embedding, rdkit, morgan, minimol",
+        description="what a probe reads: any of embedding, rdkit, morgan, minimol",
     )
     C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
     epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")
@@ -160,15 +152,22 @@ class ProbeSettings(Settings):
 class MethodSettings(Settings):
     """Which parameters are trained."""
 
-    name: str = Field(
-        "full", description="tuning method, or any tuner of peft by name; `moltune params` lists what is available"
-    )
+    name: str = Field("full", description=f"tuning method: {', '.join(METHOD_NAMES)}, or a tuner of peft such as vera")
     peft: dict[str, Any] = Field(
         default_factory=dict, description="fields of the method's peft configuration, such as r or target_modules"
     )
     ia3_start: float = Field(1.0, description="ia3: first value of the scaling vectors; 1 changes nothing")
     layer_norm_biases: bool = Field(False, description="bitfit: train the biases of layer norms, too")
     probe: ProbeSettings = ProbeSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        # peft has a folder for each of its tuners; importing it to ask would take seconds.
+        places = getattr(find_spec("peft"), "submodule_search_locations", None) or []
+        if name in METHOD_NAMES or any(Path(place, "tuners", name.lower(), "config.py").is_file() for place in places):
+            return name
+        raise ValueError(f"there is no method {name!r}; choose one of {', '.join(METHOD_NAMES)}, or a tuner of peft")
 
 
 # Two epochs are too few for a linear head and nearly enough for the adapter, so a kernel head takes its place.
@@ -194,10 +193,14 @@ def training_defaults(method: str) -> dict[str, Any]:
 class TrainingSettings(Settings):
     """The optimisation."""
 
-    epochs: PositiveInt | None = Field(None, description="unset: as many as 180 steps take, from 2 to 50")
-    batch_size: PositiveInt = 32
+    retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
+
+    epochs: PositiveInt | None = Field(
+        None, description="passes over the training part, at most; unset: as many as 180 steps take, from 2 to 50"
+    )
+    batch_size: PositiveInt = Field(32, description="molecules per training step")
     eval_batch_size: PositiveInt = Field(32, description="larger ones are slower on a CPU, and faster on a GPU")
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the encoder")
     head_learning_rate: float | None = Field(None, gt=0, description="unset: learning_rate")
     weight_decay: NonNegativeFloat = 0.01
     layer_decay: float = Field(
@@ -218,9 +221,6 @@ class TrainingSettings(Settings):
         description="of training steps, all else is fp32; auto: bf16 where the processor has it, else fp32",
     )
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
-    augment: NonNegativeInt = Field(
-        0, description="fresh random SMILES of each training molecule per epoch, in place of its own; 0: its own SMILES"
-    )
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
 
@@ -228,25 +228,25 @@ class TrainingSettings(Settings):
 class AdaptSettings(Settings):
     """Training without labels on the task's own molecules, before fine-tuning."""
 
-    objective: AdaptObjective = Field(
-        "none", description="mlm: masked tokens; mtr: physicochemical descriptors; both: half of the molecules each"
+    retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
+
+    objective: Literal["none", "mlm", "mtr", "both"] = Field(
+        "none", description="what is learnt without labels: mlm (masked tokens), mtr (descriptors) or both"
     )
-    epochs: PositiveInt = 5
-    learning_rate: float = Field(1e-4, gt=0)
+    epochs: PositiveInt = Field(5, description="passes over the molecules")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     tokens_per_batch: PositiveInt = Field(2_048, description="token budget of a step, padding included")
     weight_decay: NonNegativeFloat = 0.01
     warmup: float = Field(0.1, gt=0, lt=1, description="share of the steps spent warming up; the rest cools down")
     mlm_weight: float = Field(0.2, gt=0, description="weight of the masked tokens beside the descriptors in 'both'")
-    augment: NonNegativeInt = Field(
-        0, description="random SMILES of each molecule; epochs go through its own SMILES and these in turn"
-    )
-    transductive: bool = Field(False, description="also learn from the SMILES of validation and test part")
+    transductive: bool = Field(False, description="also learn from the SMILES of the validation and test parts")
 
 
 class PredictionSettings(Settings):
     """What becomes of the tuned model's outputs."""
 
-    tta: PositiveInt = Field(1, description="SMILES of each molecule that a prediction averages over, its own included")
+    retired: ClassVar[dict[str, tuple[Any, str]]] = {"tta": (1, NO_RANDOM_SMILES)}
+
     blend: list[str] = Field(
         default_factory=list,
         description="baselines averaged with the model, weights from the validation part; empty: the model alone",
@@ -267,18 +267,28 @@ class EvaluationSettings(Settings):
     figures: bool = True
 
 
-class FinetuneConfig(Settings):
-    """Everything that one fine-tuning run needs, and all that it takes to repeat it."""
+class _Task(Settings):
+    """What fine-tuning and adaptation have in common."""
 
     data: DataSettings = DataSettings()
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
+    seed: NonNegativeInt = Field(0, description="seed of everything random")
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the split: its own, or else the run's."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+
+class FinetuneConfig(_Task):
+    """Everything that one fine-tuning run needs, and all that it takes to repeat it."""
+
     method: MethodSettings = MethodSettings()
     adapt: AdaptSettings = AdaptSettings()
     training: TrainingSettings = TrainingSettings()
     prediction: PredictionSettings = PredictionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    seed: NonNegativeInt = 0
     output: Path | None = Field(None, description="run folder; unset: runs/<data>-<model>-<method>-seed<seed>")
 
     @model_validator(mode="before")
@@ -305,43 +315,13 @@ class FinetuneConfig(Settings):
             values["training"] = {**defaults, **training}
         return values
 
-    @property
-    def split_seed(self) -> int:
-        """The seed of the split: its own, or else the run's."""
-        return self.seed if self.split.seed is None else self.split.seed
 
-
-class AdaptConfig(Settings):
+class AdaptConfig(_Task):
     """Everything that one adaptation without labels needs."""
 
-    data: DataSettings = DataSettings()
-    split: SplitSettings = SplitSettings()
-    model: ModelSettings = ModelSettings()
     adapt: AdaptSettings = AdaptSettings(objective="mtr")
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
-    seed: NonNegativeInt = 0
     output: Path | None = Field(None, description="folder of the new checkpoint")
-
-    @property
-    def split_seed(self) -> int:
-        """The seed of the split: its own, or else the run's."""
-        return self.seed if self.split.seed is None else self.split.seed
-
-
-def explain(error: ValidationError) -> str:
-    """One line per wrong setting, in the words of a user."""
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "there is no such setting"
-        elif problem["type"] == "model_type":
-            message = f"is a group of settings, not {problem['input']!r}"
-        elif problem["type"] == "list_type":
-            message = f"takes a list, such as [{problem['input']}]"
-        lines.append(f"{where}: {message}")
-    return "; ".join(lines)
 
 
 def make_config(values: dict[str, Any]) -> FinetuneConfig:
@@ -351,15 +331,3 @@ def make_config(values: dict[str, Any]) -> FinetuneConfig:
         ConfigError: names each wrong setting.
     """
     return make_settings(FinetuneConfig, values)
-
-
-def make_settings(kind: type[Group], values: dict[str, Any]) -> Group:
-    """Validate the settings of one group.
-
-    Raises:
-        ConfigError: names each wrong setting.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
