@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import peft
@@ -17,8 +19,7 @@ from moltune.errors import CheckpointError, ConfigError
 from moltune.models.checkpoints import load_encoder, load_regression, make_regression
 from moltune.models.digest import tensor_digest
 from moltune.models.methods.adapters import merge_adapter, save_adapter
-from moltune.models.methods.counting import count_parameters
-from moltune.models.methods.registry import make_method
+from moltune.models.methods.registry import count_parameters, make_method
 from moltune.models.molformer import MolformerModel
 from moltune.models.regression import RegressionConfig, RegressionModel
 
@@ -206,6 +207,22 @@ def test_bitfit_changes_biases_only(base: Path) -> None:
     assert changed
     assert all(name.endswith("bias") and "LayerNorm" not in name for name in changed)
     assert len(changed) == 2 * 6
+
+
+def test_only_an_adapter_of_peft_needs_peft(base: Path, tmp_path: Path) -> None:
+    """Loading and predicting must not wait for libraries that only training needs."""
+    make_regression(base).save_pretrained(tmp_path / "full")
+    for name in ("lora", "bitfit"):
+        save_adapter(switched_on(base, name), tmp_path / name)
+    code = (
+        "import sys\n"
+        "from moltune.models.checkpoints import load_regression\n"
+        "load_regression(sys.argv[1])\n"
+        "print(*(name in sys.modules for name in ('peft', 'transformers.trainer')))\n"
+    )
+    for name, loaded in (("full", "False False"), ("bitfit", "False False"), ("lora", "True False")):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True)
+        assert done.stdout.split() == loaded.split(), (name, done.stderr)
 
 
 # --- other encoders, settings ----------------------------------------------------------------------------------------

@@ -71,11 +71,11 @@ def test_unknown_tokens_are_named() -> None:
 
 
 def test_length_counts_the_special_tokens() -> None:
-    assert check_smiles(TOKENIZER, ["C" * 8, "C" * 9], max_length=10).keys() == {1}
-    assert check_smiles(TOKENIZER, ["C" * 9], max_length=None) == {}
-    assert "11 tokens, but the model takes 10" in check_smiles(TOKENIZER, ["C" * 9], max_length=10)[0].message
-    assert check_smiles(TOKENIZER, ["[Xx+9]" * 9], max_length=10)[0].kind == "too long"
-    assert check_smiles(TOKENIZER, ["a" + "C" * 12], max_length=10)[0].kind == "characters"
+    assert check_smiles(TOKENIZER, ["C" * 8, "C" * 9], limit=10).keys() == {1}
+    assert check_smiles(TOKENIZER, ["C" * 9], limit=None) == {}
+    assert "11 tokens, but the model takes 10" in check_smiles(TOKENIZER, ["C" * 9], limit=10)[0].message
+    assert check_smiles(TOKENIZER, ["[Xx+9]" * 9], limit=10)[0].kind == "too long"
+    assert check_smiles(TOKENIZER, ["a" + "C" * 12], limit=10)[0].kind == "characters"
 
 
 @pytest.mark.parametrize("text", ["C<pad>C", "<mask>", "CC<eos>", "<bos>C", "C<unk>"])

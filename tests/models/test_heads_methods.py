@@ -12,21 +12,19 @@ from torch import nn
 
 from moltune.config import MethodSettings, ModelSettings
 from moltune.errors import CheckpointError, ConfigError
-from moltune.models import checkpoints
+from moltune.models import names
 from moltune.models.checkpoints import (
-    bundled_models,
     load_config,
     load_encoder,
     load_regression,
     load_tokenizer,
     make_regression,
     max_length,
-    resolve,
 )
 from moltune.models.heads import HEADS, make_head
-from moltune.models.methods.counting import count_parameters
-from moltune.models.methods.registry import METHODS, make_method
+from moltune.models.methods.registry import METHODS, count_parameters, make_method
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
+from moltune.models.names import bundled_models, resolve
 from moltune.models.pooling import mean_pool
 from moltune.models.regression import RegressionConfig, RegressionModel
 
@@ -157,11 +155,20 @@ def test_names_of_checkpoints(tmp_path: Path, encoder: MolformerModel, monkeypat
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         resolve(tmp_path / "empty")
-    monkeypatch.setattr(checkpoints, "bundled_models", lambda: {"moltune/mini": tmp_path, "moltune/other": tmp_path})
+    monkeypatch.setattr(names, "bundled_models", lambda: {"moltune/mini": tmp_path, "moltune/other": tmp_path})
     assert resolve("moltune/mini") == str(tmp_path)
     for name in ("moltune/mimi", "nothing", str(tmp_path / "gone")):
         with pytest.raises(CheckpointError, match="moltune/mini, moltune/other"):
             resolve(name)
+
+
+def test_a_path_that_does_not_exist_is_not_taken_for_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("runs/nope", "models/nope", "./nope", "/nope", "../nope/x", "models/deep/nope"):
+        with pytest.raises(CheckpointError, match="there is no model"):
+            resolve(name)
+    assert resolve("owner/models") == "owner/models"
 
 
 def test_bundled_models_are_whole() -> None:

@@ -124,7 +124,7 @@ def test_a_config_of_other_sizes_is_an_error(tmp_path: Path) -> None:
 def test_a_head_of_another_task_is_left_behind_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     MolformerForMaskedLM(tiny_config()).save_pretrained(tmp_path / "lm")
     MolformerForSequenceClassification(tiny_config()).save_pretrained(tmp_path / "classifier")
-    with caplog.at_level(logging.INFO, logger="moltune"):
+    with caplog.at_level(logging.DEBUG, logger="moltune"):
         MolformerModel.from_pretrained(tmp_path / "lm")
         assert "lm_head is not used" in caplog.text
         caplog.clear()
@@ -135,6 +135,17 @@ def test_a_head_of_another_task_is_left_behind_and_said(tmp_path: Path, caplog: 
     assert "lm_head is not used" in caplog.text
     assert "holds no classifier" in caplog.text
     assert "fresh weights" in caplog.text
+
+
+def test_nothing_is_printed_about_a_head_that_nobody_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    MolformerForMaskedLM(tiny_config()).save_pretrained(tmp_path)
+    capfd.readouterr()
+    with caplog.at_level(logging.INFO):
+        load_encoder(tmp_path)
+        AutoModel.from_pretrained(tmp_path)
+    assert "lm_head" not in caplog.text + "".join(capfd.readouterr())
 
 
 def test_half_of_a_foreign_head_is_surplus(tmp_path: Path) -> None:

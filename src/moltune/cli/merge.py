@@ -21,6 +21,6 @@ def merge(
 ) -> None:
     """Fold an adapter into its base: a plain model with the same predictions, which needs no base any more."""
     set_up_logging(quiet)
-    from moltune.models.methods.merging import merge_checkpoint
+    from moltune.models.checkpoints import merge_checkpoint
 
     merge_checkpoint(run, output, base)

@@ -26,8 +26,7 @@ def params(
     settings = settings_from(None, {"model.name": model, "model.head": head, "method.name": method}, overrides)
     from rich.table import Table
 
-    from moltune.models.methods.counting import count_parameters
-    from moltune.models.methods.registry import METHODS
+    from moltune.models.methods.registry import METHODS, count_parameters
 
     names = [settings.method.name] if method or as_json else list(METHODS)
     counts = [

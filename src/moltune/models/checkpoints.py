@@ -1,13 +1,10 @@
-"""Names of checkpoints and how they are loaded: bundled, folder, run folder, or Hugging Face id."""
+"""Load and save checkpoints: encoders, tokenizers, tuned regression models, adapters."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import logging
-import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,64 +18,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
-from moltune.errors import CheckpointError
+from moltune.errors import CheckpointError, RunFolderError
 from moltune.models.methods.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
+from moltune.models.names import resolve
 from moltune.models.register import register
 from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
-from moltune.models.strict import KNOWN_HEADS
-
-logger = logging.getLogger(__name__)
-
-BUNDLED_PREFIX = "moltune/"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def bundled_models() -> dict[str, Path]:
-    """Checkpoints inside the package, by name."""
-    root = Path(str(resources.files("moltune.models"))) / "bundled"
-    folders = sorted(folder for folder in root.iterdir() if (folder / "config.json").is_file()) if root.is_dir() else []
-    return {BUNDLED_PREFIX + folder.name: folder for folder in folders}
-
-
-def resolve(name: str | Path) -> str:
-    """Turn a model's name into what ``from_pretrained`` takes: a folder, or a Hugging Face id.
-
-    A run folder stands for the ``model`` folder in it.
-
-    Raises:
-        CheckpointError: nothing of this name exists.
-    """
-    bundled = bundled_models()
-    if str(name) in bundled:
-        return str(bundled[str(name)])
-    folder = Path(name)
-    for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file():
-            return str(candidate)
-    if folder.exists():
-        raise CheckpointError(f"{name} holds no checkpoint: there is no config.json in it or in its model folder")
-    if not str(name).startswith(BUNDLED_PREFIX) and _HUB_ID.fullmatch(str(name)):
-        return str(name)
-    raise CheckpointError(
-        f"there is no model {str(name)!r}: it is no folder, no Hugging Face id such as "
-        f"ibm-research/MoLFormer-XL-both-10pct, and not bundled ({', '.join(bundled) or 'none is'})"
-    )
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' loading bars and reports: our own checks say what matters."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+from moltune.models.strict import KNOWN_HEADS, misfit, mismatched, quiet_transformers
 
 
 def load_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
@@ -88,7 +34,7 @@ def load_config(name: str | Path, revision: str | None = None) -> PreTrainedConf
         CheckpointError: it is not there, or of an architecture that transformers does not know.
     """
     with _explained(name):
-        return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, **_revision(revision))
+        return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False, revision=revision or "main")
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -98,7 +44,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
         CheckpointError: there is none, or it is no fast tokenizer.
     """
     with _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False, **_revision(revision))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False, revision=revision or "main")
     if not tokenizer.is_fast:
         raise CheckpointError(f"the tokenizer of {name} has no tokenizer.json, which moltune needs to check coverage")
     if tokenizer.pad_token_id is None:
@@ -119,7 +65,21 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
     with _explained(name):
         if isinstance(config, RegressionConfig):
             return merge_adapter(load_regression(name)).encoder.eval()
-        encoder, info = AutoModel.from_pretrained(
+        return load_strictly(AutoModel, name, config, revision, **encoder_arguments(config))
+
+
+def load_strictly(
+    kind: Any, name: str | Path, config: PreTrainedConfig, revision: str | None = None, **options: Any
+) -> PreTrainedModel:
+    """Load a checkpoint with one of transformers' Auto classes, in evaluation mode and float32.
+
+    Heads of other tasks, and a pooling layer that is not built here, may be left over.
+
+    Raises:
+        CheckpointError: a tensor is missing or misshapen, or the encoder has no place for one.
+    """
+    with _explained(name):
+        model, info = kind.from_pretrained(
             resolve(name),
             config=config,
             dtype="float32",
@@ -128,11 +88,18 @@ def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMod
             output_loading_info=True,
             # A misshapen tensor must reach our check, which names it.
             ignore_mismatched_sizes=True,
-            **encoder_arguments(config),
-            **_revision(revision),
+            revision=revision or "main",
+            **options,
         )
-    _check_encoder(encoder, info, str(name))
-    return encoder.eval()
+    encoder = model.base_model
+    parts = {part for part, _ in encoder.named_children()}
+    heads = {tensor for tensors in KNOWN_HEADS.values() for tensor in tensors}
+    prefix = f"{encoder.base_model_prefix}."
+    unexpected = {key for key in info["unexpected_keys"] if key not in heads}
+    surplus = {key for key in unexpected if key.removeprefix(prefix).split(".")[0] in parts}
+    if problem := misfit(info["missing_keys"], surplus, mismatched(info)):
+        raise CheckpointError(f"{name} does not fit its own architecture: tensors {problem}")
+    return model.eval()
 
 
 def random_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
@@ -149,14 +116,9 @@ def random_encoder(name: str | Path, revision: str | None = None) -> PreTrainedM
 
 
 def empty_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Build the encoder of a checkpoint without memory for its tensors, to ask for its structure.
-
-    Raises:
-        CheckpointError: the checkpoint has no configuration.
-    """
-    config = load_config(name, revision)
+    """Build the encoder of a checkpoint without memory for its tensors, to ask for its structure."""
     with torch.device("meta"):
-        return build_encoder(config.encoder if isinstance(config, RegressionConfig) else config)
+        return random_encoder(name, revision)
 
 
 def load_regression(name: str | Path, base: str | Path | None = None) -> RegressionModel:
@@ -187,6 +149,29 @@ def save_regression(model: RegressionModel, tokenizer: PreTrainedTokenizerBase, 
         else:
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def merge_checkpoint(name: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:
+    """Write a tuned model with its adapter merged, in ``save_pretrained`` layout.
+
+    Args:
+        name: run or model folder that holds an adapter.
+        folder: for the plain model.
+        base: where the base checkpoint is now; unset: where it was in training.
+
+    Raises:
+        CheckpointError: there is no adapter, or its base is not there.
+        ConfigError: the tuner cannot be merged.
+        RunFolderError: the folder holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} exists already; choose another folder")
+    model = load_regression(name, base)
+    if model.adapter is None:
+        raise CheckpointError(f"{name} is a whole model already: there is no adapter to merge")
+    save_regression(merge_adapter(model), load_tokenizer(name), folder)
+    return folder
 
 
 def make_regression(
@@ -232,23 +217,6 @@ def max_length(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return min(bounds, default=None)
 
 
-def _check_encoder(encoder: PreTrainedModel, info: dict[str, Any], name: str) -> None:
-    missing = sorted(info["missing_keys"])
-    prefix = f"{encoder.base_model_prefix}."
-    parts = {part for part, _ in encoder.named_children()}
-    # Heads of other tasks, and a pooling layer that is not built here, may be left over; parts of the encoder not.
-    heads = {tensor for tensors in KNOWN_HEADS.values() for tensor in tensors}
-    surplus = sorted(
-        key for key in info["unexpected_keys"] if key not in heads and key.removeprefix(prefix).split(".")[0] in parts
-    )
-    misshapen = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
-    findings = (("is missing", missing), ("has no place for", surplus), ("wants another shape of", misshapen))
-    for kind, names in findings:
-        if names:
-            shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-            raise CheckpointError(f"{name} does not fit its own architecture: the encoder {kind} {shown}")
-
-
 def _on_base(config: RegressionConfig, folder: Path, base: str | Path | None) -> RegressionModel:
     """The base encoder of an adapter under a head that is still to be loaded."""
     named = config.base_model if base is None else str(base)
@@ -261,10 +229,6 @@ def _on_base(config: RegressionConfig, folder: Path, base: str | Path | None) ->
     if hasattr(encoder.config, "redraw_features") and hasattr(config.encoder, "redraw_features"):
         encoder.config.redraw_features = config.encoder.redraw_features
     return RegressionModel(config, encoder=encoder)
-
-
-def _revision(revision: str | None) -> dict[str, str]:
-    return {} if revision is None else {"revision": revision}
 
 
 @contextlib.contextmanager

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
+
+from moltune.config import ModelSettings
+from moltune.errors import DataError
+from moltune.models.checkpoints import empty_encoder, load_tokenizer, max_length
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,14 +30,14 @@ class Issue:
 
 
 def check_smiles(
-    tokenizer: PreTrainedTokenizerBase, smiles: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, smiles: Sequence[str], limit: int | None = None
 ) -> dict[int, Issue]:
     """Check each SMILES against a tokenizer.
 
     Args:
         tokenizer: a fast tokenizer.
         smiles: n SMILES strings.
-        max_length: longest input of the model in tokens, special tokens included.
+        limit: longest input of the model in tokens, special tokens included.
 
     Returns:
         The position of each molecule with an issue, and the gravest one: vanishing characters, then length, then
@@ -59,9 +66,39 @@ def check_smiles(
         elif lost or not len(ids) > sum(special) - len(unknown):
             shown = " ".join(repr(char) for char in lost) or "everything"
             issues[position] = Issue("characters", f"the tokenizer would silently leave out {shown}")
-        elif max_length is not None and len(ids) > max_length:
-            issues[position] = Issue("too long", f"{len(ids)} tokens, but the model takes {max_length}")
+        elif limit is not None and len(ids) > limit:
+            issues[position] = Issue("too long", f"{len(ids)} tokens, but the model takes {limit}")
         elif unknown:
             named = ", ".join(dict.fromkeys(unknown))
             issues[position] = Issue("unknown", f"the model's vocabulary lacks {named}")
     return issues
+
+
+def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
+    """Positions that a checkpoint cannot read, each with its reason; what the settings let pass is warned about.
+
+    Characters that the tokenizer would drop always make a molecule unfit. Unknown tokens and over-long SMILES are
+    kept, rejected or an error as ``settings.unknown_tokens`` and ``settings.too_long`` say.
+
+    Raises:
+        DataError: the settings make one of them an error.
+    """
+    tokenizer = load_tokenizer(settings.name, settings.revision)
+    limit = max_length(empty_encoder(settings.name, settings.revision), tokenizer)
+    policy = {"characters": "reject", "unknown": settings.unknown_tokens, "too long": settings.too_long}
+    rejected: dict[int, str] = {}
+    tolerated: dict[str, list[str]] = {}
+    for position, issue in check_smiles(tokenizer, smiles, limit).items():
+        action = policy[issue.kind]
+        if action == "error":
+            raise DataError(
+                f"{smiles[position]}: {issue.message}; leave it out, or choose model.unknown_tokens or model.too_long"
+            )
+        if action == "reject":
+            rejected[position] = f"{settings.name}: {issue.message}"
+        else:
+            tolerated.setdefault(issue.kind, []).append(f"{smiles[position]}: {issue.message}")
+    does = {"too long": "are cut to the model's length", "unknown": "are read with an unknown token"}
+    for kind, examples in tolerated.items():
+        logger.warning("%d molecules %s, such as %s", len(examples), does[kind], examples[0])
+    return rejected

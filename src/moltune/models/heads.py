@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from moltune.errors import ConfigError
+from moltune.errors import ConfigError, NumericsError
 from moltune.models.pooling import mean_pool
 
 
 class Head(nn.Module, ABC):
     """A regression head on an encoder of width ``hidden_size``.
 
-    ``pool`` turns hidden states (batch, length, width) into one vector per molecule (batch, width); ``predict``
-    turns that vector into one standardised value per molecule (batch,). Calling the head does both.
+    ``pool`` turns hidden states (batch, length, width) into one vector per molecule (batch, width), by default the mean
+    over real tokens; ``predict`` turns that vector into one standardised value per molecule (batch,). Calling the head
+    does both.
     """
 
     def __init__(self, hidden_size: int, dropout: float) -> None:
@@ -24,9 +26,9 @@ class Head(nn.Module, ABC):
         self.hidden_size = hidden_size
         self.dropout = nn.Dropout(dropout)
 
-    @abstractmethod
     def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Map (batch, length, width) to (batch, width), float32."""
+        return mean_pool(hidden_states, attention_mask)
 
     @abstractmethod
     def predict(self, pooled: Tensor) -> Tensor:
@@ -49,10 +51,6 @@ class MeanHead(Head):
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__(hidden_size, dropout)
         self.out_proj = nn.Linear(hidden_size, 1)
-
-    def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Average over real tokens."""
-        return mean_pool(hidden_states, attention_mask)
 
     def predict(self, pooled: Tensor) -> Tensor:
         """Dropout and linear."""
@@ -79,10 +77,6 @@ class MolformerHead(Head):
         self.dense2 = nn.Linear(hidden_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, 1)
 
-    def pool(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Average over real tokens."""
-        return mean_pool(hidden_states, attention_mask)
-
     def predict(self, pooled: Tensor) -> Tensor:
         """Two skip layers and linear."""
         hidden = gelu(self.dropout(self.dense(pooled))) + pooled
@@ -102,3 +96,29 @@ def make_head(name: str, hidden_size: int, dropout: float) -> Head:
     if name not in HEADS:
         raise ConfigError(f"there is no head {name!r}; choose one of: {', '.join(HEADS)}")
     return HEADS[name](hidden_size, dropout)
+
+
+def fit_by_ridge(layer: nn.Linear, embedded: np.ndarray, target: np.ndarray) -> None:
+    """Set a linear layer to the ridge regression of targets on embeddings; leave-one-out error chooses the penalty.
+
+    Training that starts from a random layer first pulls the encoder towards noise; from a fitted one it starts with the
+    error of the linear probe and keeps the pretrained features (Kumar et al. 2022, arXiv:2202.10054).
+
+    Args:
+        layer: maps width to outputs; changed in place.
+        embedded: (n, width), with the noise of training in them (dropout on): fitted on clean embeddings, the layer
+            would lean on differences that are smaller than that noise, and its first loss would be many times the
+            variance.
+        target: standardised, (n,) or (n, outputs).
+
+    Raises:
+        NumericsError: an embedding is not finite.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    if not np.isfinite(embedded).all():
+        raise NumericsError("the checkpoint gives embeddings that are not finite; its weights are damaged")
+    ridge = RidgeCV(alphas=np.logspace(-3, 4, 29)).fit(embedded, target)
+    with torch.no_grad():
+        layer.weight.copy_(torch.as_tensor(ridge.coef_).view_as(layer.weight))
+        layer.bias.copy_(torch.as_tensor(ridge.intercept_).view_as(layer.bias))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moltune.errors import NumericsError
 from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
@@ -28,7 +29,8 @@ def predict_smiles(
     Raises:
         NumericsError: a prediction is not finite; the molecule is named.
     """
-    values = _run(model, tokenizer, smiles, _predict, batch_size, max_length, progress).reshape(-1)
+    options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+    values = run_batches(model, tokenizer, smiles, lambda **batch: model(**batch).logits, **options).reshape(-1)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise NumericsError(f"the prediction for {smiles[bad[0]]} is {values[bad[0]]}")
@@ -48,48 +50,48 @@ def embed_smiles(
 
     With ``noisy`` they are what the head sees in training: dropout on, features redrawn where the model does so.
     """
-    function = _embed_noisy if noisy else _embed
-    return _run(model, tokenizer, smiles, function, batch_size, max_length, None).reshape(len(smiles), -1)
-
-
-def _predict(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
-    return model(**batch).logits
-
-
-def _embed(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
-    return model.embed(**batch)
-
-
-def _embed_noisy(model: RegressionModel, batch: dict[str, Tensor]) -> Tensor:
-    model.train()
-    return model.head.dropout(model.embed(**batch))
+    options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "training": noisy}
+    return run_batches(model, tokenizer, smiles, lambda **batch: model.head.dropout(model.embed(**batch)), **options)
 
 
 @torch.inference_mode()
-def _run(
-    model: RegressionModel,
+def run_batches(
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     smiles: Sequence[str],
-    function: Callable[[RegressionModel, dict[str, Tensor]], Tensor],
-    batch_size: int,
-    max_length: int | None,
-    progress: Callable[[int], None] | None,
+    function: Callable[..., Tensor],
+    *,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    training: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    if not len(smiles):
-        return np.empty(0, dtype=np.float64)
-    dataset = SmilesDataset(tokenizer, smiles, max_length=max_length)
-    collate = PadCollator(int(tokenizer.pad_token_id))
+    """Apply a function of ``input_ids`` and ``attention_mask`` to batches of molecules of similar length.
+
+    Args:
+        model: that the function uses; it is left in the mode that it was in.
+        tokenizer: that belongs to it.
+        smiles: n SMILES.
+        function: returns (batch, k).
+        batch_size: molecules at a time.
+        max_length: cut inputs to this many tokens.
+        training: whether the model is in training mode meanwhile.
+        progress: takes how many molecules more are done.
+
+    Returns:
+        float64, shape (n, k), in the order of ``smiles``; (0, 0) for none.
+    """
+    dataset, collate = SmilesDataset(tokenizer, smiles, max_length=max_length), PadCollator(int(tokenizer.pad_token_id))
     was_training = model.training
-    model.eval()
-    result: np.ndarray | None = None
+    model.train(training)
+    result = np.empty((0, 0))
     for positions in sorted_batches(dataset.lengths, batch_size):
         batch = {key: value.to(model.device) for key, value in collate([dataset[i] for i in positions]).items()}
-        values = function(model, batch).double().cpu().numpy()
-        if result is None:
-            result = np.empty((len(smiles), values.shape[1]), dtype=np.float64)
+        values = function(**batch).double().cpu().numpy()
+        if not len(result):
+            result = np.empty((len(smiles), values.shape[1]))
         result[positions] = values
         if progress is not None:
             progress(len(positions))
     model.train(was_training)
-    assert result is not None
     return result

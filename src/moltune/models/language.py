@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from moltune.errors import CheckpointError, ConfigError
-from moltune.models.checkpoints import (
-    load_config,
-    load_encoder,
-    quiet_transformers,
-    random_encoder,
-    resolve,
-)
+from moltune.errors import ConfigError
+from moltune.models.checkpoints import load_config, load_encoder, load_strictly, random_encoder
 from moltune.models.regression import RegressionConfig
 
 logger = logging.getLogger(__name__)
@@ -47,7 +40,8 @@ def load_for_adaptation(
     config = load_config(name, revision)
     has_head = any("MaskedLM" in made_for for made_for in config.architectures or ())
     if has_head and weights == "pretrained":
-        return _whole(name, config, revision)
+        whole = load_strictly(AutoModelForMaskedLM, name, config, revision)
+        return whole.base_model, whole
     encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
     if not need_head:
         return encoder, None
@@ -78,23 +72,3 @@ def language_head(language: PreTrainedModel) -> nn.Module:
     raise ConfigError(
         f"moltune cannot train the masked-token head of {type(language).__name__}; choose the objective mtr"
     )
-
-
-def _whole(name: str, config: Any, revision: str | None) -> tuple[PreTrainedModel, PreTrainedModel]:
-    # Checks the encoder tensor by tensor; transformers alone would fill what is missing with fresh weights.
-    load_encoder(name, revision)
-    options = {} if revision is None else {"revision": revision}
-    with quiet_transformers():
-        language, info = AutoModelForMaskedLM.from_pretrained(
-            resolve(name),
-            config=config,
-            dtype="float32",
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{name} does not fit its own architecture: it lacks {', '.join(missing[:8])}")
-    return language.base_model, language.eval()

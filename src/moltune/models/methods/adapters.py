@@ -4,6 +4,8 @@ A saved adapter is a folder in peft's standard layout, ``adapter_config.json`` a
 which the regression head is one of the ``modules_to_save``. The regression model's ``config.json`` lies beside them; it
 names the base checkpoint and the digest of the encoder that the adapter was trained on. A kernel head fitted after the
 training is a file of its own, which other tools may leave aside.
+
+peft takes seconds to import, so that is done where an adapter of it is made or loaded.
 """
 
 from __future__ import annotations
@@ -14,16 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import (
-    PEFT_TYPE_TO_CONFIG_MAPPING,
-    PeftConfig,
-    PeftModel,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,11 +27,15 @@ from moltune.errors import CheckpointError, ConfigError
 from moltune.models.digest import tensor_digest
 from moltune.models.kernel import KERNEL_FILE, KernelHead
 from moltune.models.regression import RegressionConfig, RegressionModel
+from moltune.models.strict import misfit
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BITFIT = "BITFIT"
 _PREFIX = "base_model.model."
-_HEAD = "head."
+_HEAD = f"{_PREFIX}head."
 
 
 class Adapter(ABC):
@@ -73,17 +72,21 @@ class PeftAdapter(Adapter):
 
     def tensors(self, model: RegressionModel) -> dict[str, Tensor]:
         """As peft names them."""
+        from peft import get_peft_model_state_dict
+
         # Asked about embeddings, peft would look the base model's name up on the hub.
         return dict(get_peft_model_state_dict(self.wrapper, save_embedding_layers=False))
 
     def load(self, model: RegressionModel, tensors: Mapping[str, Tensor]) -> None:
         """Through peft, which puts the adapter's name back in."""
+        from peft import set_peft_model_state_dict
+
         set_peft_model_state_dict(self.wrapper, dict(tensors))
 
     def merge(self, model: RegressionModel) -> RegressionModel:
         """Raise ConfigError for a tuner that cannot be merged."""
         try:
-            with _quiet():
+            with warnings.catch_warnings(action="ignore"):
                 return self.wrapper.merge_and_unload()
         except (NotImplementedError, AttributeError, ValueError) as error:
             raise ConfigError(f"{model.config.method} cannot be merged: {error}") from None
@@ -124,33 +127,27 @@ def biases(model: RegressionModel, layer_norm: bool) -> dict[str, nn.Parameter]:
     }
 
 
-def attach(model: RegressionModel, config: PeftConfig) -> PeftAdapter:
+def attach(model: RegressionModel, config: PeftConfig) -> None:
     """Put a peft adapter on a regression model, in place; the head stays as it is.
 
     Raises:
         ConfigError: peft refuses the configuration on this encoder.
     """
+    from peft import PeftModel
+
     try:
-        with _quiet():
-            adapter = PeftAdapter(PeftModel(model, config))
+        with warnings.catch_warnings(action="ignore"):
+            model.adapter = PeftAdapter(PeftModel(model, config))
     # Some forty tuners refuse what does not fit them, each in its own way.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"peft cannot put {getattr(config.peft_type, 'value', config.peft_type)} on this encoder: {reason[:400]}"
         ) from None
-    model.adapter = adapter
-    return adapter
 
 
 def save_adapter(model: RegressionModel, folder: Path) -> None:
-    """Write adapter, head and configuration of a model that carries an adapter; no tensor of the base.
-
-    Raises:
-        CheckpointError: the model carries no adapter.
-    """
-    if model.adapter is None:
-        raise CheckpointError("the model carries no adapter; save it whole with save_pretrained")
+    """Write adapter, head and configuration of a model that carries an adapter; no tensor of the base."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**model.adapter.config(), "base_model_name_or_path": model.config.base_model}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
@@ -180,19 +177,24 @@ def load_adapter(model: RegressionModel, folder: Path) -> RegressionModel:
             f"the adapter in {folder} was trained on other weights than those of {model.config.base_model} here "
             f"(digest {expected[:12]}, here {str(found)[:12]}): load it with the base that it was trained on"
         )
-    values = _read_config(folder)
     try:
+        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / ADAPTER_WEIGHTS} cannot be read ({error}): copy it again") from None
-    if values.get("peft_type") == BITFIT:
+        tuner = values.get("peft_type")
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the adapter in {folder} cannot be read ({error}): copy it again") from None
+    if tuner == BITFIT:
         model.adapter = BiasAdapter(bool(values.get("layer_norm_biases")))
     else:
         attach(model, _peft_config(values, folder))
-    _check(folder, tensors, _own_tensors(model))
-    head = {name.removeprefix(_PREFIX + _HEAD): value for name, value in tensors.items() if _is_head(name)}
+    wanted = _own_tensors(model)
+    shared = tensors.keys() & wanted.keys()
+    misshapen = {name for name in shared if tensors[name].shape != wanted[name].shape}
+    if problem := misfit(wanted.keys() - shared, tensors.keys() - shared, misshapen):
+        raise CheckpointError(f"the adapter in {folder} does not fit its base: tensors {problem}")
+    head = {name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)}
     model.head.load_state_dict(head, strict=True)
-    model.adapter.load(model, {name: value for name, value in tensors.items() if not _is_head(name)})
+    model.adapter.load(model, {name: value for name, value in tensors.items() if not name.startswith(_HEAD)})
     if model.config.kernel_points:
         model.set_kernel(_read_kernel(folder / KERNEL_FILE, model.config))
     return model
@@ -215,12 +217,8 @@ def merge_adapter(model: RegressionModel) -> RegressionModel:
 
 
 def _own_tensors(model: RegressionModel) -> dict[str, Tensor]:
-    head = {f"{_PREFIX}{_HEAD}{name}": tensor for name, tensor in model.head.state_dict().items()}
+    head = {_HEAD + name: tensor for name, tensor in model.head.state_dict().items()}
     return {**model.adapter.tensors(model), **head}
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(_PREFIX + _HEAD)
 
 
 def _read_kernel(path: Path, config: RegressionConfig) -> KernelHead:
@@ -234,44 +232,12 @@ def _read_kernel(path: Path, config: RegressionConfig) -> KernelHead:
     return kernel
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / ADAPTER_CONFIG} cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{folder / ADAPTER_CONFIG} holds no configuration")
-    return values
-
-
 def _peft_config(values: dict[str, Any], folder: Path) -> PeftConfig:
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if values.get("peft_type") not in kinds:
         raise CheckpointError(f"{folder / ADAPTER_CONFIG} names the tuner {values.get('peft_type')!r}, unknown to peft")
     # The head is loaded beside the adapter, so peft is not to wrap it.
     values = {**values, "modules_to_save": None, "inference_mode": False}
     return kinds[values["peft_type"]].from_peft_type(**values)
-
-
-def _check(folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    misshapen = [name for name in found.keys() & wanted.keys() if found[name].shape != wanted[name].shape]
-    problems = [
-        f"{kind}: {', '.join(sorted(names)[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        for kind, names in (
-            ("missing", list(wanted.keys() - found.keys())),
-            ("surplus", list(found.keys() - wanted.keys())),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"the adapter in {folder} does not fit its base: tensors {'; '.join(problems)}")
-
-
-class _quiet(warnings.catch_warnings):
-    """Hold back peft's advice to people who call it themselves."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered

@@ -49,7 +49,6 @@ class Method(ABC):
 
     name: str
     description: str
-
     takes_peft: ClassVar[bool] = False
 
     def __init__(self, settings: MethodSettings) -> None:
@@ -69,9 +68,6 @@ class Method(ABC):
 
     def count(self, model: RegressionModel) -> ParameterCount:
         """Count the parameters of a model on which this method is switched on."""
-        head = {id(parameter) for parameter in model.head.parameters()}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        in_head = sum(parameter.numel() for parameter in trained if id(parameter) in head)
-        trainable = sum(parameter.numel() for parameter in trained)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        return ParameterCount(self.name, trainable - in_head, in_head, trainable, total)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        in_head = sum(parameter.numel() for parameter in model.head.parameters() if parameter.requires_grad)
+        return ParameterCount(self.name, trainable - in_head, in_head, trainable, model.num_parameters())

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 from torch import nn
 
 from moltune.config import MethodSettings
@@ -17,6 +16,9 @@ from moltune.models.digest import tensor_digest
 from moltune.models.methods.adapters import BiasAdapter, attach, biases
 from moltune.models.methods.base import Method
 from moltune.models.regression import RegressionModel
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ class PeftMethod(AdapterMethod):
 
     def config(self, targets: list[str]) -> PeftConfig:
         """peft's configuration on the given layers, unless the settings name others."""
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
+
         config_class = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}[self.kind]
         fields = {field.name for field in dataclasses.fields(config_class)}
         fields -= {"auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_type"}
@@ -97,11 +101,7 @@ class PeftMethod(AdapterMethod):
         attach(model, self.config(targets))
 
     def find_targets(self, encoder: nn.Module) -> list[str]:
-        """Names of the layers to adapt.
-
-        Raises:
-            ConfigError: the encoder has none of the known names.
-        """
+        """Names of the layers to adapt; an encoder that has none of the known names is a ConfigError."""
         present = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
         found = [next((name for name in _PROJECTIONS[kind] if name in present), None) for kind in self.targets]
         if None in found:
@@ -174,11 +174,7 @@ class BitFit(AdapterMethod):
     description = "biases of linear layers (method.layer_norm_biases for more)"
 
     def put_on(self, model: RegressionModel) -> None:
-        """Unfreeze the biases.
-
-        Raises:
-            ConfigError: the encoder has none.
-        """
+        """Unfreeze the biases; an encoder without any is a ConfigError."""
         chosen = biases(model, self.settings.layer_norm_biases)
         if not chosen:
             raise ConfigError("the encoder's linear layers have no biases, so bitfit has nothing to train")
@@ -202,6 +198,8 @@ def peft_method(name: str) -> type[PeftMethod] | None:
 
 def peft_tuners() -> list[str]:
     """peft's tuners that work on the layers of an encoder, by peft's own names."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
     prompts = {"CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"}
     return sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING if kind.value not in {*prompts, *_UNFIT})
 
@@ -211,9 +209,8 @@ def _look(model: RegressionModel) -> torch.Tensor | None:
     """Embeddings of two short random inputs; None for a model without memory."""
     if next(model.parameters()).is_meta:
         return None
-    tokens = len(cast(torch.nn.Embedding, model.get_input_embeddings()).weight)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, tokens, (2, 8), generator=generator).to(model.device)
+    ids = torch.randint(model.config.encoder.vocab_size, (2, 8), generator=generator).to(model.device)
     was_training = model.training
     model.eval()
     pooled = model.embed(ids, torch.ones_like(ids))
