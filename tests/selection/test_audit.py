@@ -10,12 +10,14 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
 from moltune import datasets
+from moltune.config import AuditSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.overlap import disagreement, shared_molecules
 from moltune.errors import DataError
 from moltune.run import Run
-from moltune.selection.audit import Audit, AuditSettings, audit
+from moltune.selection.audit import audit
 from moltune.selection.audit_report import write_audit
+from moltune.selection.findings import Audit
 from moltune.selection.noise import label_noise
 
 EXTERNAL = Path(__file__).parents[3] / "shared" / "data" / "external_lipophilicity.csv"

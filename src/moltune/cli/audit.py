@@ -29,8 +29,7 @@ def audit(
 ) -> None:
     """Examine external molecules before adding any: overlap, contradicting labels, shift, label noise."""
     set_up_logging(quiet)
-    from moltune.config import DataSettings
-    from moltune.selection.audit import AuditSettings
+    from moltune.config import AuditSettings, DataSettings
     from moltune.selection.audit import audit as run_audit
     from moltune.selection.audit_report import write_audit
 

@@ -16,7 +16,8 @@ from moltune.files import write_json, write_text
 from moltune.reports.drawing import BLUE, GREY, ORANGE, VERMILION, axis_label, drawing
 from moltune.reports.figures import draw_identity
 from moltune.reports.page import render
-from moltune.selection.audit import SHIFTED, Audit
+from moltune.selection.audit import SHIFTED
+from moltune.selection.findings import Audit
 
 REPORT, TABLE, SUMMARY = "audit.html", "shared.csv", "audit.json"
 _COLOURS = {"smiles": VERMILION, "inchikey": ORANGE, "connectivity": BLUE}
