@@ -1,15 +1,15 @@
 """moltune: adapt a chemical language model to one property; learn which data and which method really helped.
 
-``import moltune`` makes MoLFormer known to transformers' Auto classes. The command line leaves that to the commands
-that load a model, so that the others start at once.
+``import moltune`` makes MoLFormer known to transformers' Auto classes and imports neither transformers nor torch: what
+is named here is imported when it is used.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from moltune.models.register import register_when_imported
 
 __version__ = "0.1.0"
 
@@ -46,11 +46,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _is_command_line() -> bool:
-    return Path(sys.argv[0] if sys.argv else "").stem == "moltune"
-
-
-if not _is_command_line():
-    from moltune.models.register import register as _register
-
-    _register()
+register_when_imported()

@@ -22,7 +22,6 @@ from transformers import (
 from moltune.errors import CheckpointError, RunFolderError
 from moltune.models.methods.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
 from moltune.models.names import resolve
-from moltune.models.register import register
 from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
 from moltune.models.strict import KNOWN_HEADS, misfit, mismatched, quiet_transformers
 
@@ -103,14 +102,7 @@ def load_strictly(
 
 
 def random_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Build the encoder of a checkpoint with fresh weights, drawn from torch's global generator.
-
-    Returns:
-        The encoder in evaluation mode, float32.
-
-    Raises:
-        CheckpointError: the checkpoint has no configuration.
-    """
+    """Build the encoder of a checkpoint with fresh weights, drawn from torch's global generator, to evaluate."""
     config = load_config(name, revision)
     return build_encoder(config.encoder if isinstance(config, RegressionConfig) else config).float().eval()
 
@@ -187,7 +179,7 @@ def make_regression(
 
     Args:
         name: bundled name, folder, or hub id.
-        head: name of the head.
+        head: its name; one of :data:`moltune.models.heads.HEADS`.
         head_dropout: dropout in the head.
         revision: branch, tag or commit of a hub id.
         weights: ``pretrained``, or ``random`` for fresh ones in the same architecture.
@@ -234,7 +226,6 @@ def _on_base(config: RegressionConfig, folder: Path, base: str | Path | None) ->
 @contextlib.contextmanager
 def _explained(name: str | Path) -> Iterator[None]:
     """Load quietly, and turn the many ways in which loading fails into one error that says what to do."""
-    register()
     try:
         with quiet_transformers():
             yield
