@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from moltune.errors import ConfigError, DataError, NumericsError
 
@@ -58,6 +57,9 @@ def spearman(true: np.ndarray, predicted: np.ndarray) -> Any:
 
     Ties take their average rank; NaN where ``true`` or ``predicted`` is constant.
     """
+    # scipy.stats takes half a second to import, which a prediction need not wait for.
+    from scipy.stats import rankdata
+
     return _pearson(rankdata(true, axis=-1), rankdata(predicted, axis=-1))
 
 

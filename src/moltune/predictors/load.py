@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moltune.models.checkpoints import load_regression, load_tokenizer, resolve
+from moltune.models.names import resolve
 from moltune.predictors.base import PROBE_TYPE, TunedModel
 
 
@@ -24,6 +24,8 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
         from moltune.predictors.probe import load_probe
 
         return load_probe(folder, base)
+    # Only what this model needs is imported, and that only after its folder was found.
+    from moltune.models.checkpoints import load_regression, load_tokenizer
     from moltune.predictors.language import LanguageModel
 
     return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
