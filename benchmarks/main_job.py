@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 import moltune
-from moltune.run import machine, settings_of, versions, write_atomically
+from moltune.files import write_text
+from moltune.run import machine, settings_of, versions
 
 RESULTS = Path(__file__).parent / "results"
 BASELINES = ["mean", "ridge", "random-forest", "xgboost", "svr:embedding+rdkit"]
@@ -50,7 +51,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"main_job_{arguments.data}.json"
     text = json.dumps(result, indent=1, allow_nan=False, default=float) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     metrics: dict[str, Any] = result["metrics"]
     rmse = {"model": metrics, **metrics["baselines"]}
     for name, values in rmse.items():

@@ -32,16 +32,16 @@ from svr_validation import svr_validation
 from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
 
-from moltune.config import SplitSettings
+from moltune.config import PretrainSettings, SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.splitting.split import make_split
 from moltune.features.descriptors import rdkit_descriptors
+from moltune.files import write_json
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.models.pooling import mean_pool
-from moltune.pretraining.corpus.store import write_json
 from moltune.pretraining.corpus.tokens import TokenCorpus, token_batches, write_tokens
-from moltune.pretraining.learner import Learner
-from moltune.pretraining.loop import Corpus, PretrainModel, PretrainSettings, make_batch
+from moltune.pretraining.loop import PretrainingData, make_batch
+from moltune.pretraining.model import PretrainingModel, Vocabulary
 from moltune.pretraining.muon import Muon
 from moltune.pretraining.objectives import IGNORED, Encoded, MaskedLanguageModel, Objective
 
@@ -70,37 +70,31 @@ PENALTIES = (2.0, 5.0)
 EPSILON = 0.1
 
 
-class BlockLearner(Learner):
-    """Any encoder with the heads of a :class:`PretrainModel`."""
-
-    def save_checkpoint(self, folder: Path) -> None:
-        """Write the encoder."""
-        self.encoder.save_pretrained(folder)
-
-
-def build(block: str, settings: PretrainSettings, corpus: Corpus, vocabulary: int) -> Learner:
+def build(
+    block: str, settings: PretrainSettings, data: PretrainingData, tokenizer: MolformerTokenizer
+) -> PretrainingModel:
     """A fresh encoder; its heads start from the same numbers whatever the block."""
     torch.manual_seed(settings.seed)
-    config = MolformerConfig(vocab_size=vocabulary, **MOLFORMER)
-    model = PretrainModel(config, {name: v.shape[1] for name, v in corpus.targets.items()}, settings.weights)
+    config = MolformerConfig(vocab_size=len(tokenizer), **MOLFORMER)
+    model = PretrainingModel.fresh(config, data.sizes, settings.weights, Vocabulary.of(tokenizer))
     if block == "molformer":
         return model
     ends = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     ends |= {"cls_token_id": config.bos_token_id, "sep_token_id": config.eos_token_id}
     encoder = ModernBertModel(
-        ModernBertConfig(vocab_size=vocabulary, pad_token_id=config.pad_token_id, **ends, **MODERNBERT)
+        ModernBertConfig(vocab_size=len(tokenizer), pad_token_id=config.pad_token_id, **ends, **MODERNBERT)
     )
     heads = {name: head for name, head in model.heads.items() if isinstance(head, Objective)}
-    return BlockLearner(encoder, heads, settings.weights, model.vocabulary)
+    return PretrainingModel(encoder, heads, settings.weights, model.vocabulary)
 
 
-def blocks_of(model: Learner) -> nn.Module:
+def blocks_of(model: PretrainingModel) -> nn.Module:
     """The layers, without embedding and last norm."""
     encoder = model.encoder
     return encoder.encoder if isinstance(encoder, MolformerModel) else encoder.get_submodule("layers")
 
 
-def make_optimizers(model: Learner, settings: PretrainSettings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: PretrainingModel, settings: PretrainSettings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for everything else: the recipe's, for either block."""
     matrices = [parameter for parameter in blocks_of(model).parameters() if parameter.ndim == 2]
     chosen = {id(parameter) for parameter in matrices}
@@ -113,19 +107,21 @@ def make_optimizers(model: Learner, settings: PretrainSettings) -> list[torch.op
     return [adamw, Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay)]
 
 
-def training_batches(corpus: Corpus, rows: np.ndarray, settings: PretrainSettings) -> Iterator[np.ndarray]:
+def training_batches(data: PretrainingData, rows: np.ndarray, settings: PretrainSettings) -> Iterator[np.ndarray]:
     """Batches without end, the same for every arm."""
     for epoch in itertools.count():
         rng = np.random.default_rng([settings.seed, epoch])
-        yield from token_batches(rows, corpus.tokens.lengths, settings.tokens_per_batch, rng)
+        yield from token_batches(rows, data.tokens.lengths, settings.tokens_per_batch, rng)
 
 
 class Trainer:
     """One arm while it is trained."""
 
-    def __init__(self, block: str, settings: PretrainSettings, corpus: Corpus, vocabulary: int) -> None:
-        self.settings, self.corpus = settings, corpus
-        self.model = build(block, settings, corpus, vocabulary).train()
+    def __init__(
+        self, block: str, settings: PretrainSettings, data: PretrainingData, tokenizer: MolformerTokenizer
+    ) -> None:
+        self.settings, self.data = settings, data
+        self.model = build(block, settings, data, tokenizer).train()
         self.optimizers = make_optimizers(self.model, settings)
 
     def step(self, rows: np.ndarray, number: int, share: float) -> dict[str, float]:
@@ -133,7 +129,7 @@ class Trainer:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.settings.learning_rate * share
         seed = [self.settings.seed, number]
-        batch = make_batch(self.corpus, rows, self.settings, self.model.vocabulary, seed)
+        batch = make_batch(self.data, rows, self.settings, self.model.vocabulary, seed)
         losses = self.model(**batch)
         total = torch.stack([losses[name] * weight for name, weight in self.model.weights.items()]).sum()
         self.model.zero_grad(set_to_none=True)
@@ -148,7 +144,7 @@ class Trainer:
         warm = max(1, round(WARMUP_SHARE * steps))
         molecules, smooth = 0, dict.fromkeys(self.model.weights, math.nan)
         cpu, wall = time.process_time(), time.perf_counter()
-        for number, batch in enumerate(itertools.islice(training_batches(self.corpus, rows, self.settings), steps)):
+        for number, batch in enumerate(itertools.islice(training_batches(self.data, rows, self.settings), steps)):
             share = min(1.0, (number + 1) / warm) * 0.5 * (1 + math.cos(math.pi * number / steps))
             for name, loss in self.step(batch, number, share).items():
                 smooth[name] = loss if math.isnan(smooth[name]) else 0.95 * smooth[name] + 0.05 * loss
@@ -161,7 +157,7 @@ class Trainer:
 
 def time_arms(trainers: dict[str, Trainer], rows: np.ndarray, rounds: int, per_round: int) -> dict[str, Any]:
     """Median CPU seconds of a step of each arm; a first round that warms up is not counted."""
-    batches = training_batches(*next((t.corpus, rows, t.settings) for t in trainers.values()))
+    batches = training_batches(*next((t.data, rows, t.settings) for t in trainers.values()))
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     molecules = 0
     for turn in range(rounds + 1):
@@ -186,15 +182,17 @@ def time_arms(trainers: dict[str, Trainer], rows: np.ndarray, rounds: int, per_r
 
 
 @torch.inference_mode()
-def held_out(model: Learner, corpus: Corpus, rows: np.ndarray, settings: PretrainSettings) -> dict[str, float]:
+def held_out(
+    model: PretrainingModel, data: PretrainingData, rows: np.ndarray, settings: PretrainSettings
+) -> dict[str, float]:
     """Losses on molecules that were not trained on: regressions of intact molecules, tokens of masked ones."""
     model.eval()
     sums, counts, hits = dict.fromkeys(model.weights, 0.0), dict.fromkeys(model.weights, 0), 0
     for share in (0.0, 1.0):
         chosen = settings.model_copy(update={"masked_share": share})
-        order = token_batches(rows, corpus.tokens.lengths, settings.tokens_per_batch, np.random.default_rng(0))
+        order = token_batches(rows, data.tokens.lengths, settings.tokens_per_batch, np.random.default_rng(0))
         for number, part in enumerate(order):
-            batch = make_batch(corpus, part, chosen, model.vocabulary, [1, number])
+            batch = make_batch(data, part, chosen, model.vocabulary, [1, number])
             hidden = model.encoder(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
             labels, intact, targets = batch["labels"], batch["intact"], batch["targets"]
             encoded = Encoded(hidden, mean_pool(hidden, batch["attention_mask"]), labels, intact, targets)
@@ -223,7 +221,7 @@ class Downstream:
         self.descriptors = np.load(file)
 
     @torch.inference_mode()
-    def embed(self, model: Learner) -> np.ndarray:
+    def embed(self, model: PretrainingModel) -> np.ndarray:
         """Mean-pooled last hidden states, float32, (n, width)."""
         model.eval()
         parts: dict[int, np.ndarray] = {}
@@ -240,7 +238,7 @@ class Downstream:
         splits = [make_split(self.molecules, SplitSettings(), seed) for seed in SPLITS]
         return svr_validation(features, target, splits, PENALTIES, epsilon=EPSILON)
 
-    def judge(self, model: Learner) -> dict[str, Any]:
+    def judge(self, model: PretrainingModel) -> dict[str, Any]:
         """The embedding alone and with descriptors."""
         embedding = self.embed(model)
         both = np.hstack([embedding, self.descriptors])
@@ -268,8 +266,9 @@ def main() -> None:
     tokenizer = MolformerTokenizer.from_vocabulary(vocabulary)
     tokens = TokenCorpus(arguments.prepared)
     files = {"mtr": "physchem.npy", "teacher": "teacher.npy"}
-    corpus = Corpus(tokens, {name: np.load(arguments.prepared / file, mmap_mode="r") for name, file in files.items()})
-    training, rest = np.split(np.arange(len(corpus)), [len(corpus) - arguments.held_out])
+    targets = {name: np.load(arguments.prepared / file, mmap_mode="r") for name, file in files.items()}
+    data = PretrainingData(tokens, targets)
+    training, rest = np.split(np.arange(len(data)), [len(data) - arguments.held_out])
     downstream = Downstream(tokenizer, work)
     label = f"{arguments.seconds:g}s-{arguments.learning_rate:g}-{arguments.seed}"
 
@@ -279,13 +278,13 @@ def main() -> None:
 
     def begin(name: str) -> Trainer:
         block, weights = ARMS[name]
-        return Trainer(block, settings(weights), corpus, len(tokenizer))
+        return Trainer(block, settings(weights), data, tokenizer)
 
     def once(name: str, make: Any) -> Any:
         path = work / f"{name}.json"
         if not path.is_file():
             print(name, flush=True)
-            write_json(make(), path)
+            write_json(path, make())
         return json.loads(path.read_text(encoding="utf-8"))
 
     def untrained(name: str) -> dict[str, Any]:
@@ -298,7 +297,7 @@ def main() -> None:
         steps = round(arguments.seconds / timing[name]["cpu_seconds_per_step"])
         about = {"arm": name, "seconds": arguments.seconds, "learning_rate": arguments.learning_rate}
         about |= {"seed": arguments.seed, **trainer.run(training, steps)}
-        losses = held_out(trainer.model, corpus, rest, trainer.settings)
+        losses = held_out(trainer.model, data, rest, trainer.settings)
         folder = work / f"{name}-{label}"
         trainer.model.save_checkpoint(folder)
         tokenizer.save_pretrained(folder)
@@ -318,7 +317,7 @@ def main() -> None:
             "machine": describe_machine("torch", "transformers", "scikit-learn", "rdkit", "moltune"),
             "threads": 1,
             "tokens_per_batch": arguments.tokens,
-            "corpus": len(corpus),
+            "corpus": len(data),
             "held_out": len(rest),
             "molformer": MOLFORMER,
             "modernbert": MODERNBERT,

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moltune.config import PretrainSettings
 from moltune.features.physchem import DescriptorScaler, physchem
 from moltune.models.molformer import MolformerConfig, MolformerTokenizer
 from moltune.pretraining.corpus.store import read_corpus
 from moltune.pretraining.corpus.tokens import TokenCorpus, write_tokens
-from moltune.pretraining.loop import Corpus, PretrainModel, PretrainSettings, pretrain
+from moltune.pretraining.loop import STATE, PretrainingData, pretrain_loop
+from moltune.pretraining.model import PretrainingModel, Vocabulary
 from moltune.pretraining.pretrain import corpus_vocabulary
 from moltune.pretraining.teacher import TeacherCache
 
@@ -67,12 +69,12 @@ def descriptor_targets(smiles: list[str], jobs: int, folder: Path) -> None:
     np.save(folder / "physchem.npy", scaler.transform(values).astype(np.float16))
 
 
-def start_from(model: PretrainModel, vocabulary: dict[str, int], folder: Path) -> None:
+def start_from(model: PretrainingModel, vocabulary: dict[str, int], folder: Path) -> None:
     """Take the weights of another run; tokens that it did not know keep their fresh embeddings."""
     known = {token: index for index, token in enumerate(json.loads((folder / "vocabulary.json").read_text()))}
     shared = sorted(set(known) & set(vocabulary))
     here, there = [vocabulary[t] for t in shared], [known[t] for t in shared]
-    saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"]
+    saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)["model"]
     state = model.state_dict()
     for name, values in saved.items():
         if values.shape == state[name].shape:
@@ -114,13 +116,13 @@ def main() -> None:
         (out / "vocabulary.json").write_text(json.dumps(corpus_vocabulary(smiles)), encoding="utf-8")
     tokenizer = MolformerTokenizer.from_vocabulary(json.loads((out / "vocabulary.json").read_text(encoding="utf-8")))
     tokenizer.save_pretrained(out / "model")
-    tokens = TokenCorpus(out) if (out / "offsets.npy").is_file() else write_tokens(smiles, tokenizer, out)
+    tokens = TokenCorpus(out) if TokenCorpus.is_in(out) else write_tokens(smiles, tokenizer, out)
     if not (out / "teacher.npy").is_file():
         teacher_targets(cache, smiles, arguments.components, out)
     if not (out / "physchem.npy").is_file():
         descriptor_targets(smiles, arguments.jobs, out)
     targets = {"mtr": "physchem.npy", "teacher": "teacher.npy"}
-    corpus = Corpus(tokens, {name: np.load(out / file, mmap_mode="r") for name, file in targets.items()})
+    data = PretrainingData(tokens, {name: np.load(out / file, mmap_mode="r") for name, file in targets.items()})
 
     settings = PretrainSettings(
         steps=arguments.steps,
@@ -131,12 +133,12 @@ def main() -> None:
     )
     config = MolformerConfig(vocab_size=len(tokenizer), **ARCHITECTURE)
     torch.manual_seed(settings.seed)
-    model = PretrainModel(config, {name: v.shape[1] for name, v in corpus.targets.items()}, settings.weights)
-    if arguments.start_from and not (out / "state.pt").is_file():
+    model = PretrainingModel.fresh(config, data.sizes, settings.weights, Vocabulary.of(tokenizer))
+    if arguments.start_from and not (out / STATE).is_file():
         start_from(model, tokenizer.get_vocab(), arguments.start_from)
-    count = sum(parameter.numel() for parameter in model.encoder.parameters())
-    logging.info("%d molecules, vocabulary %d, encoder %.2f M parameters", len(tokens), len(tokenizer), count / 1e6)
-    print(pretrain(model, corpus, settings, out, device=arguments.device))
+    count = model.encoder.num_parameters() / 1e6
+    logging.info("%d molecules, vocabulary %d, encoder %.2f M parameters", len(tokens), len(tokenizer), count)
+    print(pretrain_loop(model, data, settings, out, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from moltune.predictors.load import load_model
 from moltune.predictors.probe import Probe
 
 if TYPE_CHECKING:
-    from moltune.tuning.loop import EpochReport
+    from moltune.tuning.history import EpochReport
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +103,9 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             ConfigError: a parameter is wrong.
         """
         # To predict, nothing of this is needed.
-        from moltune.tuning.fit import PROBE, reads_tokens, tune_model
+        from moltune.models.coverage import unfit_molecules
         from moltune.tuning.loop import check_settings
-        from moltune.tuning.train import unfit_molecules
+        from moltune.tuning.train import PROBE, reads_tokens, tune_model
 
         training, seed = self._training(), make_settings(FinetuneConfig, {"seed": self.seed}).seed
         check_settings(training)

@@ -34,7 +34,8 @@ import yaml
 
 from moltune.config import FinetuneConfig, make_config
 from moltune.data.molecules import REJECT_COLUMNS, Molecules
-from moltune.errors import RunFolderError
+from moltune.errors import ConfigError, RunFolderError
+from moltune.files import replacing, write_json, write_text
 from moltune.overrides import read_yaml
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
@@ -131,12 +132,12 @@ class Run:
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a CSV file of the folder atomically."""
-        write_atomically(self.path / name, lambda temporary: frame.to_csv(temporary, index=False))
+        with replacing(self.path / name) as temporary:
+            frame.to_csv(temporary, index=False)
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file of the folder atomically; NaN and infinity are refused."""
-        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(self.path / name, values)
 
     def write_folder(self, name: str, fill: Callable[[Path], Any]) -> None:
         """Fill a sub-folder under another name, then put it in place."""
@@ -170,33 +171,108 @@ def start_run(
             to other settings or data, or cannot be written.
     """
     path = Path(path)
-    try:
-        return _start(path, config, provenance, resume, overwrite)
-    except OSError as error:
-        raise RunFolderError(f"cannot make the run folder {path}: {error.strerror or error}") from None
+    before = check_run_folder(path, config, resume=resume, overwrite=overwrite)
+    if before is not None:
+        if before.get("data", {}).get("sha256") != provenance.get("data", {}).get("sha256"):
+            raise RunFolderError(f"the data changed since the run in {path} began: choose another --output")
+        return Run.open(path)
+    return Run(path, config, _folder(path).begin(settings_of(config), provenance, overwrite=overwrite))
 
 
-def _start(path: Path, config: FinetuneConfig, provenance: dict[str, Any], resume: bool, overwrite: bool) -> Run:
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file; choose another --output")
-    occupied = path.is_dir() and any(path.iterdir())
-    if occupied and overwrite:
-        Run.open(path)
-        shutil.rmtree(path)
-        occupied = False
-    if occupied and not resume:
-        state = "a finished run" if (path / METRICS).is_file() else "files already"
-        raise RunFolderError(f"{path} holds {state}: choose another --output, or say --resume or --overwrite")
-    if occupied:
-        run = Run.open(path)
-        _same(run, config, provenance)
-        return run
-    path.mkdir(parents=True, exist_ok=True)
-    provenance = {**provenance, "versions": versions(), "machine": machine()}
-    run = Run(path, config, provenance)
-    text = yaml.safe_dump({**settings_of(config), "provenance": provenance}, sort_keys=False, allow_unicode=True)
-    write_atomically(path / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return run
+def check_run_folder(
+    path: Path, config: FinetuneConfig, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any] | None:
+    """See whether a run may go into a folder; see :meth:`WorkFolder.check`."""
+
+    def today(before: dict[str, Any]) -> dict[str, Any]:
+        return settings_of(make_config(before))
+
+    return _folder(path).check(settings_of(config), today, resume=resume, overwrite=overwrite)
+
+
+def _folder(path: Path) -> WorkFolder:
+    return WorkFolder(path, "run", CONFIG, METRICS)
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder that a piece of work fills, and that the same work takes up again after a kill.
+
+    Attributes:
+        path: of the folder.
+        kind: of work, such as "run".
+        settings: name of the YAML file that is written first.
+        result: name of the file that is written last; None where none tells finished work from unfinished.
+        ways: options by which an occupied folder can be used.
+    """
+
+    path: Path
+    kind: str
+    settings: str
+    result: str | None
+    ways: str = "--resume or --overwrite"
+
+    def check(
+        self,
+        values: dict[str, Any],
+        today: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, Any] | None:
+        """See whether work may go into the folder, before anything is read or made.
+
+        Args:
+            values: settings of the work.
+            today: brings settings that are stored in the folder into the form that ``values`` has.
+            resume: take up work of the same settings.
+            overwrite: the folder may be deleted if it holds such work.
+
+        Returns:
+            Provenance of the work to take up again; None where the folder is free or may be deleted.
+
+        Raises:
+            ConfigError: both resume and overwrite are asked for.
+            RunFolderError: the folder is taken.
+        """
+        path, kind = self.path, self.kind
+        if resume and overwrite:
+            raise ConfigError(f"resume goes on with a {kind} and overwrite deletes it: say one of the two")
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; choose another --output")
+        if not path.is_dir() or not any(path.iterdir()):
+            return None
+        if not (path / self.settings).is_file():
+            raise RunFolderError(f"{path} holds files, but is no {kind} folder; choose another --output")
+        if overwrite:
+            return None
+        if not resume:
+            finished = self.result is not None and (path / self.result).is_file()
+            state = "a finished" if finished else "an unfinished" if self.result else "a"
+            raise RunFolderError(f"{path} holds {state} {kind}: choose another --output, or say {self.ways}")
+        before = read_yaml(path / self.settings)
+        provenance = before.pop("provenance", {})
+        different = differences(today(before), values)
+        if different:
+            raise RunFolderError(f"{path} belongs to other settings ({different}): choose another --output")
+        return provenance
+
+    def begin(self, values: dict[str, Any], about: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
+        """Make the folder and write the settings; return their provenance, to which versions and machine are added.
+
+        Raises:
+            RunFolderError: the folder cannot be made.
+        """
+        provenance = {**about, "versions": versions(), "machine": machine()}
+        try:
+            if overwrite and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump({**values, "provenance": provenance}, sort_keys=False, allow_unicode=True)
+            write_text(self.path / self.settings, text)
+        except OSError as error:
+            raise RunFolderError(f"cannot make the {self.kind} folder {self.path}: {error.strerror or error}") from None
+        return provenance
 
 
 def settings_of(config: FinetuneConfig) -> dict[str, Any]:
@@ -225,27 +301,6 @@ def library_versions(names: Sequence[str]) -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """What the run ran on."""
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count() or 1}
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write`` with a temporary name in the same folder, then rename; a killed process leaves no half file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _same(run: Run, config: FinetuneConfig, provenance: dict[str, Any]) -> None:
-    different = differences(settings_of(run.config), settings_of(config))
-    if different:
-        raise RunFolderError(
-            f"{run.path} belongs to other settings ({different}): choose another --output or --overwrite"
-        )
-    checksums = [values.get("data", {}).get("sha256") for values in (run.provenance, provenance)]
-    if checksums[0] != checksums[1]:
-        raise RunFolderError(f"the data changed since the run in {run.path} began: choose another --output")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -16,15 +16,15 @@ from tests.tiny import RunSettings, assert_same_run, metrics_of
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 import moltune
-from moltune.config import AdaptSettings, ModelSettings, make_config
+from moltune.config import AdaptSettings, ModelSettings, PretrainSettings, make_config
 from moltune.errors import ConfigError, RunFolderError
 from moltune.features.physchem import DescriptorScaler, physchem
 from moltune.models.checkpoints import load_encoder, load_tokenizer
 from moltune.models.molformer.tokenization import build_tokenizer, published_vocabulary
+from moltune.pretraining import continue_pretraining as module
 from moltune.pretraining import loop as pretraining
-from moltune.pretraining import unlabelled as module
 from moltune.pretraining.adapt import adapt, choose_molecules, load_adapted
-from moltune.pretraining.unlabelled import adapt_encoder
+from moltune.pretraining.continue_pretraining import adapt_encoder
 from moltune.run import Run
 from moltune.tuning.finetune import finetune
 
@@ -204,8 +204,8 @@ def test_resumed_equals_uninterrupted(
     assert not (adapted.path / "work").exists()
 
 
-def _saving_always(**values: Any) -> pretraining.PretrainSettings:
-    return pretraining.PretrainSettings(**{**values, "save_every": 1e-9})
+def _saving_always(**values: Any) -> PretrainSettings:
+    return PretrainSettings(**{**values, "save_every": 1e-9})
 
 
 def test_folders_are_not_mixed_up(values: dict[str, Any], both: Path, tmp_path: Path, tiny_model: Path) -> None:
@@ -298,7 +298,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("objective", ["mlm", "mtr", "both"])
 def test_other_architectures(objective: str, roberta: Path, values: dict[str, Any], tmp_path: Path) -> None:
-    settings = with_({**values, "model": {"name": str(roberta)}}, tmp_path / "out", objective=objective, augment=1)
+    settings = with_({**values, "model": {"name": str(roberta)}}, tmp_path / "out", objective=objective)
     adapted = adapt(settings)
     assert adapted.result.after.keys() == set(module.objective_weights(AdaptSettings(objective=objective)))
     start, end = load_encoder(roberta).state_dict(), load_encoder(adapted.path).state_dict()

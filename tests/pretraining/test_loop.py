@@ -14,27 +14,26 @@ import torch
 from tests.tiny import tiny_config
 from transformers import AutoModelForMaskedLM
 
+from moltune.config import PretrainSettings
 from moltune.errors import NumericsError
 from moltune.models.checkpoints import load_encoder
 from moltune.models.molformer import MolformerTokenizer
 from moltune.pretraining import loop as module
 from moltune.pretraining.corpus.tokens import write_tokens
-from moltune.pretraining.learner import Vocabulary
 from moltune.pretraining.loop import (
-    Corpus,
-    PretrainModel,
-    PretrainSettings,
+    PretrainingData,
     Progress,
     epoch_batches,
     learning_rate,
     make_batch,
-    pretrain,
+    pretrain_loop,
 )
+from moltune.pretraining.model import PretrainingModel, Vocabulary
 from moltune.pretraining.objectives import IGNORED
 
 STEPS = 14
 CONFIG = tiny_config()
-VOCABULARY = Vocabulary.of_molformer(CONFIG)
+VOCABULARY = Vocabulary.of(MolformerTokenizer())
 
 
 class Stopped(Exception):
@@ -42,13 +41,13 @@ class Stopped(Exception):
 
 
 @pytest.fixture(scope="module")
-def corpus(small_table: Any, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(small_table: Any, tmp_path_factory: pytest.TempPathFactory) -> PretrainingData:
     """120 molecules; the teacher knows 70 of them."""
     tokens = write_tokens(small_table["smiles"].tolist(), MolformerTokenizer(), tmp_path_factory.mktemp("corpus"))
     rng = np.random.default_rng(0)
     teacher = rng.standard_normal((120, 3)).astype(np.float16)
     teacher[70:] = np.nan
-    return Corpus(tokens, {"mtr": rng.standard_normal((120, 5)).astype(np.float32), "teacher": teacher})
+    return PretrainingData(tokens, {"mtr": rng.standard_normal((120, 5)).astype(np.float32), "teacher": teacher})
 
 
 def recipe(**changes: Any) -> PretrainSettings:
@@ -63,9 +62,9 @@ def recipe(**changes: Any) -> PretrainSettings:
     return PretrainSettings(**{**values, **changes})
 
 
-def fresh(settings: PretrainSettings | None = None) -> PretrainModel:
+def fresh(settings: PretrainSettings | None = None) -> PretrainingModel:
     torch.manual_seed(0)
-    return PretrainModel(CONFIG, {"mtr": 5, "teacher": 3}, (settings or recipe()).weights)
+    return PretrainingModel.fresh(CONFIG, {"mtr": 5, "teacher": 3}, (settings or recipe()).weights, VOCABULARY)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -73,13 +72,15 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def through(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PretrainModel, Progress]:
+def through(
+    corpus: PretrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, PretrainingModel, Progress]:
     folder, model = tmp_path_factory.mktemp("through"), fresh()
-    progress = pretrain(model, corpus, recipe(), folder)
+    progress = pretrain_loop(model, corpus, recipe(), folder)
     return folder, model, progress
 
 
-def same(first: PretrainModel, second: PretrainModel) -> bool:
+def same(first: PretrainingModel, second: PretrainingModel) -> bool:
     one, two = first.state_dict(), second.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -95,7 +96,7 @@ def stopping_at(step: int) -> Callable[..., dict[str, float]]:
     return take
 
 
-def test_progress_and_log(through: tuple[Path, PretrainModel, Progress]) -> None:
+def test_progress_and_log(through: tuple[Path, PretrainingModel, Progress]) -> None:
     folder, _, progress = through
     assert progress.step == STEPS
     assert progress.epoch >= 1
@@ -106,7 +107,7 @@ def test_progress_and_log(through: tuple[Path, PretrainModel, Progress]) -> None
     assert [line["learning_rate"] for line in log] == [learning_rate(step, recipe()) for step in range(1, STEPS + 1)]
 
 
-def test_losses_fall(corpus: Corpus, tmp_path: Path) -> None:
+def test_losses_fall(corpus: PretrainingData, tmp_path: Path) -> None:
     settings = recipe(steps=60, weights={"mlm": 1.0, "mtr": 1.0}, save_every=1e9)
     batch = make_batch(corpus, np.arange(120), recipe(masked_share=0.5), VOCABULARY, [0, 0])
     model = fresh(settings)
@@ -117,7 +118,7 @@ def test_losses_fall(corpus: Corpus, tmp_path: Path) -> None:
         return found
 
     before = losses()
-    pretrain(model, corpus, settings, tmp_path)
+    pretrain_loop(model, corpus, settings, tmp_path)
     after = losses()
     assert after["mlm"] < 0.6 * before["mlm"]
     assert after["mtr"] < before["mtr"]
@@ -126,18 +127,20 @@ def test_losses_fall(corpus: Corpus, tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [0, 1, 6, STEPS - 1])
 def test_resumed_training_equals_uninterrupted(
     step: int,
-    corpus: Corpus,
-    through: tuple[Path, PretrainModel, Progress],
+    corpus: PretrainingData,
+    through: tuple[Path, PretrainingModel, Progress],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "_step", stopping_at(step))
         with pytest.raises(Stopped):
-            pretrain(fresh(), corpus, recipe(), tmp_path)
+            pretrain_loop(fresh(), corpus, recipe(), tmp_path)
     torch.manual_seed(777)
-    resumed = PretrainModel(CONFIG, {"mtr": 5, "teacher": 3}, recipe().weights) if step else fresh()
-    progress = pretrain(resumed, corpus, recipe(), tmp_path)
+    resumed = (
+        PretrainingModel.fresh(CONFIG, {"mtr": 5, "teacher": 3}, recipe().weights, VOCABULARY) if step else fresh()
+    )
+    progress = pretrain_loop(resumed, corpus, recipe(), tmp_path)
     assert same(resumed, through[1])
     assert progress.losses == through[2].losses
     assert (progress.step, progress.epoch, progress.batch, progress.molecules) == (
@@ -149,8 +152,8 @@ def test_resumed_training_equals_uninterrupted(
 
 
 def test_checkpoint_that_lags_behind(
-    corpus: Corpus,
-    through: tuple[Path, PretrainModel, Progress],
+    corpus: PretrainingData,
+    through: tuple[Path, PretrainingModel, Progress],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,29 +168,33 @@ def test_checkpoint_that_lags_behind(
         patch.setattr(module, "save", seldom)
         patch.setattr(module, "_step", stopping_at(8))
         with pytest.raises(Stopped):
-            pretrain(fresh(), corpus, recipe(), tmp_path)
+            pretrain_loop(fresh(), corpus, recipe(), tmp_path)
     (tmp_path / ".state.pt.tmp").write_bytes(b"half")
     resumed = fresh()
-    pretrain(resumed, corpus, recipe(), tmp_path)
+    pretrain_loop(resumed, corpus, recipe(), tmp_path)
     assert same(resumed, through[1])
 
 
-def test_finished_training_is_not_repeated(corpus: Corpus, through: tuple[Path, PretrainModel, Progress]) -> None:
+def test_finished_training_is_not_repeated(
+    corpus: PretrainingData, through: tuple[Path, PretrainingModel, Progress]
+) -> None:
     folder, model, _ = through
     before = (folder / "log.jsonl").read_text()
     again = fresh()
-    assert pretrain(again, corpus, recipe(), folder).step == STEPS
+    assert pretrain_loop(again, corpus, recipe(), folder).step == STEPS
     assert same(again, model)
     assert (folder / "log.jsonl").read_text() == before
 
 
-def test_seed_matters(corpus: Corpus, through: tuple[Path, PretrainModel, Progress], tmp_path: Path) -> None:
+def test_seed_matters(
+    corpus: PretrainingData, through: tuple[Path, PretrainingModel, Progress], tmp_path: Path
+) -> None:
     other = fresh()
-    pretrain(other, corpus, recipe(seed=1), tmp_path)
+    pretrain_loop(other, corpus, recipe(seed=1), tmp_path)
     assert not same(other, through[1])
 
 
-def test_model_folder_is_a_published_checkpoint(through: tuple[Path, PretrainModel, Progress]) -> None:
+def test_model_folder_is_a_published_checkpoint(through: tuple[Path, PretrainingModel, Progress]) -> None:
     folder, model, _ = through
     MolformerTokenizer().save_pretrained(folder / "model")
     encoder = load_encoder(folder / "model")
@@ -198,27 +205,27 @@ def test_model_folder_is_a_published_checkpoint(through: tuple[Path, PretrainMod
 
 
 @pytest.mark.parametrize("weights", [{"mlm": 1.0}, {"mtr": 1.0}, {"teacher": 1.0}])
-def test_single_objectives(weights: dict[str, float], corpus: Corpus, tmp_path: Path) -> None:
+def test_single_objectives(weights: dict[str, float], corpus: PretrainingData, tmp_path: Path) -> None:
     settings = recipe(steps=3, weights=weights)
-    assert pretrain(fresh(settings), corpus, settings, tmp_path).losses.keys() == weights.keys()
+    assert pretrain_loop(fresh(settings), corpus, settings, tmp_path).losses.keys() == weights.keys()
 
 
-def test_bf16(corpus: Corpus, through: tuple[Path, PretrainModel, Progress], tmp_path: Path) -> None:
+def test_bf16(corpus: PretrainingData, through: tuple[Path, PretrainingModel, Progress], tmp_path: Path) -> None:
     model = fresh()
-    progress = pretrain(model, corpus, recipe(bf16=True), tmp_path)
+    progress = pretrain_loop(model, corpus, recipe(bf16=True), tmp_path)
     assert all(tensor.dtype == torch.float32 for tensor in model.state_dict().values())
     assert not same(model, through[1])
     assert progress.losses == pytest.approx(through[2].losses, rel=0.05)
 
 
-def test_loss_that_is_not_finite(corpus: Corpus, tmp_path: Path) -> None:
+def test_loss_that_is_not_finite(corpus: PretrainingData, tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match=r"not finite at step \d+.*lower the learning rate"):
-        pretrain(fresh(), corpus, recipe(learning_rate=1e30), tmp_path)
+        pretrain_loop(fresh(), corpus, recipe(learning_rate=1e30), tmp_path)
     model = fresh()
     with torch.no_grad():
         model.encoder.embeddings.word_embeddings.weight.fill_(torch.inf)
     with pytest.raises(NumericsError, match="not finite at step 0"):
-        pretrain(model, corpus, recipe(), tmp_path / "other")
+        pretrain_loop(model, corpus, recipe(), tmp_path / "other")
 
 
 # --- the parts -----------------------------------------------------------------------------------------------------
@@ -236,7 +243,7 @@ def test_learning_rate_schedule() -> None:
     assert learning_rate(1000, settings) == 0
 
 
-def test_epoch_holds_what_the_teacher_knows_and_a_share_of_the_rest(corpus: Corpus) -> None:
+def test_epoch_holds_what_the_teacher_knows_and_a_share_of_the_rest(corpus: PretrainingData) -> None:
     settings = recipe(rest_share=0.3)
     epochs = [np.concatenate(list(epoch_batches(corpus, settings, epoch))) for epoch in range(3)]
     for rows in epochs:
@@ -250,7 +257,7 @@ def test_epoch_holds_what_the_teacher_knows_and_a_share_of_the_rest(corpus: Corp
     assert sorted(everything.tolist()) == list(range(120))
 
 
-def test_batch_never_masks_special_tokens(corpus: Corpus) -> None:
+def test_batch_never_masks_special_tokens(corpus: PretrainingData) -> None:
     rows = np.arange(120)
     settings = recipe(masked_share=0.5)
     batch = make_batch(corpus, rows, settings, VOCABULARY, [0, 5])
@@ -273,15 +280,27 @@ def test_batch_never_masks_special_tokens(corpus: Corpus) -> None:
     assert batch["targets"]["teacher"].isnan().any(dim=1).sum() == 50
 
 
-def test_without_mlm_nothing_is_masked(corpus: Corpus) -> None:
+def test_without_mlm_nothing_is_masked(corpus: PretrainingData) -> None:
     batch = make_batch(corpus, np.arange(10), recipe(weights={"mtr": 1.0}), VOCABULARY, [0, 0])
     assert batch["intact"].all()
     assert (batch["labels"] == IGNORED).all()
 
 
 def test_resuming_is_announced(
-    corpus: Corpus, through: tuple[Path, PretrainModel, Progress], caplog: pytest.LogCaptureFixture
+    corpus: PretrainingData, through: tuple[Path, PretrainingModel, Progress], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "moltune"):
-        pretrain(fresh(), corpus, recipe(), through[0])
+        pretrain_loop(fresh(), corpus, recipe(), through[0])
     assert f"going on at step {STEPS}" in caplog.text
+
+
+def test_a_further_regression_is_only_a_name(corpus: PretrainingData, tmp_path: Path) -> None:
+    """Any standardised target can be learnt beside descriptors and teacher."""
+    values = np.random.default_rng(1).standard_normal((120, 2)).astype(np.float32)
+    values[5] = np.nan
+    data = PretrainingData(corpus.tokens, {**corpus.targets, "ionisation": values})
+    settings = recipe(steps=3, weights={"mlm": 0.2, "ionisation": 1.0})
+    model = PretrainingModel.fresh(CONFIG, data.sizes, settings.weights, VOCABULARY)
+    before = model.heads["ionisation"].out_proj.weight.clone()  # type: ignore[union-attr]
+    assert pretrain_loop(model, data, settings, tmp_path).losses.keys() == {"mlm", "ionisation"}
+    assert not torch.equal(before, model.heads["ionisation"].out_proj.weight)  # type: ignore[union-attr]

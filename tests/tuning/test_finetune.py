@@ -24,8 +24,9 @@ from moltune.models.batches import PadCollator, SmilesDataset
 from moltune.models.checkpoints import load_regression, load_tokenizer
 from moltune.models.inference import embed_smiles, predict_smiles
 from moltune.models.molformer.tokenization import build_tokenizer, published_vocabulary
-from moltune.run import Run, write_atomically
-from moltune.tuning.finetune import default_output, finetune
+from moltune.run import Run
+from moltune.tuning.check import default_output
+from moltune.tuning.finetune import finetune
 from moltune.tuning.loop import planned_epochs
 from moltune.tuning.precision import wants_bf16
 
@@ -615,20 +616,6 @@ def test_report_is_called(settings: RunSettings, tmp_path: Path) -> None:
 def test_default_output() -> None:
     config = make_config({"data": {"source": "a folder/My data.v2.csv"}, "model": {"name": "x/Some Model"}, "seed": 3})
     assert default_output(config) == Path("runs/My-data-Some-Model-full-seed3")
-
-
-def test_write_atomically_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def half(temporary: Path) -> None:
-        temporary.write_text("ha")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_atomically(path, half)
-    assert path.read_text() == "old"
-    assert files_of(tmp_path) == {"file"}
 
 
 def test_metrics_of_equal_runs_differ_in_seconds_only(finished: Run) -> None:

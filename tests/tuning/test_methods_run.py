@@ -248,7 +248,7 @@ def test_features_are_checked_before_anything_runs(run_of: Any, monkeypatch: pyt
 def test_a_constant_target_is_refused(tmp_path: Path) -> None:
     from moltune.config import ProbeSettings
     from moltune.features.registry import FeatureTable
-    from moltune.predictors.probe import fit_probe
+    from moltune.predictors.probe import Probe
 
     with pytest.raises(DataError, match="different targets"):
-        fit_probe((["C", "CC"], np.ones(2)), ProbeSettings(features=["rdkit"]), FeatureTable())
+        Probe(ProbeSettings(features=["rdkit"]), FeatureTable()).fit((["C", "CC"], np.ones(2)))

@@ -14,17 +14,20 @@ import pandas as pd
 import pytest
 from tests.tiny import RunSettings
 
-from moltune.config import FinetuneConfig, make_config
+from moltune.config import FinetuneConfig, SearchSettings, make_config
 from moltune.data.load import load_molecules
 from moltune.errors import ConfigError, RunFolderError
 from moltune.overrides import read_yaml
-from moltune.tuning.finetune import finetune, prepare
+from moltune.tuning.finetune import finetune
+from moltune.tuning.prepare import prepare
 from moltune.tuning.search import search as search_module
 from moltune.tuning.search.result import Searched, bound_warnings, trial_config
-from moltune.tuning.search.search import SearchSettings, search, tuning_parts, with_epochs
-from moltune.tuning.search.spaces import Choice, Range, change_space, default_space
+from moltune.tuning.search.search import search, tuning_parts, with_epochs
+from moltune.tuning.search.spaces import change_space, default_space
 
 optuna = pytest.importorskip("optuna")
+Choice = optuna.distributions.CategoricalDistribution
+Range = optuna.distributions.FloatDistribution
 
 PROBE = {"method": {"name": "probe", "probe": {"features": "rdkit", "head": "svr"}}}
 FIXED = ["method.probe.features=", "method.probe.head="]
@@ -154,8 +157,8 @@ def test_processes_share_a_search_and_one_is_killed(config: FinetuneConfig, tmp_
     config_file.write_text(config.model_dump_json())
     code = (
         "import sys, json\n"
-        "from moltune.config import make_config\n"
-        "from moltune.tuning.search.search import search, SearchSettings\n"
+        "from moltune.config import SearchSettings, make_config\n"
+        "from moltune.tuning.search.search import search\n"
         "config = make_config(json.loads(open(sys.argv[1]).read()))\n"
         f"search(config, SearchSettings(trials=40, space={FIXED!r}), output=sys.argv[2])\n"
     )
@@ -203,22 +206,22 @@ def test_the_defaults_of_a_method_lie_inside_its_space(name: str) -> None:
     config = make_config({"method": name})
     config = with_epochs(config, molecules=2940)
     space = default_space(name)
-    start = search_module._start_values(config, space)
+    start = search_module.start_values(config, space)
     assert start.keys() == space.keys() or name == "vera"
     assert trial_config(config, start).training == config.training
 
 
 def test_values_at_a_bound_are_warned_about() -> None:
     space = {
-        "a": Range(1e-4, 1e-1, log=True), "b": Range(0.5, 1.0, natural=(False, True)), "c": Choice((2, 4, 8)),
+        "a": Range(1e-4, 1e-1, log=True), "training.layer_decay": Range(0.5, 1.0), "c": Choice((2, 4, 8)),
         "d": Choice((False, True)), "e": Choice(("x", "y", "z")),
     }  # fmt: skip
-    words = bound_warnings({"a": 1.1e-4, "b": 1.0, "c": 8, "d": True, "e": "x"}, space)
+    words = bound_warnings({"a": 1.1e-4, "training.layer_decay": 1.0, "c": 8, "d": True, "e": "x"}, space)
     assert len(words) == 2
     assert words[0].startswith("a=0.00011 sits at the lower bound of its range (0.0001:0.1:log)")
     assert words[1].startswith("c=8 sits at the upper bound of its range (2,4,8)")
-    assert bound_warnings({"a": 3e-3, "b": 0.7, "c": 4}, space) == []
-    assert len(bound_warnings({"b": 0.51}, space)) == 1
+    assert bound_warnings({"a": 3e-3, "training.layer_decay": 0.7, "c": 4}, space) == []
+    assert len(bound_warnings({"training.layer_decay": 0.51}, space)) == 1
 
 
 def test_spaces_are_changed_by_text() -> None:
@@ -228,7 +231,7 @@ def test_spaces_are_changed_by_text() -> None:
     assert changed["peft.r"] == Choice((2, 4))
     assert "training.epochs" not in changed
     assert changed["x"] == Range(1e-3, 1.0, log=True)
-    assert changed["y"] == Range(1, 9, integer=True)
+    assert changed["y"] == optuna.distributions.IntDistribution(1, 9)
     assert changed["z"] == Choice(("a", True))
     for text in ("peft.r", "a=1:2:lin", "a=2:1", "a=0:1:log", "a=x:1"):
         with pytest.raises(ConfigError):

@@ -30,9 +30,9 @@ from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, rank_correlations, stepped_up
+from moltune.models.coverage import unfit_molecules
 from moltune.progress import StageReport, no_report
 from moltune.run import Run
-from moltune.tuning.train import unfit_molecules
 
 logger = logging.getLogger(__name__)
 

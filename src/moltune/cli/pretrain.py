@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,32 +17,26 @@ def pretrain(
     objectives: Annotated[str | None, typer.Option("--objectives", help="mlm,mtr or one. [default: mlm,mtr]")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps. [default: 20000]")] = None,
     tokens_per_batch: Annotated[
-        int | None, typer.Option("--tokens-per-batch", help="Of all processes together. [default: 5120]")
+        int | None, typer.Option("--tokens-per-batch", help="Token budget of a step. [default: 5120]")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
-    augment: Annotated[int | None, typer.Option("--augment", min=0, help="Random SMILES of each molecule.")] = None,
     seed: Seed = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes that prepare the corpus.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of each process.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     config: ConfigFile = None,
     overrides: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain a MoLFormer on your own molecules by masked tokens and descriptors; benchmark molecules are left out.
-
-    Several processes: accelerate launch --multi_gpu --num_processes 2 --module moltune pretrain ... (also on CPUs).
-    """
-    first = os.environ.get("RANK", "0") == "0"
-    set_up_logging(quiet or not first)
+    """Pretrain a MoLFormer on your own molecules by masked tokens and descriptors; benchmark molecules are left out."""
+    set_up_logging(quiet)
     values = values_from(
         config,
         {
             "corpus": str(corpus),
             "output": str(output),
             "objectives": None if objectives is None else [name.strip() for name in objectives.split(",")],
-            "augment": augment,
             "jobs": jobs,
             "threads": threads,
             "training.steps": steps,
@@ -53,19 +46,18 @@ def pretrain(
         },
         overrides,
     )
-    from moltune.config import make_settings
-    from moltune.pretraining.pretrain import MODEL, PretrainConfig, pretrain_corpus
+    from moltune.config import PretrainConfig, make_settings
+    from moltune.pretraining.pretrain import MODEL
+    from moltune.pretraining.pretrain import pretrain as run_pretrain
 
     settings = make_settings(PretrainConfig, values)
-    with step_progress("pretraining", quiet or not first) as show:
+    with step_progress("pretraining", quiet) as show:
 
         def report(progress: Any) -> None:
             rate = round(progress.molecules / max(progress.seconds, 1e-9))
             show({"step": progress.step, "steps": settings.training.steps, **progress.losses, "molecules/s": rate})
 
-        progress = pretrain_corpus(settings, resume=resume, report=report)
-    if not first:
-        return
+        progress = run_pretrain(settings, resume=resume, report=report)
     if as_json:
         print_json({**vars(progress), "checkpoint": str(output / MODEL)})
         return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
-from moltune.config.base import Settings
+from moltune.config.base import NO_RANDOM_SMILES, Settings
 from moltune.config.finetuning import parse_list
 
 
@@ -48,12 +48,13 @@ class PretrainSettings(Settings):
 class PretrainConfig(Settings):
     """Everything that one pretraining needs."""
 
+    retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
+
     corpus: Path | None = Field(None, description="a SMILES or CSV file (also .gz), a wheel, or a corpus folder")
     members: str = Field("", description="of a wheel or zip: regular expression of the files in it")
     objectives: Annotated[list[Literal["mlm", "mtr"]], BeforeValidator(parse_list)] = Field(
         ["mlm", "mtr"], min_length=1, description="mlm (masked tokens), mtr (descriptors) or mlm,mtr"
     )
-    augment: NonNegativeInt = Field(0, description="random SMILES of each molecule; epochs go through them in turn")
     exclude_benchmarks: bool = Field(True, description="leave out every molecule of the bundled benchmark sets")
     architecture: Architecture = Architecture()
     training: PretrainSettings = PretrainSettings()

@@ -13,21 +13,13 @@ from torch.utils.data import Dataset, Sampler
 
 
 class SmilesDataset(Dataset[dict[str, Any]]):
-    """Tokenised molecules, with targets if there are any.
+    """Tokenised molecules, with targets in their own unit if there are any.
 
-    Args:
-        tokenizer: called once with the list of SMILES; must return ``input_ids``.
-        smiles: n SMILES strings.
-        target: n numbers in the target's own unit.
-        max_length: cut inputs to this many tokens (the end token stays); ``None``: never.
+    Inputs are cut to ``max_length`` tokens (the end token stays); ``None``: never.
     """
 
     def __init__(
-        self,
-        tokenizer: Any,
-        smiles: Sequence[str],
-        target: np.ndarray | None = None,
-        max_length: int | None = None,
+        self, tokenizer: Any, smiles: Sequence[str], target: np.ndarray | None = None, max_length: int | None = None
     ) -> None:
         cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
         self.input_ids: list[list[int]] = tokenizer(list(smiles), **cut)["input_ids"] if len(smiles) else []
@@ -38,10 +30,8 @@ class SmilesDataset(Dataset[dict[str, Any]]):
         return len(self.input_ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = {"input_ids": self.input_ids[index]}
-        if self.target is not None:
-            item["labels"] = float(self.target[index])
-        return item
+        labels = {} if self.target is None else {"labels": float(self.target[index])}
+        return {"input_ids": self.input_ids[index], **labels}
 
 
 class PadCollator:

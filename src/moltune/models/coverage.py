@@ -32,12 +32,7 @@ class Issue:
 def check_smiles(
     tokenizer: PreTrainedTokenizerBase, smiles: Sequence[str], limit: int | None = None
 ) -> dict[int, Issue]:
-    """Check each SMILES against a tokenizer.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        smiles: n SMILES strings.
-        limit: longest input of the model in tokens, special tokens included.
+    """Check each SMILES against a fast tokenizer, and against the model's limit in tokens (special ones included).
 
     Returns:
         The position of each molecule with an issue, and the gravest one: vanishing characters, then length, then

@@ -14,7 +14,7 @@ MOST_DEVIATIONS = 5.0
 class KernelHead(nn.Module):
     """f(p) = Σᵢ aᵢ exp(−γ‖z(p) − zᵢ‖²) + b, with z the embedding standardised and clipped at five deviations.
 
-    All of it is buffers, fitted in closed form by :mod:`moltune.tuning.head_refit`; the optimiser never sees them.
+    All of it is buffers, which :func:`moltune.tuning.head.refit_head` fits in closed form and the optimiser never sees.
     The sum is taken in float64: a thousand terms of both signs cancel.
 
     Args:

@@ -22,16 +22,11 @@ def load_for_adaptation(
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
     """Load an encoder, and the masked language model around it if the checkpoint holds one or one is needed.
 
-    The two share their tensors. Where the checkpoint has no head, one with fresh weights is made, and a notice says so.
-
-    Args:
-        name: bundled name, folder, run folder, or hub id.
-        revision: branch, tag or commit of a hub id.
-        weights: ``random`` for fresh weights in the same architecture.
-        need_head: whether a masked language model is needed; otherwise one is returned only if the checkpoint has it.
+    Args as of :func:`moltune.models.checkpoints.make_regression`.
 
     Returns:
-        The encoder, and the language model or None; both in evaluation mode.
+        The encoder, and the language model (which shares its tensors) or None; both in evaluation mode. Where a head
+        is needed and the checkpoint has none, one with fresh weights is made, and a warning says so.
 
     Raises:
         CheckpointError: a tensor is missing or misshapen.

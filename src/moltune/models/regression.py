@@ -78,9 +78,8 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
     """Arguments that the encoder class of ``config`` needs besides the configuration."""
     known = type(config) in AutoModel._model_mapping
-    encoder_class: Any = AutoModel._model_mapping[type(config)] if known else None
-    takes_pooling = encoder_class is not None and "add_pooling_layer" in inspect.signature(encoder_class).parameters
-    return {"add_pooling_layer": False} if takes_pooling else {}
+    takes = inspect.signature(AutoModel._model_mapping[type(config)]).parameters if known else ()
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 class RegressionModel(StrictLoading, PreTrainedModel):
@@ -147,14 +146,7 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Predict.
-
-        Args:
-            input_ids: token ids (batch, length).
-            attention_mask: one for real tokens, (batch, length).
-            inputs_embeds: token embeddings in place of ``input_ids``.
-            labels: targets in their own unit, (batch,) or (batch, 1).
-            return_dict: ``False`` returns a tuple.
+        """Predict; arguments as of transformers' models, ``labels`` in the target's unit, (batch,) or (batch, 1).
 
         Returns:
             ``logits`` (batch, 1) in the target's unit; with labels, ``loss``: mean squared error in units of the

@@ -63,12 +63,8 @@ def check_loaded(model: PreTrainedModel, info: dict[str, Any], source: str) -> N
 
     Every encoder tensor must be there with the right shape, and nothing unknown may be left over. Two exceptions: the
     complete head of another task is left behind, and a head that is missing as a whole starts from fresh weights (with
-    a warning), provided that the checkpoint says that it was made for another architecture.
-
-    Args:
-        model: the model just loaded.
-        info: the loading information of ``from_pretrained(..., output_loading_info=True)``.
-        source: name of the checkpoint, for messages.
+    a warning), provided that the checkpoint says that it was made for another architecture. ``info`` is what
+    ``from_pretrained(..., output_loading_info=True)`` returns.
 
     Raises:
         CheckpointError: names each missing, surplus or misshapen tensor.

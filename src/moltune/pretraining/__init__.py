@@ -1,1 +1,1 @@
-"""What learns without labels: corpus, objectives, teacher, the loop, pretraining and adaptation."""
+"""What learns without labels: pretraining from a corpus, and adaptation, which continues it on a task's molecules."""

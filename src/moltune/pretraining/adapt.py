@@ -23,17 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from moltune.config import AdaptConfig, FinetuneConfig, ModelSettings, make_settings
 from moltune.data.load import load_molecules
-from moltune.data.molecules import Molecules
-from moltune.data.splitting.split import Split, make_split
+from moltune.data.reading.read import source_kind
+from moltune.data.splitting.split import make_split
 from moltune.errors import ConfigError, DataError, RunFolderError
-from moltune.overrides import read_yaml
-from moltune.pretraining.unlabelled import Adaptation, AdaptReport, adapt_encoder, objective_weights
-from moltune.run import ADAPTED, CHECKPOINTS, Run, differences, machine, versions, write_atomically
-from moltune.tuning.train import unfit_molecules
+from moltune.files import write_json, write_text
+from moltune.models.coverage import unfit_molecules
+from moltune.models.names import resolve
+from moltune.pretraining.continue_pretraining import Adaptation, AdaptReport, adapt_encoder, objective_weights
+from moltune.run import ADAPTED, CHECKPOINTS, Run, WorkFolder
 
 logger = logging.getLogger(__name__)
 
@@ -106,23 +106,28 @@ def adapt(
         NumericsError: a loss is not finite.
     """
     config = config if isinstance(config, AdaptConfig) else make_settings(AdaptConfig, dict(config))
-    if resume and overwrite:
-        raise ConfigError("resume goes on with an adaptation and overwrite deletes it: say one of the two")
     if config.data.source is None or config.output is None:
         raise ConfigError(
             "an adaptation needs data.source, the molecules, and output, the folder of the new checkpoint"
         )
     objective_weights(config.adapt)
+    source_kind(config.data.source)
+    resolve(config.model.name)
+    folder, values = WorkFolder(config.output, "adaptation", SETTINGS, RESULT), _stored(config)
+    before = folder.check(
+        values, lambda stored: _stored(make_settings(AdaptConfig, stored)), resume=resume, overwrite=overwrite
+    )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     chosen = choose_molecules(config)
-    folder = _start(config, chosen, resume, overwrite)
-    if (folder / RESULT).is_file():
-        logger.info("%s holds the finished adaptation already", folder)
-        return load_adapted(folder)
-    if chosen.warning:
-        logger.warning(chosen.warning)
-    return _fill(folder, folder / WORK, chosen, config.model, config, report)
+    if before is None:
+        folder.begin(values, {"data": chosen.provenance}, overwrite=overwrite)
+    elif before.get("data", {}).get("sha256") != chosen.provenance.get("sha256"):
+        raise RunFolderError(f"the data changed since the adaptation in {folder.path} began: choose another --output")
+    if (folder.path / RESULT).is_file():
+        logger.info("%s holds the finished adaptation already", folder.path)
+        return load_adapted(folder.path)
+    return _fill(folder.path, folder.path / WORK, chosen, config, report)
 
 
 def adapt_run(
@@ -140,23 +145,19 @@ def adapt_run(
         The settings of the model to tune, and the adaptation, which stays in the run's folder; without one, the run's
         own settings and None.
     """
-    config = run.config
+    config, folder = run.config, run.path / ADAPTED
     if config.adapt.objective == "none":
         return config.model, None
-    folder = run.path / ADAPTED
     if not (folder / RESULT).is_file():
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         whole = config.adapt.transductive
         parts = [part for name, part in smiles.items() if whole or name == "train"]
         chosen = Chosen([text for part in parts for text in part], *_words(whole, len(smiles) > 1), source)
-        if chosen.warning:
-            logger.warning(chosen.warning)
         folder.mkdir(exist_ok=True)
-        _fill(folder, run.path / CHECKPOINTS / ADAPTED, chosen, config.model, config, report)
-    adapted = load_adapted(folder)
+        _fill(folder, run.path / CHECKPOINTS / ADAPTED, chosen, config, report)
     started = {"name": str(folder), "revision": None, "weights": "pretrained"}
-    return config.model.model_copy(update=started), adapted
+    return config.model.model_copy(update=started), load_adapted(folder)
 
 
 def load_adapted(folder: str | Path) -> Adapted:
@@ -175,38 +176,28 @@ def load_adapted(folder: str | Path) -> Adapted:
 
 def choose_molecules(config: AdaptConfig) -> Chosen:
     """Load and clean the molecules, divide them as fine-tuning would, and take the part to learn from."""
-    molecules, labelled = _load(config)
-    unfit = unfit_molecules(molecules.smiles, config.model)
-    molecules = molecules.reject(unfit)
+    labelled = True
+    try:
+        # Cleaned as for fine-tuning where there is a target, so that the split is the same.
+        molecules = load_molecules(None, config.data)
+    except DataError:
+        if config.data.target is not None:
+            raise
+        molecules, labelled = load_molecules(None, config.data, need_target=False), False
+    molecules = molecules.reject(unfit_molecules(molecules.smiles, config.model))
     if not len(molecules):
         raise DataError(f"{config.model.name} can read none of the molecules")
-    asked = bool(config.split.model_fields_set - {"seed"})
-    if not labelled and not asked:
+    if not labelled and not config.split.model_fields_set - {"seed"}:
         words = (
             "the data have no target and no split was asked for, so the model adapts to all of their molecules; "
             "keep those that you will test on out of them"
         )
         return Chosen(molecules.smiles, "all molecules", words, molecules.provenance)
     split = make_split(molecules, config.split, config.split_seed)
-    several = len(split.train) < len(molecules)
-    part, warning = _words(config.adapt.transductive, several)
-    positions = _positions(split, config.adapt.transductive)
-    smiles = np.array(molecules.smiles, dtype=object)[positions].tolist()
+    part, warning = _words(config.adapt.transductive, len(split.train) < len(molecules))
+    parts = list(split.parts().values()) if config.adapt.transductive else [split.train]
+    smiles = [molecules.smiles[position] for position in np.sort(np.concatenate(parts))]
     return Chosen(smiles, part, warning, {**molecules.provenance, "split": split.settings})
-
-
-def _load(config: AdaptConfig) -> tuple[Molecules, bool]:
-    """Cleaned as for fine-tuning where there is a target, so that the split is the same."""
-    try:
-        return load_molecules(None, config.data), True
-    except DataError:
-        if config.data.target is not None:
-            raise
-    return load_molecules(None, config.data, need_target=False), False
-
-
-def _positions(split: Split, whole: bool) -> np.ndarray:
-    return np.sort(np.concatenate(list(split.parts().values()))) if whole else split.train
 
 
 def _words(transductive: bool, several: bool) -> tuple[str, str]:
@@ -220,78 +211,37 @@ def _words(transductive: bool, several: bool) -> tuple[str, str]:
     )
 
 
-def _start(config: AdaptConfig, chosen: Chosen, resume: bool, overwrite: bool) -> Path:
-    assert config.output is not None
-    folder = config.output
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; choose another --output")
-    occupied = folder.is_dir() and any(folder.iterdir())
-    if occupied and not (folder / SETTINGS).is_file():
-        raise RunFolderError(f"{folder} holds files that are no adaptation; choose another --output")
-    if occupied and overwrite:
-        shutil.rmtree(folder)
-        occupied = False
-    if occupied and not resume:
-        state = "a finished adaptation" if (folder / RESULT).is_file() else "an unfinished adaptation"
-        raise RunFolderError(f"{folder} holds {state}: choose another --output, or say --resume or --overwrite")
-    values = config.model_dump(mode="json", exclude={"output", "threads"})
-    checksum = chosen.provenance.get("sha256")
-    if occupied:
-        before = read_yaml(folder / SETTINGS)
-        changed = differences({name: before.get(name) for name in values}, values)
-        if changed:
-            raise RunFolderError(f"{folder} belongs to other settings ({changed}): choose another --output")
-        if before.get("provenance", {}).get("data", {}).get("sha256") != checksum:
-            raise RunFolderError(f"the data changed since the adaptation in {folder} began: choose another --output")
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"data": chosen.provenance, "versions": versions(), "machine": machine()}
-        text = yaml.safe_dump({**values, "provenance": about}, sort_keys=False, allow_unicode=True)
-        write_atomically(folder / SETTINGS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise RunFolderError(f"cannot make the folder {folder}: {error.strerror or error}") from None
-    return folder
+def _stored(config: AdaptConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"output", "threads"})
 
 
 def _fill(
-    folder: Path,
-    work: Path,
-    chosen: Chosen,
-    model: ModelSettings,
-    config: AdaptConfig | FinetuneConfig,
-    report: AdaptReport | None,
+    folder: Path, work: Path, chosen: Chosen, config: AdaptConfig | FinetuneConfig, report: AdaptReport | None
 ) -> Adapted:
-    logger.info(
-        "adapting %s (%s) to %d molecules: %s", model.name, config.adapt.objective, len(chosen.smiles), chosen.part
-    )
+    model, settings = config.model, config.adapt
+    if chosen.warning:
+        logger.warning(chosen.warning)
+    logger.info("adapting %s (%s) to %d molecules: %s", model.name, settings.objective, len(chosen.smiles), chosen.part)
     result = adapt_encoder(
-        chosen.smiles,
-        model=model,
-        adapt=config.adapt,
-        seed=config.seed,
-        work=work,
-        output=folder,
-        report=report,
+        chosen.smiles, model=model, adapt=settings, seed=config.seed, work=work, output=folder, report=report
     )
-    values: dict[str, Any] = {
+    write_text(folder / CARD, model_card(config, chosen, result))
+    values = {
         "adaptation": result.to_dict(),
         "part": chosen.part,
         "base_model": model.name,
         "weights": model.weights,
+        "settings": settings.model_dump(mode="json"),
+        "seed": config.seed,
     }
-    values |= {"settings": config.adapt.model_dump(mode="json"), "seed": config.seed}
-    card = model_card(model, config, chosen, result)
-    write_atomically(folder / CARD, lambda temporary: temporary.write_text(card, encoding="utf-8"))
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / RESULT, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(folder / RESULT, values)
     shutil.rmtree(work, ignore_errors=True)
     return load_adapted(folder)
 
 
-def model_card(model: ModelSettings, config: AdaptConfig | FinetuneConfig, chosen: Chosen, result: Adaptation) -> str:
+def model_card(config: AdaptConfig | FinetuneConfig, chosen: Chosen, result: Adaptation) -> str:
     """Text of the card: base, molecules, objective, losses, limits."""
-    adapt, source = config.adapt, chosen.provenance
+    model, adapt, source = config.model, config.adapt, chosen.provenance
     names = {"mlm": "masked tokens (nats)", "mtr": "descriptors (of their variance)"}
     losses = "\n".join(
         f"| {names[name]} | {result.before[name]:.4f} | {result.after[name]:.4f} |" for name in result.after

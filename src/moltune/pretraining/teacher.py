@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from moltune.errors import DataError
+from moltune.files import replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +57,6 @@ class TeacherRun:
     failed: int
     seconds: float
 
-    @property
-    def rate(self) -> float:
-        """Molecules per second."""
-        return self.computed / self.seconds if self.seconds else 0.0
-
 
 class TeacherCache:
     """The fingerprints in a folder.
@@ -78,14 +73,15 @@ class TeacherCache:
         self.folder = Path(folder)
         self._rows: dict[str, tuple[Path, int]] = {}
         info = self._read_info()
-        if teacher is not None and info is not None and info != (teacher.name, teacher.dimension):
+        wanted = info if teacher is None else (teacher.name, teacher.dimension)
+        if wanted is None:
+            raise DataError(f"{self.folder} holds no teacher fingerprints ({_INFO} is missing)")
+        self.name, self.dimension = wanted
+        if info is not None and info != wanted:
             raise DataError(
-                f"{self.folder} holds {info[1]} numbers of {info[0]}, not {teacher.dimension} of {teacher.name}; "
+                f"{self.folder} holds {info[1]} numbers of {info[0]}, not {self.dimension} of {self.name}; "
                 "use another folder"
             )
-        if info is None and teacher is None:
-            raise DataError(f"{self.folder} holds no teacher fingerprints ({_INFO} is missing)")
-        self.name, self.dimension = (teacher.name, teacher.dimension) if teacher is not None else info or ("", 0)
         for path in sorted(self.folder.glob("shard-*.npz")):
             for row, smiles in enumerate(_read_shard(path, self.dimension)[0]):
                 self._rows.setdefault(smiles, (path, row))
@@ -103,14 +99,13 @@ class TeacherCache:
                 f"{len(smiles)} molecules need shape {(len(smiles), self.dimension)}, not {fingerprints.shape}"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._read_info() is None:
-            self._write_info()
+        if not (self.folder / _INFO).is_file():
+            values = {"teacher": self.name, "dimension": self.dimension, "dtype": "float16"}
+            write_json(self.folder / _INFO, values)
         text = "\n".join(smiles).encode()
         path = self.folder / f"shard-{hashlib.sha256(text).hexdigest()[:16]}.npz"
-        temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
-        with open(temporary, "wb") as handle:
-            np.savez(handle, smiles=np.frombuffer(text, np.uint8), fingerprints=_to_half(fingerprints))
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, smiles=np.frombuffer(text, np.uint8), fingerprints=_to_half(fingerprints))
         for row, one in enumerate(smiles):
             self._rows.setdefault(one, (path, row))
         return path
@@ -123,15 +118,14 @@ class TeacherCache:
             (m, dimension)); molecules that are missing or that the teacher could not take are in neither.
         """
         wanted: dict[Path, list[tuple[int, int]]] = {}
-        for position, one in enumerate(smiles):
-            if one in self._rows:
-                path, row = self._rows[one]
-                wanted.setdefault(path, []).append((position, row))
-        positions = np.sort(np.array([p for pairs in wanted.values() for p, _ in pairs], dtype=np.int64))
+        positions = np.array([at for at, one in enumerate(smiles) if one in self._rows], dtype=np.int64)
+        for place, at in enumerate(positions):
+            path, row = self._rows[smiles[at]]
+            wanted.setdefault(path, []).append((place, row))
         result = np.empty((len(positions), self.dimension), dtype=np.float16)
         for path, pairs in wanted.items():
-            places = np.searchsorted(positions, [position for position, _ in pairs])
-            result[places] = _read_shard(path, self.dimension)[1][[row for _, row in pairs]]
+            places, rows = (list(column) for column in zip(*pairs, strict=True))
+            result[places] = _read_shard(path, self.dimension)[1][rows]
         good = np.isfinite(result).all(axis=1)
         return (positions, result) if good.all() else (positions[good], result[good])
 
@@ -144,12 +138,6 @@ class TeacherCache:
             return str(values["teacher"]), int(values["dimension"])
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path} is damaged; delete the folder and run the teacher again") from None
-
-    def _write_info(self) -> None:
-        temporary = self.folder / f".{_INFO}.{os.getpid()}.tmp"
-        values = {"teacher": self.name, "dimension": self.dimension, "dtype": "float16"}
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / _INFO)
 
 
 def run_teacher(
@@ -183,12 +171,12 @@ def run_teacher(
         if time_limit is not None and time.monotonic() - started >= time_limit:
             break
         shard = missing[start : start + shard_size]
-        fingerprints = teacher(shard)
-        cache.add(shard, fingerprints)
+        cache.add(shard, teacher(shard))
         computed += len(shard)
         state = TeacherRun(len(smiles), known, computed, 0, time.monotonic() - started)
-        left = (len(missing) - computed) / state.rate
-        logger.info("%d of %d molecules, %.1f/s, %.0f min left", computed, len(missing), state.rate, left / 60)
+        rate = computed / max(state.seconds, 1e-9)
+        left = (len(missing) - computed) / rate / 60
+        logger.info("%d of %d molecules, %.1f/s, %.0f min left", computed, len(missing), rate, left)
         if progress is not None:
             progress(state)
     failed = sum(one in cache for one in smiles) - len(cache.lookup(smiles)[0])

@@ -6,7 +6,6 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import psutil
@@ -43,26 +42,19 @@ class Cost:
 class Meter:
     """Measures the time and the peak memory of a ``with`` block; memory is looked at fifty times a second."""
 
-    def __init__(self) -> None:
-        self._done = threading.Event()
-        self._process = psutil.Process()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._gpu = torch.cuda.is_available()
-
     def __enter__(self) -> Self:
-        self._started = time.monotonic()
+        self._gpu, self._process = torch.cuda.is_available(), psutil.Process()
         if self._gpu:
             torch.cuda.reset_peak_memory_stats()
-        self._before = self._peak = self._now()
+        self._started, self._before = time.monotonic(), self._now()
+        self._peak, self._done = self._before, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
-        self._look()
         self.seconds = time.monotonic() - self._started
 
     def cost(self, molecules_per_second: float | None, precision: str | None = None) -> Cost:
@@ -71,11 +63,10 @@ class Meter:
         return Cost(round(self.seconds, 3), molecules_per_second, self._peak, growth, precision)
 
     def _watch(self) -> None:
-        while not self._done.wait(_INTERVAL):
-            self._look()
-
-    def _look(self) -> None:
-        self._peak = max(self._peak, torch.cuda.max_memory_allocated() if self._gpu else self._now())
+        done = False
+        while not done:
+            done = self._done.wait(_INTERVAL)
+            self._peak = max(self._peak, torch.cuda.max_memory_allocated() if self._gpu else self._now())
 
     def _now(self) -> int:
         return int(torch.cuda.memory_allocated() if self._gpu else self._process.memory_info().rss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moltune.baselines.compare import BaselineResult, run_baselines
+from moltune.baselines.compare import run_baselines
 from moltune.config import FinetuneConfig, ModelSettings, make_config
 from moltune.data.describe import describe
-from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
-from moltune.data.splitting.leakage import Leakage, check_leakage
-from moltune.data.splitting.split import Split, make_split
 from moltune.errors import ConfigError
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.features.embedding import Encoder
@@ -46,15 +43,14 @@ from moltune.run import (
     settings_of,
     start_run,
 )
-from moltune.tuning.additions import add_molecules, added_words, mark_added
+from moltune.tuning.check import check_request
 from moltune.tuning.cost import folder_bytes
-from moltune.tuning.fit import PROBE, reads_tokens, tune_model
-from moltune.tuning.loop import EpochReport, check_settings, remove_checkpoints
-from moltune.tuning.train import Tuned, unfit_molecules
+from moltune.tuning.history import EpochReport
+from moltune.tuning.loop import check_settings
+from moltune.tuning.prepare import Parts, Prepared, prepare
+from moltune.tuning.train import PROBE, Tuned, tune_model
 
 logger = logging.getLogger(__name__)
-
-Parts = dict[str, tuple[list[str], np.ndarray]]
 
 
 def finetune(
@@ -89,15 +85,9 @@ def finetune(
         NumericsError: a loss or prediction is not finite.
     """
     config = config if isinstance(config, FinetuneConfig) else make_config(dict(config))
-    if resume and overwrite:
-        raise ConfigError("resume goes on with a run and overwrite deletes it: say one of the two")
-    if config.data.source is None:
-        raise ConfigError("data.source is missing: name a file, a bundled set or a Hugging Face dataset")
-    check_baselines(config.evaluation.baselines)
-    check_members(config.prediction.blend)
+    path = check_request(config, resume=resume, overwrite=overwrite, loaded=molecules is not None)
     check_method(config)
     check_settings(config.training)
-    path = config.output or default_output(config)
     prepared = prepare(config, molecules)
     if config.prediction.blend and not len(prepared.split.validation):
         raise ConfigError("prediction.blend chooses its weights on the validation part; give the split one")
@@ -105,7 +95,7 @@ def finetune(
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
         return run
-    run.write_table(SPLITS, mark_added(prepared.split.to_frame(prepared.molecules), prepared.molecules))
+    run.write_table(SPLITS, prepared.splits_table())
     run.write_table(REJECTS, prepared.molecules.rejected)
 
     parts = prepared.parts
@@ -131,19 +121,19 @@ def finetune(
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     if judged.blend is not None:
         run.write_folder(BLENDED, judged.blend.save)
+    notes = prepared.notes
     if adapted is not None:
         judged.metrics["adaptation"] = {"part": adapted.part, **adapted.result.to_dict()}
+        if config.adapt.transductive:
+            notes.append(
+                "Transductive: the encoder learnt from the SMILES of validation and test part, without their labels"
+            )
     run.write_table(PREDICTIONS, predictions_table(prepared, judged))
-    notes = warnings_for(prepared)
-    if config.adapt.objective != "none" and config.adapt.transductive:
-        notes.append(
-            "Transductive: the encoder learnt from the SMILES of validation and test part, without their labels"
-        )
     if tuned.refit is not None:
         words = refit_words(tuned.refit.to_dict(), unit=prepared.unit)
         notes.append(f"{words[0].upper()}{words[1:]}.")
     if config.evaluation.figures:
-        run.write_folder(FIGURES, lambda folder: draw(folder, tuned, parts, judged, prepared))
+        run.write_folder(FIGURES, lambda folder: draw(folder, tuned, judged, prepared))
     write_report(
         run.path / REPORT,
         title=f"{prepared.target_name} with {config.model.name}, {config.method.name} fine-tuning",
@@ -155,15 +145,15 @@ def finetune(
         unit=prepared.unit,
     )
     run.write_json(METRICS, judged.metrics)
-    remove_checkpoints(run.path / CHECKPOINTS)
+    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     return run
 
 
 def check_method(config: FinetuneConfig) -> None:
-    """See whether the method exists and goes together with the other settings.
+    """See whether the method takes its settings, and whether baselines, blend and features can be computed here.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: one of them is unknown, needs a package, or has a setting that is not its own.
     """
     make_method(config.method)
     if config.model.weights == "random" and config.method.name != "full":
@@ -173,89 +163,23 @@ def check_method(config: FinetuneConfig) -> None:
         )
     if config.method.name == PROBE:
         find_feature("+".join(config.method.probe.features))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Clean, readable, divided molecules.
-
-    Attributes:
-        molecules: those that the model can read.
-        split: their parts.
-        leakage: what the parts share.
-        added: provenance of molecules added to the training part; None: there are none.
-    """
-
-    molecules: Molecules
-    split: Split
-    leakage: Leakage
-    added: dict[str, Any] | None = None
-
-    @property
-    def parts(self) -> Parts:
-        """SMILES and targets of each part that has molecules."""
-        smiles, target = np.array(self.molecules.smiles, dtype=object), self.molecules.target
-        return {
-            name: (smiles[positions].tolist(), target[positions])
-            for name, positions in self.split.parts().items()
-            if len(positions)
-        }
-
-    @property
-    def target_name(self) -> str:
-        """Column of the target."""
-        return str(self.molecules.provenance.get("target_column") or "target")
-
-    @property
-    def unit(self) -> str:
-        """Unit of the target, where the source knows it."""
-        return str(self.molecules.provenance.get("unit") or "")
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What ``config.yaml`` keeps of the data."""
-        molecules = self.molecules
-        return {
-            "data": molecules.provenance,
-            "rows": {"in": molecules.rows_in, "kept": len(molecules), "rejected": len(molecules.rejected)},
-            "split": self.split.settings,
-            "leakage": self.leakage.to_dict(),
-            **({} if self.added is None else {"added": self.added}),
-        }
-
-
-def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:
-    """Load and clean unless that is done, check against the model, and split."""
-    molecules = load_molecules(None, config.data) if molecules is None else molecules
-    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
-    if unfit:
-        logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
-    molecules = molecules.reject(unfit)
-    split = make_split(molecules, config.split, config.split_seed)
-    molecules, split, added = add_molecules(molecules, split, config.data, config.model)
-    leakage = check_leakage(molecules, split)
-    for words in leakage.words:
-        logger.warning(words)
-    return Prepared(molecules, split, leakage, added)
+    check_baselines(config.evaluation.baselines)
+    check_members(config.prediction.blend)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Predictions of the model and of the baselines, and what they are worth.
+    """What a tuned model, its baselines and their blend predict, and what that is worth.
 
     Attributes:
-        predicted: part → predictions of the model, in the target's unit.
-        baselines: results by name.
+        columns: column of ``predictions.csv`` → part → predictions, in the target's unit.
         metrics: the content of ``metrics.json``.
         blend: of model and baselines, where one was asked for.
-        blended: part → its predictions.
     """
 
-    predicted: dict[str, np.ndarray]
-    baselines: dict[str, BaselineResult]
+    columns: dict[str, dict[str, np.ndarray]]
     metrics: dict[str, Any]
     blend: Blend | None
-    blended: dict[str, np.ndarray]
 
 
 def judge(
@@ -271,9 +195,8 @@ def judge(
         "confidence": config.evaluation.confidence,
         "seed": config.seed,
     }
-    batch = config.training.eval_batch_size
-    wanted = [name for name in parts if name != "train" or config.evaluation.training_part or set(parts) == {"train"}]
-    predicted = {name: tuned.model.predict(parts[name][0], batch) for name in wanted}
+    wanted = [name for name in parts if name != "train" or config.evaluation.training_part or len(parts) == 1]
+    predicted = {name: tuned.model.predict(parts[name][0], config.training.eval_batch_size) for name in wanted}
     metrics: dict[str, Any] = {
         name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
@@ -288,23 +211,26 @@ def judge(
             name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
-    blend: Blend | None = None
-    blended: dict[str, np.ndarray] = {}
+    members = {LANGUAGE_MODEL: predicted, **{name: result.predictions for name, result in baselines.items()}}
+    columns = {"predicted": predicted} | {f"predicted_{name}": members[name] for name in baselines}
+    blend = None
     if config.prediction.blend:
-        members = {LANGUAGE_MODEL: predicted, **{name: result.predictions for name, result in baselines.items()}}
         validation = {name: found["validation"] for name, found in members.items()}
         fitted = {name: result.baseline for name, result in baselines.items()}
         blend = make_blend(config.prediction.blend, fitted, validation, parts["validation"][1])
         blended, metrics[BLEND] = judge_blend(blend, {name: parts[name] for name in wanted}, members, **options)
-    metrics["trainable_parameters"] = tuned.parameters.trainable
-    metrics["total_parameters"] = tuned.parameters.total
-    metrics["best_epoch"] = tuned.best_epoch
-    metrics["epochs"] = len(tuned.history)
-    metrics["seconds"] = round(tuned.seconds, 3)
-    metrics["cost"] = tuned.cost.to_dict()
+        columns[f"predicted_{BLEND}"] = blended
+    metrics |= {
+        "trainable_parameters": tuned.parameters.trainable,
+        "total_parameters": tuned.parameters.total,
+        "best_epoch": tuned.best_epoch,
+        "epochs": len(tuned.history),
+        "seconds": tuned.cost.seconds,
+        "cost": tuned.cost.to_dict(),
+    }
     if tuned.refit is not None:
         metrics["refit"] = tuned.refit.to_dict()
-    return Judged(predicted, baselines, metrics, blend, blended)
+    return Judged(columns, metrics, blend)
 
 
 def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
@@ -312,42 +238,21 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     table = pd.DataFrame({"smiles": prepared.molecules.smiles})
     table["split"] = prepared.split.to_frame(prepared.molecules)["split"]
     table["true"] = prepared.molecules.target
-    columns = {"predicted": judged.predicted}
-    columns |= {f"predicted_{name}": result.predictions for name, result in judged.baselines.items()}
-    columns |= {f"predicted_{BLEND}": judged.blended} if judged.blended else {}
-    for column, values in columns.items():
+    for column, values in judged.columns.items():
         table[column] = np.nan
         for name, positions in prepared.split.parts().items():
             if name in values:
                 table.loc[positions, column] = values[name]
-    return mark_added(table, prepared.molecules)
+    return prepared.mark_added(table)
 
 
-def draw(folder: Path, tuned: Tuned, parts: Parts, judged: Judged, prepared: Prepared) -> None:
+def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
     if len(tuned.history):
         loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
-    shown = "test" if "test" in parts else "validation" if "validation" in parts else "train"
-    labels = {"unit": prepared.unit, "target": prepared.target_name}
-    true, predicted = parts[shown][1], judged.predicted[shown]
-    title = f"{shown} part, {len(true)} molecules"
-    true_against_predicted(true, predicted, folder / "true_against_predicted", title=title, **labels)
-    residual_histogram(true, predicted, folder / "residual_histogram", title=title, **labels)
-
-
-def warnings_for(prepared: Prepared) -> list[str]:
-    """What the reader of the report should know about the data."""
-    molecules = prepared.molecules
-    notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(molecules).items()]
-    if len(molecules.conflicts):
-        notes.append(f"{len(molecules.conflicts)} molecules were measured more than once with labels that disagree")
-    return notes + added_words(prepared.added) + prepared.leakage.words
-
-
-def default_output(config: FinetuneConfig) -> Path:
-    """``runs/<data>-<model>-<method>-seed<seed>``."""
-    source = Path(str(config.data.source)).name.split(".")[0]
-    model = Path(config.model.name).name
-    name = f"{source}-{model}-{config.method.name}-seed{config.seed}"
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+    shown = next(part for part in ("test", "validation", "train") if part in prepared.parts)
+    true, predicted = prepared.parts[shown][1], judged.columns["predicted"][shown]
+    labels = {"unit": prepared.unit, "title": f"{shown} part, {len(true)} molecules", "target": prepared.target_name}
+    true_against_predicted(true, predicted, folder / "true_against_predicted", **labels)
+    residual_histogram(true, predicted, folder / "residual_histogram", **labels)

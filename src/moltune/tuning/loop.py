@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-import shutil
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +15,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    get_scheduler,
-)
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from moltune.config import TrainingSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.models.batches import LengthBucketSampler, PadCollator, SmilesDataset
-from moltune.models.checkpoints import quiet_transformers
 from moltune.models.regression import RegressionModel
+from moltune.models.strict import quiet_transformers
+from moltune.tuning.history import EpochReport, make_history
 from moltune.tuning.precision import wants_bf16
 from moltune.tuning.resume import StopEarly, last_whole_checkpoint
 from moltune.tuning.schedule import FreezeEncoder, parameter_groups
 
-HISTORY_COLUMNS = ["epoch", "train_loss", "validation_loss", "learning_rate"]
 USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 180, 2, 50
-
-EpochReport = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -48,17 +37,15 @@ class Fitted:
     """What a training loop leaves behind; the model itself was trained in place.
 
     Attributes:
-        history: one line per epoch, with the columns of ``HISTORY_COLUMNS``; losses in units of the training
+        history: one line per epoch, with the columns of :mod:`moltune.tuning.history`; losses in units of the training
             targets' variance, NaN where there is no validation part.
         best_epoch: the epoch whose weights the model now has.
-        steps: optimiser steps taken.
         molecules_per_second: through the training steps of this process; None where it took none.
         precision: arithmetic of the training steps, bf16 or fp32.
     """
 
     history: pd.DataFrame
     best_epoch: int
-    steps: int
     molecules_per_second: float | None
     precision: str
 
@@ -66,12 +53,13 @@ class Fitted:
 class MoleculeTrainer(Trainer):
     """Trainer with length-bucketed batches, a learning rate for the head, and a stop at non-finite losses."""
 
+    model: RegressionModel
+
     def __init__(self, *args: Any, settings: TrainingSettings, **kwargs: Any) -> None:
         self.settings = settings
         self.molecules = 0
         super().__init__(*args, **kwargs)
         self.bf16 = wants_bf16(settings.precision, self.args.device)
-        assert self.model is not None
         # Staged unfreezing switches gradients off and on; what is trained in the end does not change.
         self.trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
@@ -81,14 +69,9 @@ class MoleculeTrainer(Trainer):
             return super()._get_train_sampler(dataset)
         return LengthBucketSampler(dataset.lengths, self.args.train_batch_size, self.args.seed)
 
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Weight decay on matrices only: not on biases, layer norms or scaling vectors."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the optimiser that the settings name, the head with its own learning rate."""
         if self.optimizer is None:
-            assert isinstance(self.model, RegressionModel)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(parameter_groups(self.model, self.settings), **options)
         return self.optimizer
@@ -99,25 +82,26 @@ class MoleculeTrainer(Trainer):
         Trainer's own ``bf16`` leaves a wrapper on the model: validation, and whatever is predicted with the model
         after training, would differ from what the saved model says.
         """
-        assert self.model is not None
         if not (self.bf16 and self.model.training):
             return nullcontext()
         return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=bool(cache_enabled))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take one step; a loss that is not finite ends the run."""
-        self.molecules += len(args[1]["labels"] if len(args) > 1 else kwargs["inputs"]["labels"])
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise NumericsError(
-                f"the training loss is {float(loss)} at step {self.state.global_step + 1}; "
-                "lower training.learning_rate, or train with training.precision=fp32"
-            )
+        self.molecules += len(inputs["labels"])
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        _check_finite(float(loss), "training", f"at step {self.state.global_step + 1}")
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Compute the validation loss; one that is not finite ends the run."""
+        metrics = super().evaluate(*args, **kwargs)
+        _check_finite(metrics["eval_loss"], "validation", f"after step {self.state.global_step}")
+        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint of an adapter holds what is trained; the frozen base is at hand when it is read."""
-        if not isinstance(self.model, RegressionModel) or self.model.adapter is None:
+        if self.model.adapter is None:
             super()._save(output_dir, state_dict)
             return
         folder = Path(output_dir or str(self.args.output_dir))
@@ -125,21 +109,19 @@ class MoleculeTrainer(Trainer):
         tensors = dict(self.model.named_parameters())
         save_file({name: tensors[name].detach().cpu() for name in self.trained}, folder / "model.safetensors")
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Compute the validation loss; one that is not finite ends the run."""
-        metrics = super().evaluate(*args, **kwargs)
-        if not math.isfinite(metrics["eval_loss"]):
-            raise NumericsError(
-                f"the validation loss is {metrics['eval_loss']} after step {self.state.global_step}; "
-                "lower training.learning_rate, or train with training.precision=fp32"
-            )
-        return metrics
+
+def _check_finite(loss: float, kind: str, when: str) -> None:
+    if not math.isfinite(loss):
+        raise NumericsError(
+            f"the {kind} loss is {loss} {when}; lower training.learning_rate, or train with training.precision=fp32"
+        )
 
 
-class _TimeSteps(TrainerCallback):
-    """Counts the seconds of training steps, without validation and checkpoints."""
+class _Watch(TrainerCallback):
+    """Counts the seconds of training steps, without validation and checkpoints, and reports steps and epochs."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: EpochReport | None) -> None:
+        self.report = report or (lambda known: None)
         self.seconds, self._started = 0.0, 0.0
 
     def on_step_begin(
@@ -149,13 +131,6 @@ class _TimeSteps(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.seconds += time.monotonic() - self._started
-
-
-class _ReportEpochs(TrainerCallback):
-    def __init__(self, report: EpochReport) -> None:
-        self.report = report
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.report({"step": state.global_step, "steps": state.max_steps})
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -201,18 +176,19 @@ def fit(
         torch.set_num_threads(settings.threads)
     epochs = planned_epochs(settings, len(train))
     _check_freezing(settings, epochs)
-    arguments = _arguments(settings, folder, seed, watched, epochs)
-    clock = _TimeSteps()
-    callbacks: list[TrainerCallback] = [clock] if report is None else [clock, _ReportEpochs(report)]
+    watch = _Watch(report)
+    callbacks: list[TrainerCallback] = [watch]
     if settings.freeze_encoder_epochs:
         callbacks.append(FreezeEncoder(model, settings.freeze_encoder_epochs))
     if watched and settings.patience is not None:
         callbacks.append(StopEarly(settings.patience))
     if "tensorboard" in settings.report_to:
-        callbacks.append(_tensorboard(log_folder or folder / "logs"))
+        # Left to itself it would write among the checkpoints, which do not outlive a run.
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(log_folder or folder / "logs"))
+        callbacks.append(TensorBoardCallback(writer))
     trainer = MoleculeTrainer(
         model=model,
-        args=arguments,
+        args=_arguments(settings, folder, seed, watched, epochs),
         settings=settings,
         train_dataset=train,
         eval_dataset=validation if watched else None,
@@ -225,25 +201,10 @@ def fit(
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     history = make_history(trainer.state.log_history)
-    if not history["train_loss"].map(pd.notna).all():
-        raise NumericsError("a training loss is not finite; lower training.learning_rate")
-    best = int(history["epoch"].iloc[-1])
-    if watched:
-        best = int(history["epoch"].iloc[int(history["validation_loss"].argmin())])
+    best = history["validation_loss"].argmin() if watched else -1
     model.eval()
-    rate = round(trainer.molecules / clock.seconds, 1) if clock.seconds else None
-    return Fitted(history, best, trainer.state.global_step, rate, "bf16" if trainer.bf16 else "fp32")
-
-
-def _tensorboard(log_folder: Path) -> TrainerCallback:
-    """TensorBoard's callback; left to itself it would write among the checkpoints, which do not outlive a run."""
-    try:
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(log_folder))
-    except ImportError:
-        raise ConfigError(
-            "report_to tensorboard needs the tensorboard package: pip install moltune[tracking]"
-        ) from None
-    return TensorBoardCallback(writer)
+    rate = round(trainer.molecules / watch.seconds, 1) if watch.seconds else None
+    return Fitted(history, int(history["epoch"].iloc[best]), rate, "bf16" if trainer.bf16 else "fp32")
 
 
 def planned_epochs(settings: TrainingSettings, molecules: int) -> int:
@@ -258,36 +219,34 @@ def planned_epochs(settings: TrainingSettings, molecules: int) -> int:
 
 
 def _arguments(settings: TrainingSettings, folder: Path, seed: int, watched: bool, epochs: int) -> TrainingArguments:
-    every = "epoch" if watched else "no"
-    values: dict[str, Any] = {
-        "output_dir": str(folder),
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.eval_batch_size,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "optim": settings.optimizer,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup,
-        "max_grad_norm": settings.max_grad_norm,
-        "seed": seed,
-        "data_seed": seed,
-        "eval_strategy": every,
-        "save_strategy": "epoch",
-        "logging_strategy": "epoch",
-        "logging_nan_inf_filter": False,
-        "save_total_limit": 1,
-        "load_best_model_at_end": watched,
-        "metric_for_best_model": "eval_loss" if watched else None,
-        "greater_is_better": False if watched else None,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "report_to": [name for name in settings.report_to if name != "tensorboard"] or "none",
-        "disable_tqdm": True,
-        "label_names": ["labels"],
-    }
     try:
-        return TrainingArguments(**values)
+        return TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=settings.batch_size,
+            per_device_eval_batch_size=settings.eval_batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            optim=settings.optimizer,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=settings.warmup,
+            max_grad_norm=settings.max_grad_norm,
+            seed=seed,
+            data_seed=seed,
+            eval_strategy="epoch" if watched else "no",
+            save_strategy="epoch",
+            logging_strategy="epoch",
+            logging_nan_inf_filter=False,
+            save_total_limit=1,
+            load_best_model_at_end=watched,
+            metric_for_best_model="eval_loss" if watched else None,
+            greater_is_better=False if watched else None,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to=[name for name in settings.report_to if name != "tensorboard"] or "none",
+            disable_tqdm=True,
+            label_names=["labels"],
+        )
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"transformers' Trainer refuses the training settings: {_in_short(error)}") from None
 
@@ -310,11 +269,10 @@ def check_settings(settings: TrainingSettings) -> None:
     if settings.epochs is not None:
         _check_freezing(settings, settings.epochs)
     arguments = _arguments(settings, Path("unused"), seed=0, watched=True, epochs=1)
-    parameter = nn.Parameter(torch.zeros(1))
     problem = f"training.optimizer={settings.optimizer}"
     try:
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, None)
-        optimizer = optimizer_class([parameter], **options)
+        optimizer = optimizer_class([nn.Parameter(torch.zeros(1))], **options)
         problem = f"training.schedule={settings.schedule}"
         get_scheduler(settings.schedule, optimizer, num_warmup_steps=1, num_training_steps=10)
         problem = f"training.report_to={settings.report_to}"
@@ -329,21 +287,3 @@ def check_settings(settings: TrainingSettings) -> None:
 def _in_short(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 300 else f"{text[:300]} ..."
-
-
-def make_history(log: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per epoch from Trainer's log, which travels in its checkpoints and so survives a kill."""
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in log:
-        row = rows.setdefault(round(entry["epoch"]), {})
-        if "loss" in entry:
-            row.update(train_loss=entry["loss"], learning_rate=entry.get("learning_rate"))
-        if "eval_loss" in entry:
-            row["validation_loss"] = entry["eval_loss"]
-    table = [{"epoch": epoch, **row} for epoch, row in sorted(rows.items()) if "train_loss" in row]
-    return pd.DataFrame(table, columns=HISTORY_COLUMNS)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of a finished training."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from moltune.run import write_atomically
+from moltune.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +30,15 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
     The path of the best checkpoint inside it is brought up to date, for a run folder that was moved.
     """
-    if not folder.is_dir():
-        return None
-    found = sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step, reverse=True)
-    states = {path: _state_of(path) for path in found}
+    found = {int(name.group(1)): path for path in folder.glob("*") if (name := _NAME.fullmatch(path.name))}
+    states = {path: _state_of(path) for _, path in sorted(found.items(), reverse=True)}
     for path, state in states.items():
-        if state is None:
-            logger.warning("%s was not written to its end; an earlier checkpoint is used", path)
-            shutil.rmtree(path, ignore_errors=True)
-    for path, state in states.items():
-        if state is None:
-            continue
-        if _point_to_best(path, state, folder):
+        if state is not None and _point_to_best(path, state, states):
             return path
-        logger.warning("%s lacks the best checkpoint so far; an earlier one is used", path)
+        why = "was not written to its end" if state is None else "lacks the best checkpoint so far"
+        logger.warning("%s %s; an earlier checkpoint is used", path, why)
         shutil.rmtree(path, ignore_errors=True)
     return None
-
-
-def _step(path: Path) -> int:
-    found = _NAME.fullmatch(path.name)
-    return int(found.group(1)) if found else -1
 
 
 def _state_of(checkpoint: Path) -> dict[str, Any] | None:
@@ -63,16 +51,15 @@ def _state_of(checkpoint: Path) -> dict[str, Any] | None:
         return None
 
 
-def _point_to_best(checkpoint: Path, state: dict[str, Any], folder: Path) -> bool:
+def _point_to_best(checkpoint: Path, state: dict[str, Any], states: dict[Path, dict[str, Any] | None]) -> bool:
     written = state.get("best_model_checkpoint")
     if written is None:
         return True
-    best = folder / Path(written).name
-    if _state_of(best) is None:
+    best = checkpoint.with_name(Path(written).name)
+    if states.get(best) is None:
         return False
     if written != str(best):
-        text = json.dumps({**state, "best_model_checkpoint": str(best)}, indent=2) + "\n"
-        write_atomically(checkpoint / _STATE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(checkpoint / _STATE, json.dumps({**state, "best_model_checkpoint": str(best)}, indent=2) + "\n")
     return True
 
 

@@ -22,6 +22,7 @@ def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list
     (Howard and Ruder 2018, arXiv:1801.06146), the embeddings as a layer below the first one, and what comes after the
     last layer at the full rate. Weight decay acts on matrices only: not on biases, layer norms or scaling vectors.
     """
+    rate = settings.head_learning_rate or settings.learning_rate
     head = {id(parameter) for parameter in model.head.parameters()}
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     below = layers_below_the_top([name for name, _ in model.encoder.named_parameters()])
@@ -34,7 +35,7 @@ def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list
         {
             "params": parameters,
             "weight_decay": 0.0 if is_vector else settings.weight_decay,
-            "lr": _rate(settings, is_head) * settings.layer_decay**distance,
+            "lr": (rate if is_head else settings.learning_rate) * settings.layer_decay**distance,
         }
         for (is_head, distance, is_vector), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
@@ -48,11 +49,6 @@ def layers_below_the_top(names: list[str]) -> Mapping[str, int]:
     return {
         name: top - numbers[name] if name in numbers else (top + 1 if "embed" in name.lower() else 0) for name in names
     }
-
-
-def _rate(settings: TrainingSettings, is_head: bool) -> float:
-    own = settings.head_learning_rate if is_head else None
-    return settings.learning_rate if own is None else own
 
 
 class FreezeEncoder(TrainerCallback):

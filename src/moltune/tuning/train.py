@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import set_seed
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
 from moltune.errors import DataError
+from moltune.features.embedding import Encoder
+from moltune.features.registry import EMBEDDING, FeatureTable
 from moltune.models.batches import SmilesDataset
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, make_regression, max_length
-from moltune.models.coverage import check_smiles
+from moltune.models.checkpoints import load_tokenizer, make_regression, max_length
 from moltune.models.methods.base import ParameterCount
 from moltune.models.methods.registry import make_method
 from moltune.models.molformer import MolformerConfig
 from moltune.predictors.base import TunedModel
 from moltune.predictors.language import LanguageModel
+from moltune.predictors.probe import Probe
 from moltune.tuning.cost import Cost, Meter
-from moltune.tuning.head_refit import Refit, refit_head
-from moltune.tuning.head_start import start_head
-from moltune.tuning.loop import EpochReport, fit
+from moltune.tuning.head import Part, Refit, refit_head, start_head
+from moltune.tuning.history import HISTORY_COLUMNS, EpochReport
 
-logger = logging.getLogger(__name__)
+PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Tuned:
         history: losses per epoch; empty where nothing is trained by epochs.
         best_epoch: epoch whose weights the model has; 0 without epochs.
         parameters: what was trained.
-        seconds: wall-clock time in this process.
         cost: time, memory and throughput.
         refit: what became of the head after training; None: it was left as trained.
     """
@@ -47,46 +46,18 @@ class Tuned:
     history: pd.DataFrame
     best_epoch: int
     parameters: ParameterCount
-    seconds: float
     cost: Cost
     refit: Refit | None = None
 
 
-def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int, str]:
-    """Positions that the model cannot read, each with its reason; what the settings let pass is warned about.
-
-    Characters that the tokenizer would drop always make a molecule unfit. Unknown tokens and over-long SMILES are
-    kept, rejected or an error as ``settings.unknown_tokens`` and ``settings.too_long`` say.
-
-    Raises:
-        DataError: the settings make one of them an error.
-    """
-    tokenizer = load_tokenizer(settings.name, settings.revision)
-    issues = check_smiles(tokenizer, smiles, max_length(empty_encoder(settings.name, settings.revision), tokenizer))
-    policy = {"characters": "reject", "unknown": settings.unknown_tokens, "too long": settings.too_long}
-    rejected: dict[int, str] = {}
-    tolerated: dict[str, list[int]] = {}
-    for position, issue in issues.items():
-        action = policy[issue.kind]
-        if action == "error":
-            raise DataError(
-                f"{smiles[position]}: {issue.message}; leave it out, or choose model.unknown_tokens or model.too_long"
-            )
-        if action == "reject":
-            rejected[position] = f"{settings.name}: {issue.message}"
-        else:
-            tolerated.setdefault(issue.kind, []).append(position)
-    for kind, positions in tolerated.items():
-        example = smiles[positions[0]]
-        does = "are cut to the model's length" if kind == "too long" else "are read with an unknown token"
-        reason = issues[positions[0]].message
-        logger.warning("%d molecules %s, such as %s: %s", len(positions), does, example, reason)
-    return rejected
+def reads_tokens(method: MethodSettings) -> bool:
+    """Whether the language model reads the molecules; a probe on other features leaves it aside."""
+    return method.name != PROBE or EMBEDDING in method.probe.features
 
 
-def tune(
-    train: tuple[Sequence[str], np.ndarray],
-    validation: tuple[Sequence[str], np.ndarray] | None,
+def tune_model(
+    train: Part,
+    validation: Part | None,
     *,
     model: ModelSettings,
     method: MethodSettings,
@@ -98,7 +69,7 @@ def tune(
     report: EpochReport | None = None,
     log_folder: Path | None = None,
 ) -> Tuned:
-    """Put a head on an encoder, switch a method on, and train.
+    """Put a head on an encoder, switch a method on, and train; or fit a probe, which needs the training part alone.
 
     Args:
         train: SMILES and targets in their own unit.
@@ -114,13 +85,18 @@ def tune(
         log_folder: for trackers.
 
     Raises:
-        DataError: fewer than two training molecules, or a constant target.
+        ConfigError: a setting is wrong, or a feature's package is missing.
+        DataError: fewer than two training molecules, a constant target, or too many for a Gaussian process.
         NumericsError: a loss is not finite.
     """
-    smiles, target = train
-    target = np.asarray(target, dtype=np.float64)
+    smiles, target = train[0], np.asarray(train[1], dtype=np.float64)
     if len(target) < 2 or not target.std() > 0:
         raise DataError("training needs at least two molecules with different targets")
+    if method.name == PROBE:
+        return _tune_probe(train, model, method, training, seed, target_name)
+    # transformers' Trainer takes seconds to import, and whoever only loads models does without.
+    from moltune.tuning.loop import fit
+
     with Meter() as meter:
         set_seed(seed)
         tokenizer = load_tokenizer(model.name, model.revision)
@@ -163,7 +139,25 @@ def tune(
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         parameters=way.count(network),
-        seconds=meter.seconds,
         cost=meter.cost(fitted.molecules_per_second, fitted.precision),
         refit=refit,
+    )
+
+
+def _tune_probe(
+    train: Part, model: ModelSettings, method: MethodSettings, training: TrainingSettings, seed: int, target_name: str
+) -> Tuned:
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    with Meter() as meter:
+        encoder = Encoder(model, training.eval_batch_size)
+        features = FeatureTable({EMBEDDING: encoder}, threads=training.threads)
+        probe = Probe(method.probe, features, target_name).fit(train, seed=seed)
+    frozen = encoder.network.encoder.num_parameters() if probe.encoder else 0
+    return Tuned(
+        model=probe,
+        history=pd.DataFrame(columns=HISTORY_COLUMNS),
+        best_epoch=0,
+        parameters=ParameterCount(PROBE, 0, probe.head.fitted, probe.head.fitted, probe.head.fitted + frozen),
+        cost=meter.cost(round(len(train[1]) / meter.seconds, 1)),
     )

@@ -23,12 +23,12 @@ from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
 from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
+from moltune.models.coverage import unfit_molecules
 from moltune.models.regression import RegressionModel
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.predictor import Predictor
 from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
-from moltune.tuning.train import unfit_molecules
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,10 @@ _PROJECTIONS: dict[str, tuple[str, ...]] = {
     "value": ("value", "v_proj", "v_lin", "value_proj", "Wqkv", "c_attn"),
 }
 # They change the input or need calls of their own at every step, which the training loop does not make.
-_UNFIT = ("ADAPTION_PROMPT", "ADALORA", "CARTRIDGE", "CPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA")
+_UNFIT = {
+    *("ADAPTION_PROMPT", "ADALORA", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "PREFIX_TUNING"),
+    *("PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS", "XLORA"),
+}
 _SAME = 1e-4
 
 
@@ -84,14 +87,11 @@ class PeftMethod(AdapterMethod):
         if unknown:
             own = sorted(fields - {field.name for field in dataclasses.fields(PeftConfig)})
             raise ConfigError(f"{self.name} has no setting peft.{unknown[0]}; it has {', '.join(own)}")
-        values: dict[str, Any] = {**self.defaults}
-        if "target_modules" in fields:
-            values["target_modules"] = targets
-        if "exclude_modules" in fields:
-            # The head is trained whole.
-            values["exclude_modules"] = r"head\..*"
+        # The head is trained whole.
+        usual = {"target_modules": targets, "exclude_modules": r"head\..*"}
+        values = {name: value for name, value in usual.items() if name in fields}
         try:
-            return config_class(**{**values, **self.settings.peft})
+            return config_class(**{**self.defaults, **values, **self.settings.peft})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.name}: peft refuses its settings: {error}") from None
 
@@ -103,13 +103,14 @@ class PeftMethod(AdapterMethod):
     def find_targets(self, encoder: nn.Module) -> list[str]:
         """Names of the layers to adapt; an encoder that has none of the known names is a ConfigError."""
         present = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
-        found = [next((name for name in _PROJECTIONS[kind] if name in present), None) for kind in self.targets]
-        if None in found:
+        try:
+            found = [next(name for name in _PROJECTIONS[kind] if name in present) for kind in self.targets]
+        except StopIteration:
             raise ConfigError(
                 f"the layers that {self.name} adapts are not known for {type(encoder).__name__}: "
                 "name them with peft.target_modules=[...]"
-            )
-        return list(dict.fromkeys(name for name in found if name is not None))
+            ) from None
+        return list(dict.fromkeys(found))
 
 
 class Lora(PeftMethod):
@@ -141,11 +142,9 @@ class Ia3(PeftMethod):
     def put_on(self, model: RegressionModel) -> None:
         """Set the vectors to their first value; with one other than 1 the start is not the base model."""
         super().put_on(model)
-        start = self.settings.ia3_start
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if ".ia3_l." in name:
-                    parameter.fill_(start)
+        for name, parameter in model.named_parameters():
+            if ".ia3_l." in name:
+                parameter.data.fill_(self.settings.ia3_start)
 
 
 class LayerNormTuning(PeftMethod):
@@ -157,14 +156,12 @@ class LayerNormTuning(PeftMethod):
 
     def find_targets(self, encoder: nn.Module) -> list[str]:
         """The names of all layer norms."""
-        norms = {
-            name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)
-        }
-        if not norms:
+        layers = [name for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)]
+        if not layers:
             raise ConfigError(
                 f"{type(encoder).__name__} has no LayerNorm: name its norms with peft.target_modules=[...]"
             )
-        return sorted(norms)
+        return sorted({name.rpartition(".")[2] for name in layers})
 
 
 class BitFit(AdapterMethod):
@@ -175,33 +172,30 @@ class BitFit(AdapterMethod):
 
     def put_on(self, model: RegressionModel) -> None:
         """Unfreeze the biases; an encoder without any is a ConfigError."""
+        model.adapter = BiasAdapter(self.settings.layer_norm_biases)
         chosen = biases(model, self.settings.layer_norm_biases)
         if not chosen:
             raise ConfigError("the encoder's linear layers have no biases, so bitfit has nothing to train")
         for parameter in chosen.values():
             parameter.requires_grad_(True)
-        model.adapter = BiasAdapter(self.settings.layer_norm_biases)
 
 
 def peft_method(name: str) -> type[PeftMethod] | None:
     """The method for a tuner that peft has under this name, such as ``vera``; None if there is none that fits."""
     if name.upper() not in peft_tuners():
         return None
+    kind = name.upper()
     # These two start from random weights unless told not to.
-    defaults = {"init_weights": True} if name.upper() in ("C3A", "FOURIERFT") else {}
-    return type(
-        "PeftMethod",
-        (LayerNormTuning if name.upper() == "LN_TUNING" else PeftMethod,),
-        {"name": name.lower(), "kind": name.upper(), "description": f"peft's {name.upper()}", "defaults": defaults},
-    )
+    defaults = {"init_weights": True} if kind in ("C3A", "FOURIERFT") else {}
+    own = {"name": name.lower(), "kind": kind, "description": f"peft's {kind}", "defaults": defaults}
+    return type("PeftMethod", (LayerNormTuning if kind == "LN_TUNING" else PeftMethod,), own)
 
 
 def peft_tuners() -> list[str]:
     """peft's tuners that work on the layers of an encoder, by peft's own names."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    prompts = {"CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"}
-    return sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING if kind.value not in {*prompts, *_UNFIT})
+    return sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING if kind.value not in _UNFIT)
 
 
 @torch.no_grad()

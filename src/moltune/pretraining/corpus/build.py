@@ -18,24 +18,24 @@ fragment is judged by itself. :func:`assert_excluded` checks a finished corpus w
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rdkit
+from joblib import Parallel, delayed
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
+from moltune import datasets
 from moltune.errors import DataError
 from moltune.pretraining.corpus.sources import Source, read_smiles, sha256_of
+from moltune.run import library_versions
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,6 @@ def exclude(sets: Mapping[str, Iterable[str]]) -> Excluded:
 
 def benchmark_sets() -> dict[str, list[str]]:
     """SMILES of every benchmark set that is bundled with moltune, by name."""
-    from moltune import datasets
-
     return {name: datasets.load(name)["smiles"].tolist() for name in datasets.names()}
 
 
@@ -149,7 +147,8 @@ def build_corpus(
         rows = read_smiles(source)
         taken = _sample(rows, source.sample, np.random.default_rng([seed, number]))
         counts: Counter[str] = Counter()
-        for status, smiles in _judge_all(taken, excluded, max_heavy_atoms, n_jobs):
+        chunks = _in_chunks(_judge_chunk, taken, n_jobs, excluded, max_heavy_atoms)
+        for status, smiles in itertools.chain.from_iterable(chunks):
             if status == "kept" and smiles in kept:
                 status = "duplicate"
             elif status == "kept":
@@ -177,7 +176,7 @@ def build_corpus(
         "seed": seed,
         "max_heavy_atoms": max_heavy_atoms,
         "smiles_sha256": smiles_checksum(shuffled),
-        "versions": _versions(),
+        "versions": library_versions(("rdkit", "numpy", "moltune")),
     }
     return Corpus(shuffled, np.array([kept[smiles] for smiles in shuffled]), manifest)
 
@@ -198,41 +197,19 @@ def assert_excluded(corpus: Iterable[str], excluded: Excluded, *, n_jobs: int = 
     Raises:
         DataError: a molecule of an excluded set is in the corpus.
     """
-    checked = 0
-    for chunk in _map(_check_chunk, list(corpus), n_jobs, _start_worker, (excluded, MAX_HEAVY_ATOMS)):
-        for smiles, name in chunk:
-            if name is not None:
-                raise DataError(f"{smiles} of the evaluation set {name} is in the corpus; build the corpus again")
-        checked += len(chunk)
-    return checked
+    return sum(_in_chunks(_check_chunk, list(corpus), n_jobs, excluded.blocks))
 
 
-_worker: dict[str, Any] = {}
+def _in_chunks(work: Callable[..., Any], smiles: list[str], n_jobs: int, *arguments: Any) -> Iterator[Any]:
+    """Apply a function to some thousand SMILES at a time, in order, on several processes."""
+    chunks = [smiles[start : start + _CHUNK] for start in range(0, len(smiles), _CHUNK)]
+    parallel = Parallel(n_jobs=n_jobs if len(chunks) > 1 else 1, return_as="generator")
+    return parallel(delayed(work)(chunk, *arguments) for chunk in chunks)
 
 
-def _start_worker(excluded: Excluded, max_heavy_atoms: int) -> None:
-    _worker.update(excluded=excluded, max_heavy_atoms=max_heavy_atoms)
-
-
-def _judge_all(smiles: list[str], excluded: Excluded, max_heavy_atoms: int, n_jobs: int) -> Iterator[tuple[str, str]]:
-    for chunk in _map(_judge_chunk, smiles, n_jobs, _start_worker, (excluded, max_heavy_atoms)):
-        yield from chunk
-
-
-def _map(work: Any, items: list[str], n_jobs: int, start: Any, arguments: tuple[Any, ...]) -> Iterator[Any]:
-    chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
-    if n_jobs <= 1 or len(chunks) <= 1:
-        start(*arguments)
-        yield from map(work, chunks)
-        return
-    # "spawn", since forking a process that runs threads (torch, say) can hang.
-    with ProcessPoolExecutor(n_jobs, get_context("spawn"), initializer=start, initargs=arguments) as pool:
-        yield from pool.map(work, chunks)
-
-
-def _judge_chunk(chunk: list[str]) -> list[tuple[str, str]]:
+def _judge_chunk(chunk: list[str], excluded: Excluded, max_heavy_atoms: int) -> list[tuple[str, str]]:
     with rdBase.BlockLogs():
-        return [_judge(smiles, _worker["excluded"], _worker["max_heavy_atoms"]) for smiles in chunk]
+        return [_judge(smiles, excluded, max_heavy_atoms) for smiles in chunk]
 
 
 def _judge(text: str, excluded: Excluded, max_heavy_atoms: int) -> tuple[str, str]:
@@ -244,24 +221,22 @@ def _judge(text: str, excluded: Excluded, max_heavy_atoms: int) -> tuple[str, st
         return "too large", text
     smiles = Chem.MolToSmiles(mol)
     for part in _parts(mol):
-        if _has_metal(part) or _skeleton(part) in excluded.skeletons:
+        if any(map(_is_metal, part.GetAtoms())) or _skeleton(part) in excluded.skeletons:
             name = excluded.blocks.get(_block(part))
             if name is not None:
                 return f"in {name}", smiles
     return "kept", smiles
 
 
-def _check_chunk(chunk: list[str]) -> list[tuple[str, str | None]]:
-    blocks = _worker["excluded"].blocks
-    result: list[tuple[str, str | None]] = []
+def _check_chunk(chunk: list[str], blocks: Mapping[str, str]) -> int:
     with rdBase.BlockLogs():
         for smiles in chunk:
             mol = _parse(smiles)
             if mol is None:
                 raise DataError(f"the corpus holds {smiles!r}, which RDKit cannot read; build it again")
-            names = [blocks[block] for block in map(_block, _parts(mol)) if block in blocks]
-            result.append((smiles, names[0] if names else None))
-    return result
+            for name in (blocks[block] for block in map(_block, _parts(mol)) if block in blocks):
+                raise DataError(f"{smiles} of the evaluation set {name} is in the corpus; build the corpus again")
+    return len(chunk)
 
 
 def _parse(smiles: str) -> Chem.Mol | None:
@@ -271,31 +246,21 @@ def _parse(smiles: str) -> Chem.Mol | None:
 
 def _parts(mol: Chem.Mol) -> list[Chem.Mol]:
     """The molecule and, when it has several fragments, the largest of them; bonds to metals do not count."""
-    fragments = list(_without_metal_bonds(mol))
+    cut = [bond.GetIdx() for bond in mol.GetBonds() if _is_metal(bond.GetBeginAtom()) or _is_metal(bond.GetEndAtom())]
+    try:
+        whole = Chem.FragmentOnBonds(mol, cut, addDummies=False) if cut else mol
+        fragments = Chem.GetMolFrags(whole, asMols=True, sanitizeFrags=bool(cut))
+    except (Chem.MolSanitizeException, RuntimeError, ValueError):
+        # A metal complex that falls into no valid molecules is judged as a whole.
+        fragments = (mol,)
     if len(fragments) == 1:
         return [mol]
     return [mol, max(fragments, key=lambda part: (part.GetNumHeavyAtoms(), Chem.MolToSmiles(part)))]
 
 
-def _without_metal_bonds(mol: Chem.Mol) -> tuple[Chem.Mol, ...]:
-    cut = [bond.GetIdx() for bond in mol.GetBonds() if _is_metal(bond.GetBeginAtom()) or _is_metal(bond.GetEndAtom())]
-    if not cut:
-        whole = len(Chem.GetMolFrags(mol)) == 1
-        return (mol,) if whole else Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
-    try:
-        return tuple(Chem.GetMolFrags(Chem.FragmentOnBonds(mol, cut, addDummies=False), asMols=True))
-    except (Chem.MolSanitizeException, RuntimeError, ValueError):
-        # A metal complex that falls into no valid molecules is judged as a whole.
-        return (mol,)
-
-
 def _block(mol: Chem.Mol) -> str:
     """The connectivity block of the InChIKey; empty when InChI refuses the molecule."""
     return str(Chem.MolToInchiKey(mol))[:14]
-
-
-def _has_metal(mol: Chem.Mol) -> bool:
-    return any(map(_is_metal, mol.GetAtoms()))
 
 
 def _is_metal(atom: Chem.Atom) -> bool:
@@ -324,12 +289,3 @@ def _sample(rows: list[str], size: int | None, rng: np.random.Generator) -> list
     if size is None or size >= len(rows):
         return rows
     return [rows[i] for i in np.sort(rng.choice(len(rows), size, replace=False))]
-
-
-def _versions() -> dict[str, str]:
-    versions = {"rdkit": rdkit.__version__, "numpy": np.__version__}
-    try:
-        versions["moltune"] = version("moltune")
-    except PackageNotFoundError:
-        versions["moltune"] = "not installed"
-    return versions

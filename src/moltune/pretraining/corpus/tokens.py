@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from moltune.errors import DataError
+from moltune.files import replacing
 
 _TOKENS, _OFFSETS = "tokens.npy", "offsets.npy"
 
@@ -19,10 +19,15 @@ class TokenCorpus:
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        if not (folder / _OFFSETS).is_file():
+        if not self.is_in(folder):
             raise DataError(f"{folder} holds no tokenised corpus ({_OFFSETS} is missing)")
         self.tokens = np.load(folder / _TOKENS, mmap_mode="r")
         self.offsets = np.load(folder / _OFFSETS)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder holds a tokenised corpus; the offsets are written last."""
+        return (folder / _OFFSETS).is_file()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,15 +57,14 @@ def write_tokens(smiles: Sequence[str], tokenizer: Any, folder: str | Path, chun
         raise DataError(f"a vocabulary of {len(tokenizer)} tokens does not fit into 16 bits")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pieces, lengths = [], [np.zeros(1, dtype=np.int64)]
+    pieces, lengths = [], [0]
     for start in range(0, len(smiles), chunk):
         ids = tokenizer(list(smiles[start : start + chunk]))["input_ids"]
         pieces.append(np.concatenate([np.asarray(one, dtype=np.uint16) for one in ids]))
-        lengths.append(np.asarray([len(one) for one in ids], dtype=np.int64))
-    for name, values in ((_TOKENS, np.concatenate(pieces)), (_OFFSETS, np.cumsum(np.concatenate(lengths)))):
-        temporary = folder / f".{name}.tmp.npy"
-        np.save(temporary, values)
-        os.replace(temporary, folder / name)
+        lengths += map(len, ids)
+    for name, values in ((_TOKENS, np.concatenate(pieces)), (_OFFSETS, np.cumsum(lengths, dtype=np.int64))):
+        with replacing(folder / name) as temporary:
+            np.save(temporary, values)
     return TokenCorpus(folder)
 
 

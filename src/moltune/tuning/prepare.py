@@ -1,0 +1,169 @@
+"""From settings to the molecules of a run: loaded, checked against the model, split, with what is added to training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moltune.config import DataSettings, FinetuneConfig, ModelSettings
+from moltune.data.load import load_molecules, reason_counts
+from moltune.data.molecules import Molecules
+from moltune.data.overlap import exclude_held_out, shared_molecules
+from moltune.data.splitting.leakage import Leakage, check_leakage
+from moltune.data.splitting.split import Split, make_split
+from moltune.models.coverage import unfit_molecules
+from moltune.tuning.train import reads_tokens
+
+logger = logging.getLogger(__name__)
+
+ADDED = "added"
+Parts = dict[str, tuple[list[str], np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The molecules of a run.
+
+    Attributes:
+        molecules: those that the model can read.
+        split: their parts.
+        leakage: what the parts share.
+        added: provenance of molecules added to the training part; None: there are none.
+    """
+
+    molecules: Molecules
+    split: Split
+    leakage: Leakage
+    added: dict[str, Any] | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """SMILES and targets of each part that has molecules."""
+        return parts_of(self.molecules, self.split)
+
+    @property
+    def target_name(self) -> str:
+        """Column of the target."""
+        return str(self.molecules.provenance.get("target_column") or "target")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target, where the source knows it."""
+        return str(self.molecules.provenance.get("unit") or "")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What ``config.yaml`` keeps of the data."""
+        molecules = self.molecules
+        return {
+            "data": molecules.provenance,
+            "rows": {"in": molecules.rows_in, "kept": len(molecules), "rejected": len(molecules.rejected)},
+            "split": self.split.settings,
+            "leakage": self.leakage.to_dict(),
+            **({} if self.added is None else {ADDED: self.added}),
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader of a report should know about the data, one sentence each."""
+        notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(self.molecules).items()]
+        if len(self.molecules.conflicts):
+            notes.append(
+                f"{len(self.molecules.conflicts)} molecules were measured more than once with labels that disagree"
+            )
+        if self.added is not None:
+            source = self.added["source"]
+            notes.append(f"{self.added[ADDED]} molecules of {source} were added to the training part")
+            if self.added["excluded"]:
+                notes.append(
+                    f"{self.added['excluded']} molecules of {source} were excluded, "
+                    "because the validation or test part holds them too"
+                )
+            if self.added["in_training_already"]:
+                notes.append(f"{self.added['in_training_already']} added molecules were in the training part already")
+        return notes + self.leakage.words
+
+    def splits_table(self) -> pd.DataFrame:
+        """Row, SMILES, InChIKey and part of each molecule, and whether it was added, where any was."""
+        return self.mark_added(self.split.to_frame(self.molecules))
+
+    def mark_added(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Put the column ``added`` beside a table of the molecules; where nothing was added, the table as it is."""
+        if ADDED not in self.molecules.table:
+            return frame
+        return frame.assign(**{ADDED: self.molecules.table[ADDED].to_numpy(dtype=bool)})
+
+
+def parts_of(molecules: Molecules, split: Split) -> Parts:
+    """SMILES and targets of each part that has molecules."""
+    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
+    return {name: (smiles[at].tolist(), target[at]) for name, at in split.parts().items() if len(at)}
+
+
+def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:
+    """Load and clean unless that is done, check against the model, and split.
+
+    Raises:
+        DataError: the data cannot be used.
+        CheckpointError: the model cannot be loaded.
+    """
+    molecules = load_molecules(None, config.data) if molecules is None else molecules
+    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
+    if unfit:
+        logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
+    molecules = molecules.reject(unfit)
+    split = make_split(molecules, config.split, config.split_seed)
+    added = None
+    if config.data.add is not None:
+        molecules, split, added = _add(molecules, split, config.data.add, config.data, config.model)
+    leakage = check_leakage(molecules, split)
+    for words in leakage.words:
+        logger.warning(words)
+    return Prepared(molecules, split, leakage, added)
+
+
+def _add(
+    molecules: Molecules, split: Split, source: str, data: DataSettings, model: ModelSettings
+) -> tuple[Molecules, Split, dict[str, Any]]:
+    """Append the molecules of another file to the table and to the training part; also return their provenance.
+
+    They go through the same cleaning. A molecule whose connectivity block is in the validation or test part is left
+    out, with a warning: training on it would make their errors too small. One that the training part has already is
+    added, with a notice.
+    """
+    further = load_molecules(source, DataSettings(clean=data.clean))
+    further = further.reject(unfit_molecules(further.smiles, model))
+    parts = split.to_frame(molecules)["split"].to_numpy(dtype=object)
+    kept, excluded = exclude_held_out(further, molecules, parts)
+    again = int(shared_molecules(kept, molecules)["position"].nunique())
+    if again:
+        logger.warning("%d added molecules are in the training part already, with labels of their own", again)
+    base = molecules.table.assign(**{ADDED: False})
+    extra = kept.table.reindex(columns=base.columns).assign(**{ADDED: True})
+    rejected = kept.rejected.assign(reason="added file: " + kept.rejected["reason"].astype(str))
+    tables = [frame for frame in (molecules.rejected, rejected) if len(frame)]
+    joined = Molecules(
+        # An empty selection is a legitimate one: it is the arm that adds nothing.
+        table=pd.concat([base, extra], ignore_index=True) if len(extra) else base,
+        rejected=pd.concat(tables, ignore_index=True) if tables else molecules.rejected,
+        conflicts=molecules.conflicts,
+        rows_in=molecules.rows_in + kept.rows_in,
+        provenance=molecules.provenance,
+    )
+    train = np.concatenate([split.train, np.arange(len(molecules), len(molecules) + len(kept), dtype=np.int64)])
+    provenance = {
+        "source": str(kept.provenance.get("source") or ""),
+        "sha256": kept.provenance.get("sha256"),
+        "rows": kept.rows_in,
+        ADDED: len(kept),
+        "excluded": len(excluded),
+        "in_training_already": again,
+        "rejected": reason_counts(kept),
+    }
+    logger.info("%d molecules of %s added to the training part", len(kept), provenance["source"])
+    settings = {**split.settings, ADDED: len(kept)}
+    return joined, Split(train, split.validation, split.test, split.method, split.seed, settings), provenance
