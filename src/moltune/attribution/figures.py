@@ -9,8 +9,7 @@ import numpy as np
 
 from moltune.errors import DataError
 from moltune.evaluation.normality import anderson_darling
-from moltune.reports.drawing import BLUE, GREY, VERMILION, axis_label, drawing, text_box
-from moltune.reports.summary import short_number
+from moltune.reports.drawing import BLUE, GREY, VERMILION, axis_label, drawing, short_number, text_box
 
 
 def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: str) -> list[Path]:

@@ -37,7 +37,8 @@ def write_influence(found: Influence, folder: str | Path, *, percentile: float =
     write_table(found.table, folder / SCORES)
     write_json(folder / FACTS, facts)
     columns = ["rank", "smiles", "label", "prediction", "residual", "score", "flags"]
-    ranked = found.table.sort_values("rank")[columns]
+    headings = {name: "SMILES" if name == "smiles" else name.capitalize() for name in columns}
+    ranked = found.table.sort_values("rank")[columns].rename(columns=headings)
     page = render(
         "analysis.html",
         title=f"Influence of {len(found.table)} molecules",

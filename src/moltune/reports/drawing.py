@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moltune.files import replacing
-from moltune.reports.summary import short_number
 
 # Okabe & Ito (2008): told apart by colour-blind readers, and in grey print through their lightness.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#4D4D4D"
@@ -57,23 +57,25 @@ def drawing(path_stem: str | Path, size: tuple[float, float] = (6.4, 4.2)) -> It
         size: width and height in inches.
     """
     stem = Path(path_stem)
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in _FORMATS]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        yield figure.add_subplot(), [stem.with_name(f"{stem.name}.{suffix}") for suffix in _FORMATS]
-        save(figure, stem)
+        yield figure.add_subplot(), paths
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for path, (suffix, metadata) in zip(paths, _FORMATS.items(), strict=True):
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=suffix, metadata=metadata)
 
 
-def save(figure: Figure, path_stem: str | Path) -> list[Path]:
-    """Save."""
-    stem = Path(path_stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, metadata in _FORMATS.items():
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
-        paths.append(path)
-    return paths
+def draw_identity(axes: Axes, values: np.ndarray) -> np.ndarray:
+    """Draw the identity line across ``values`` and make the axes equal; returns the ends of the line, shape (2,)."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.05 * (high - low) or max(0.5, 0.05 * abs(low))
+    ends = np.array([low - pad, high + pad])
+    axes.plot(ends, ends, color=GREY, linewidth=1.2, linestyle="--", label="identity")
+    axes.set(xlim=tuple(ends), ylim=tuple(ends))
+    axes.set_aspect("equal", adjustable="box")
+    return ends
 
 
 def text_box(axes: Axes, text: str) -> None:
@@ -90,6 +92,11 @@ def axis_label(text: str, unit: str = "") -> str:
 def quantity(value: float, unit: str) -> str:
     """A number with its unit; a long unit is left to the axes."""
     return f"{short_number(value)} {plain(unit)}" if unit and len(unit) <= _SHORT_UNIT else short_number(value)
+
+
+def short_number(value: float) -> str:
+    """Three significant digits, "0.00123" or "1.2e+06", with a true minus sign."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def plain(text: str) -> str:

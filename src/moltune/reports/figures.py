@@ -7,15 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from moltune.errors import DataError
 from moltune.evaluation.metrics import check_pair, evaluate
-from moltune.reports import drawing as drawing_module
-from moltune.reports.drawing import BLUE, GREEN as GREEN, GREY, ORANGE, VERMILION, axis_label, drawing, plain, quantity, text_box
-from moltune.reports.summary import short_number
+from moltune.reports.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILION,
+    axis_label,
+    draw_identity,
+    drawing,
+    plain,
+    quantity,
+    short_number,
+    text_box,
+)
 
 
 def loss_curves(
@@ -138,17 +146,6 @@ def residual_histogram(
     return paths
 
 
-def draw_identity(axes: Axes, values: np.ndarray) -> np.ndarray:
-    """Draw the identity line across ``values`` and make the axes equal; returns the ends of the line, shape (2,)."""
-    low, high = float(values.min()), float(values.max())
-    pad = 0.05 * (high - low) or max(0.5, 0.05 * abs(low))
-    ends = np.array([low - pad, high + pad])
-    axes.plot(ends, ends, color=GREY, linewidth=1.2, linestyle="--", label="identity")
-    axes.set(xlim=tuple(ends), ylim=tuple(ends))
-    axes.set_aspect("equal", adjustable="box")
-    return ends
-
-
 def _bin_edges(residuals: np.ndarray) -> np.ndarray:
     """Edges of equal bins, one of them at zero, so that the sign of a residual is never split within a bar."""
     low, high = min(float(residuals.min()), 0.0), max(float(residuals.max()), 0.0)
@@ -158,15 +155,3 @@ def _bin_edges(residuals: np.ndarray) -> np.ndarray:
     width = 2 * float(quartiles[1] - quartiles[0]) / len(residuals) ** (1 / 3)  # Freedman & Diaconis 1981
     width = float(np.clip(width, (high - low) / 60, (high - low) / 8))
     return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
-
-
-# The figures of studies still use these names.
-_STYLE, _plain = drawing_module._STYLE, plain
-
-
-def _new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.add_subplot()
-
-
-_save = drawing_module.save

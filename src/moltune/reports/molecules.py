@@ -9,7 +9,7 @@ from typing import Any
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from moltune.data.chemistry import parse_all
-from moltune.data.reading.write import write_bytes
+from moltune.files import replacing
 
 
 def draw_molecules(smiles: Sequence[str], legends: Sequence[str], path: Path, *, columns: int = 3) -> Path:
@@ -24,5 +24,6 @@ def draw_molecules(smiles: Sequence[str], legends: Sequence[str], path: Path, *,
     canvas.DrawMolecules(parse_all(list(smiles)), legends=list(legends))
     canvas.FinishDrawing()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(canvas.GetDrawingText(), path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(canvas.GetDrawingText())
     return path

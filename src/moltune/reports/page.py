@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import jinja2
 import pandas as pd
 
 from moltune.errors import RunFolderError
-from moltune.reports.summary import short_number
 
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -33,7 +31,9 @@ def cell(value: object) -> str:
     """Text of a table's cell: numbers with three significant digits, "–" where there is none."""
     if not isinstance(value, float):
         return str(value)
-    return "–" if math.isnan(value) else short_number(value)
+    if math.isnan(value):
+        return "–"
+    return (f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")).replace("-", "−")
 
 
 def numeric_columns(frame: pd.DataFrame) -> list[str]:
@@ -54,18 +54,6 @@ def data_uri(path: Path) -> str:
         return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     except OSError as error:
         raise RunFolderError(f"The figure {path} cannot be read: {error.strerror or error}.") from None
-
-
-def html_page(
-    title: str,
-    verdict: str,
-    findings: Sequence[tuple[str, str]],
-    tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, Path],
-) -> str:
-    """The page of an analysis: a sentence, findings (level "good", "note" or "bad"), tables, figures."""
-    values = {"verdict": verdict, "findings": findings, "tables": tables, "figures": figures}
-    return render("analysis.html", title=title, **values)
 
 
 _ENVIRONMENT = jinja2.Environment(

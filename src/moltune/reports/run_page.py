@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from moltune.files import write_text
 from moltune.reports.page import render
 from moltune.reports.summary import (
@@ -84,7 +86,8 @@ def write_report(
         ],
         cost=_cost(metrics),
         figures={FIGURE_CAPTIONS.get(key, key): Path(figure) for key, figure in figures.items()},
-        data=list(_flatten(data_summary or {})),
+        data=list(_counts(data_summary or {})),
+        spreads=pd.DataFrame(list(_spreads(data_summary or {}))),
         settings=list(_flatten(config)),
         versions=list(_versions()),
     )
@@ -125,6 +128,29 @@ def _versions() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             yield package, importlib.metadata.version(package)
+
+
+def _counts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the data summary counts, as names and texts."""
+    for key, value in summary.items():
+        if not isinstance(value, Mapping):
+            yield _words(key), _value_text(value)
+        elif not list(_spreads({key: value})):
+            yield _words(key), _value_text([f"{name}: {_value_text(count)}" for name, count in value.items()])
+
+
+def _spreads(summary: Mapping[str, Any], of: str = "") -> Iterator[dict[str, Any]]:
+    """What the data summary says of numbers, as rows: of what, n, mean, sd and quantiles."""
+    for key, value in summary.items():
+        name = f"{of} {key}".strip()
+        if isinstance(value, Mapping) and "mean" in value:
+            yield {"Of": _words(name.removeprefix("parts ")), **value}
+        elif isinstance(value, Mapping):
+            yield from _spreads(value, name)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ").capitalize().replace("Smiles", "SMILES")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -121,16 +121,24 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
 
 def refit_words(refit: Mapping[str, Any], *, unit: str = "") -> str:
     """What became of the head after training, in one sentence; ``refit`` is that entry of ``metrics.json``."""
-    errors = refit["validation"]
+    svr = "a support vector machine on the tuned embeddings"
+    validation, folds = refit["validation"], refit.get("cross_validation")
+    errors = validation or folds
     if not errors:
-        return "head: a support vector machine on the tuned embeddings (there was no validation part to compare it on)"
-    trained, best = errors["trained"], min(error for name, error in errors.items() if name != "trained")
-    numbers = f"{format_number(best)} against {_with_unit(format_number(trained), unit)} of the trained head"
-    if refit["head"] == "linear":
-        words = "as trained; a support vector machine on the tuned embeddings was no better"
-    else:
-        words = "a support vector machine on the tuned embeddings"
-    return f"head: {words} (validation RMSE {numbers})"
+        # Runs of version 0.1 took the support vector machine where they could not compare.
+        taken = svr if refit["head"] == "svr" else "as trained"
+        return f"head: {taken} (there were too few molecules to compare it with another head)"
+    own = "trained" if validation else "linear"
+    best = min(error for name, error in errors.items() if name != own)
+    kind, other = ("validation", "the trained head") if validation else ("cross-validated", "a linear head")
+    numbers = f"{kind} RMSE {format_number(best)} against {_with_unit(format_number(errors[own]), unit)} of {other}"
+    if not validation:
+        count = refit["validation_molecules"]
+        part = f"the validation part of {count} is too small" if count else "there is no validation part"
+        numbers += f", over folds of the training and validation molecules, as {part} to choose on"
+    return (
+        f"head: {svr} ({numbers})" if refit["head"] == "svr" else f"head: as trained; {svr} was no better ({numbers})"
+    )
 
 
 def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
@@ -172,11 +180,6 @@ def baseline_label(name: str) -> str:
     if not is_probe_name(name) or head not in PROBE_HEADS:
         return BASELINE_LABELS.get(name, name)
     return f"{PROBE_HEADS[head]} on {' + '.join(PROBE_FEATURES.get(part, part) for part in features.split('+'))}"
-
-
-def short_number(value: float) -> str:
-    """Three significant digits, "0.00123" or "1.2e+06", with a true minus sign."""
-    return (f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", "−")
 
 
 def format_number(value: float | None, decimals: int | None = None) -> str:

@@ -13,8 +13,7 @@ from moltune.data.overlap import LEVELS
 from moltune.data.reading.write import write_table
 from moltune.features.physchem import DESCRIPTORS
 from moltune.files import write_json, write_text
-from moltune.reports.drawing import BLUE, GREY, ORANGE, VERMILION, axis_label, drawing
-from moltune.reports.figures import draw_identity
+from moltune.reports.drawing import BLUE, GREY, ORANGE, VERMILION, axis_label, draw_identity, drawing
 from moltune.reports.page import render
 from moltune.selection.audit import SHIFTED
 from moltune.selection.findings import Audit
@@ -100,8 +99,7 @@ def _draw_descriptors(audit: Audit, stem: Path) -> Path:
     with drawing(stem, (7.2, 5.6)) as (whole, paths):
         figure = whole.figure
         whole.remove()
-        for at, name in enumerate(names, start=1):
-            axes = figure.add_subplot(2, 2, at)
+        for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
             external, known = (values[:, DESCRIPTORS.index(name)] for values in audit.descriptor_values)
             _draw_shares(axes, external, known, bins=30, tail=0.002)
             axes.set(title=f"{name} (KS {audit.descriptors[name].statistic:.2f})")
@@ -126,20 +124,33 @@ def _draw_residuals(audit: Audit, stem: Path) -> Path:
 
 
 def _shared_table(audit: Audit) -> pd.DataFrame:
-    columns = ["level", "row", "known_row", "smiles", "known_smiles", "label", "known_label", "difference"]
-    columns += ["part"] if "part" in audit.shared else []
-    return audit.shared[columns].assign(level=audit.shared["level"].map(_LABELS))
+    shared = audit.shared
+    headings = {
+        "level": "Same",
+        "row": "Row",
+        "known_row": "Training row",
+        "smiles": "SMILES",
+        "known_smiles": "Training SMILES",
+        "label": "Label",
+        "known_label": "Training label",
+        "difference": "Difference",
+        "part": "Part",
+    }
+    # A column of SMILES that are the same leaves no room for the others.
+    known = shared["known_smiles"].mask(shared["known_smiles"] == shared["smiles"], "the same")
+    table = shared.assign(level=shared["level"].map(_LABELS).str.removeprefix("same "), known_smiles=known)
+    return table[[name for name in headings if name in table]].rename(columns=headings)
 
 
 def _descriptor_table(audit: Audit) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "descriptor": name,
-                "external mean": shift.means[0],
-                "training mean": shift.means[1],
-                "external sd": shift.sds[0],
-                "training sd": shift.sds[1],
+                "Descriptor": name,
+                "External mean": shift.means[0],
+                "Training mean": shift.means[1],
+                "External sd": shift.sds[0],
+                "Training sd": shift.sds[1],
                 "Kolmogorov-Smirnov": shift.statistic,
                 "p (Holm)": audit.adjusted[name],
             }
