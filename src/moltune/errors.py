@@ -35,3 +35,8 @@ class RunFolderError(InputError):
 
 class NumericsError(MoltuneError, ArithmeticError):
     """A loss, gradient, target or prediction is not finite."""
+
+
+def one_line(error: Exception) -> str:
+    """The message of a library's error as one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]

@@ -11,8 +11,7 @@ from moltune.config import SplitSettings
 from moltune.data.chemistry import parse_all, scaffold_smiles
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.reading.write import write_table
-from moltune.data.splitting.clusters import cluster_labels
-from moltune.data.splitting.leakage import nearest_similarity
+from moltune.data.splitting.similarity import cluster_labels, nearest_similarity
 from moltune.data.splitting.split import Split, _dealt, _fill, make_split, part_sizes, write_index_file
 from moltune.errors import DataError, InputError
 from moltune.features.descriptors import morgan_bits

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from moltune.errors import ConfigError, RunFolderError
+from moltune.errors import ConfigError, RunFolderError, one_line
 from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
 
 Part = tuple[Sequence[str], np.ndarray]
@@ -253,9 +253,8 @@ def load_baseline(name: str, folder: Path, features: FeatureTable | None = None)
     try:
         baseline.restore(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise RunFolderError(
-            f"the stored baseline {folder} cannot be read ({reason}); run again to restore it"
+            f"the stored baseline {folder} cannot be read ({one_line(error)}); run again to restore it"
         ) from None
     return baseline
 

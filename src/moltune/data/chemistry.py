@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from moltune.errors import DataError
+from moltune.errors import DataError, one_line
 
-_TIMESTAMP = re.compile(r"^\[\d\d:\d\d:\d\d\]\s*")
-_PREFIX = re.compile(r"^(SMILES Parse Error|ERROR):\s*")
+_PREFIX = re.compile(r"^(\[\d\d:\d\d:\d\d\]\s*)?((SMILES Parse Error|ERROR):\s*)?")
 
 
 class Captured:
@@ -23,11 +22,7 @@ class Captured:
     @property
     def reason(self) -> str:
         """The first message as one line, without time stamp; empty if there was none."""
-        for line in self.text.splitlines():
-            line = _PREFIX.sub("", _TIMESTAMP.sub("", line)).strip()
-            if line:
-                return line
-        return ""
+        return next(filter(None, (_PREFIX.sub("", line).strip() for line in self.text.splitlines())), "")
 
 
 @contextmanager
@@ -63,7 +58,7 @@ def parse_smiles(smiles: str) -> Chem.Mol:
         try:
             mol = Chem.MolFromSmiles(smiles)
         except (RuntimeError, ValueError, UnicodeError) as error:
-            raise DataError(f"not a valid SMILES: {_one_line(str(error))}") from None
+            raise DataError(f"not a valid SMILES: {one_line(error)}") from None
     if mol is None:
         raise DataError(f"not a valid SMILES: {log.reason or _problem(smiles) or 'RDKit gives no reason'}")
     if mol.GetNumAtoms() == 0:
@@ -104,7 +99,3 @@ def _problem(smiles: str) -> str:
         mol = Chem.MolFromSmiles(smiles, sanitize=False)
         problems = Chem.DetectChemistryProblems(mol) if mol is not None else ()
         return problems[0].Message() if problems else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -28,7 +28,7 @@ def describe(molecules: Molecules, split: Split | None = None) -> dict[str, Any]
     mols = parse_all(molecules.smiles)
     scaffolds = Counter(scaffold_smiles(mol) for mol in mols)
     acyclic = scaffolds.pop("", 0)
-    stereo = [_stereo(mol) for mol in mols]
+    stereo = [[info.specified for info in Chem.FindPotentialStereo(mol)] for mol in mols]
     summary: dict[str, Any] = {
         "rows_in": molecules.rows_in,
         "kept": len(molecules),
@@ -44,8 +44,8 @@ def describe(molecules: Molecules, split: Split | None = None) -> dict[str, Any]
         "singleton_scaffolds": sum(count == 1 for count in scaffolds.values()),
         "largest_scaffold": max(scaffolds.values(), default=0),
         "acyclic": acyclic,
-        "stereo": sum(total > 0 for total, _ in stereo),
-        "stereo_open": sum(unset > 0 for _, unset in stereo),
+        "stereo": sum(len(found) > 0 for found in stereo),
+        "stereo_open": sum(Chem.StereoSpecified.Unspecified in found for found in stereo),
         "charged": sum(Chem.GetFormalCharge(mol) != 0 for mol in mols),
         "with_charged_atoms": sum(any(atom.GetFormalCharge() for atom in mol.GetAtoms()) for mol in mols),
         "multi_fragment": sum(len(Chem.GetMolFrags(mol)) > 1 for mol in mols),
@@ -64,21 +64,10 @@ def _numbers(values: np.ndarray) -> dict[str, float] | None:
         return None
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     quantiles = np.quantile(values, list(_QUANTILES.values())).tolist()
-    return {
-        "n": len(values),
-        "mean": float(values.mean()),
-        "sd": spread,
-        **dict(zip(_QUANTILES, quantiles, strict=True)),
-    }
+    shape = dict(zip(_QUANTILES, quantiles, strict=True))
+    return {"n": len(values), "mean": float(values.mean()), "sd": spread, **shape}
 
 
 def _elements(mols: list[Chem.Mol]) -> dict[str, int]:
     counts = Counter(symbol for mol in mols for symbol in {atom.GetSymbol() for atom in mol.GetAtoms()})
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _stereo(mol: Chem.Mol) -> tuple[int, int]:
-    """Number of stereocentres and stereo double bonds, and how many of them are not specified."""
-    found = list(Chem.FindPotentialStereo(mol))
-    unset = sum(info.specified == Chem.StereoSpecified.Unspecified for info in found)
-    return len(found), unset

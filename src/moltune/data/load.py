@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from moltune.config import CleanSettings, DataSettings
 from moltune.data.cleaning.clean import clean
-from moltune.data.molecules import REJECT_COLUMNS, Molecules
-from moltune.data.reading.read import RawTable, read_table
+from moltune.data.molecules import Molecules
+from moltune.data.reading.read import read_table
 from moltune.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -74,24 +74,16 @@ def molecules_from_lists(
     Raises:
         DataError: lengths differ, there are no molecules, or see :func:`moltune.data.cleaning.clean.clean`.
     """
-    given: list[object] = list(smiles)
-    if not given:
+    columns: dict[str, list[object]] = {"smiles": list(smiles)}
+    if not columns["smiles"]:
         raise DataError("There are no molecules: the list of SMILES is empty.")
-    columns: dict[str, list[object]] = {"smiles": given}
     if target is not None:
-        labels: list[object] = list(target)
-        if len(labels) != len(given):
-            raise DataError(f"There are {len(given)} SMILES but {len(labels)} targets.")
-        columns["y"] = labels
-    frame = pd.DataFrame(columns, dtype=object)
-    raw = RawTable(
-        frame=frame,
-        rows=np.arange(1, len(frame) + 1, dtype=np.int64),
-        bad_rows=pd.DataFrame(columns=REJECT_COLUMNS),
-        provenance={"source": "lists", "format": "lists", "sha256": None, "columns": list(columns)},
-    )
+        columns["y"] = list(target)
+        if len(columns["y"]) != len(columns["smiles"]):
+            raise DataError(f"There are {len(columns['smiles'])} SMILES but {len(columns['y'])} targets.")
+    raw = read_table(pd.DataFrame(columns, dtype=object))
     return clean(
-        raw,
+        dataclasses.replace(raw, provenance={**raw.provenance, "source": "lists", "format": "lists"}),
         settings or CleanSettings(),
         smiles="smiles",
         target=None if target is None else "y",

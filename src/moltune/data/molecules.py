@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,21 +52,13 @@ class Molecules:
         if not reasons:
             return self
         positions = sorted(reasons)
-        out = self.table.iloc[positions]
-        moved = pd.DataFrame(
-            {
-                "row": out["row"].to_numpy(),
-                "input": out["input"].to_numpy(),
-                "value": [f"{value:g}" if np.isfinite(value) else "" for value in out["target"]],
-                "reason": [reasons[position] for position in positions],
-            },
-            columns=REJECT_COLUMNS,
+        moved = self.table.iloc[positions][["row", "input"]].assign(
+            value=[repr(float(value)) if np.isfinite(value) else "" for value in self.target[positions]],
+            reason=[reasons[position] for position in positions],
         )
-        rejected = pd.concat([self.rejected, moved], ignore_index=True) if len(self.rejected) else moved
-        return Molecules(
-            table=self.table.drop(index=self.table.index[positions]).reset_index(drop=True),
+        rejected = pd.concat([self.rejected, moved]) if len(self.rejected) else moved
+        return replace(
+            self,
+            table=self.table.drop(index=positions).reset_index(drop=True),
             rejected=rejected.sort_values("row", kind="stable").reset_index(drop=True),
-            conflicts=self.conflicts,
-            rows_in=self.rows_in,
-            provenance=self.provenance,
         )

@@ -11,7 +11,7 @@ from rdkit import DataStructs
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from moltune.data.chemistry import parse_all, rdkit_log
-from moltune.data.splitting.clusters import fingerprints
+from moltune.data.splitting.similarity import fingerprints
 
 _CHUNK = 64
 _LARGEST = float(np.finfo(np.float32).max)

@@ -20,7 +20,7 @@ import torch
 from rdkit import Chem, rdBase
 from scipy.linalg import eig
 
-from moltune.errors import ConfigError
+from moltune.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class MiniMol:
                     graphs.append((position, self.graph(text)))
             except Exception as error:
                 # The package raises whatever its many steps raise; a molecule it cannot take must not end a long run.
-                logger.warning("MiniMol cannot take %s: %s", text, " ".join(str(error).split()) or type(error).__name__)
+                logger.warning("MiniMol cannot take %s: %s", text, one_line(error) or type(error).__name__)
         for start in range(0, len(graphs), _BATCH):
             batch = graphs[start : start + _BATCH]
             result[[position for position, _ in batch]] = self._session.run(None, _collate([g for _, g in batch]))[0]

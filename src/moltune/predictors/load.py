@@ -21,9 +21,9 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
         CheckpointError: there is no tuned model, or a file of it is damaged.
     """
     if _model_type(folder) == PROBE_TYPE:
-        from moltune.predictors.probe import load_probe
+        from moltune.predictors.probe import Probe
 
-        return load_probe(folder, base)
+        return Probe.load(folder, base)
     # Only what this model needs is imported, and that only after its folder was found.
     from moltune.models.checkpoints import load_regression, load_tokenizer
     from moltune.predictors.language import LanguageModel

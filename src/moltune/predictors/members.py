@@ -1,18 +1,15 @@
-"""Members of a blend beside the tuned model: baselines by name, and probes written as ``svr:embedding+rdkit``."""
+"""Baselines and members of a blend by name: classical ones, and probes written as ``svr:embedding+rdkit``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
-import numpy as np
-
-from moltune.baselines.classical import STORABLE, Baseline, Part, load_baseline, make_baseline
+from moltune.baselines.classical import STORABLE, Baseline, load_baseline, make_baseline
 from moltune.config import FinetuneConfig, ProbeSettings, make_settings
-from moltune.errors import ConfigError, RunFolderError
+from moltune.errors import ConfigError
 from moltune.features.registry import EMBEDDING, FeatureTable, find_feature
-from moltune.predictors.probe import Probe, fit_probe, load_probe
+from moltune.predictors.probe import Probe
 from moltune.reports.summary import is_probe_name
 
 
@@ -29,32 +26,30 @@ def probe_settings(name: str) -> ProbeSettings:
         raise ConfigError(f"{name!r} is no probe, such as svr:embedding+rdkit: {error}") from None
 
 
-class ProbeMember(Baseline):
-    """A probe as a baseline: a head on fixed features, those of the frozen encoder among them.
+def make_member(name: str, features: FeatureTable | None = None) -> Baseline:
+    """Make a baseline or probe by name, not fitted.
 
     Args:
-        name: such as ``svr:embedding+rdkit``.
-        features: table that baselines of one comparison share; its given ``embedding`` is the language model's.
+        name: of either.
+        features: a table shared with others, in which probes find their ``embedding``.
     """
+    return Probe(probe_settings(name), features) if is_probe_name(name) else make_baseline(name, features)
 
-    probe_: Probe
 
-    def __init__(self, name: str, features: FeatureTable | None = None) -> None:
-        super().__init__(features)
-        self.name, self.settings = name, probe_settings(name)
+def load_member(name: str, folder: Path, features: FeatureTable, base: str | Path | None = None) -> Baseline:
+    """Read a saved member.
 
-    def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
-        """Fit on the training part; the validation part is not used."""
-        self.probe_ = fit_probe(train, self.settings, self.features, seed=seed)
-        return self
+    Args:
+        name: of the member.
+        folder: it was saved to.
+        features: table that baselines share.
+        base: where the checkpoint is now that a probe embeds with; unset: where it was.
 
-    def predict(self, smiles: Sequence[str]) -> np.ndarray:
-        """Predict n molecules, shape (n,)."""
-        return self.probe_.predict(smiles)
-
-    def save(self, folder: Path) -> None:
-        """Write the probe."""
-        self.probe_.save(folder)
+    Raises:
+        RunFolderError: a file is missing or damaged, or there is no such member.
+        CheckpointError: a probe or its checkpoint is missing, damaged, or another one.
+    """
+    return Probe.load(folder, base) if is_probe_name(name) else load_baseline(name, folder, features)
 
 
 def check_baselines(names: Sequence[str]) -> None:
@@ -92,38 +87,10 @@ def baselines_of(config: FinetuneConfig) -> list[str]:
     Random weights hold nothing that a frozen probe could show, and a probe need not be compared with itself.
     """
     own = config.method.probe if config.method.name == "probe" else None
-    kept = []
-    for name in config.evaluation.baselines:
+
+    def tells(name: str) -> bool:
         probe = probe_settings(name) if is_probe_name(name) else None
         untrained = probe is not None and EMBEDDING in probe.features and config.model.weights == "random"
-        if not untrained and (probe is None or probe != own):
-            kept.append(name)
-    return kept
+        return probe is None or (probe != own and not untrained)
 
-
-def make_member(name: str, features: FeatureTable | None = None) -> Baseline:
-    """Make a baseline or probe by name, not fitted; ``features`` is a table shared with others."""
-    return ProbeMember(name, features) if is_probe_name(name) else make_baseline(name, features)
-
-
-def load_member(name: str, folder: Path, features: FeatureTable, base: str | Path | None = None) -> Baseline:
-    """Read a saved member.
-
-    Args:
-        name: of the member.
-        folder: it was saved to.
-        features: table that baselines share.
-        base: where the checkpoint is now that a probe embeds with; unset: where it was.
-
-    Raises:
-        RunFolderError: a file is missing or damaged, or there is no such member.
-        CheckpointError: a probe's checkpoint is missing or another one.
-    """
-    if not is_probe_name(name):
-        return load_baseline(name, folder, features)
-    try:
-        member = ProbeMember(name)
-    except ConfigError as error:
-        raise RunFolderError(f"{folder}: {error}") from None
-    member.probe_ = load_probe(folder, base)
-    return member
+    return [name for name in config.evaluation.baselines if tells(name)]

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from moltune.baselines.classical import Baseline, Part
 from moltune.config import ModelSettings, ProbeSettings, explain
 from moltune.errors import CheckpointError, DataError, NumericsError
 from moltune.features.embedding import Encoder
@@ -30,23 +30,47 @@ CONFIG, ARRAYS = "config.json", "probe.safetensors"
 _CHUNK = 512
 
 
-@dataclass(frozen=True)
-class Probe(TunedModel):
-    """A fitted probe, ready to predict.
+class Probe(TunedModel, Baseline):
+    """A head on fixed features: a run's model, or a baseline called ``svr:embedding+rdkit`` and the like.
+
+    Args:
+        settings: head and features.
+        features: where features come from; ``embedding`` must be given where it is asked for.
+        target_name: stored with the probe.
 
     Attributes:
-        settings: head and features.
         scaler: of the features.
         head: fitted on standardised targets.
-        features: where features come from.
         target: ``mean``, ``std`` and ``name`` of the training targets.
     """
 
-    settings: ProbeSettings
     scaler: Scaler
     head: ProbeHead
-    features: FeatureTable
-    target: dict[str, Any]
+
+    def __init__(
+        self, settings: ProbeSettings, features: FeatureTable | None = None, target_name: str = "target"
+    ) -> None:
+        super().__init__(features)
+        self.settings, self.columns = settings, "+".join(settings.features)
+        self.name = f"{settings.head}:{self.columns}"
+        self.target: dict[str, Any] = {"name": target_name}
+
+    def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
+        """Fit scaler and head on the training part; the validation part is not used.
+
+        Raises:
+            DataError: fewer than two training molecules, a constant target, or too many for a Gaussian process.
+            NumericsError: a feature is infinite.
+        """
+        target = np.asarray(train[1], dtype=np.float64)
+        if len(target) < 2 or not target.std() > 0:
+            raise DataError("training needs at least two molecules with different targets")
+        mean, std = float(target.mean()), float(target.std())
+        values = self.features.get(self.columns, train[0])
+        self.scaler = Scaler().fit(values)
+        self.head = make_probe_head(self.settings).fit(self.scaler.transform(values), (target - mean) / std, seed)
+        self.target = {"mean": mean, "std": std, "name": self.target["name"]}
+        return self
 
     @property
     def target_name(self) -> str:
@@ -68,8 +92,7 @@ class Probe(TunedModel):
         result = np.empty(len(smiles), dtype=np.float64)
         for start in range(0, len(smiles), _CHUNK):
             part = smiles[start : start + _CHUNK]
-            values = self.features.get("+".join(self.settings.features), part)
-            standardised = self.head.predict(self.scaler.transform(values))
+            standardised = self.head.predict(self.scaler.transform(self.features.get(self.columns, part)))
             result[start : start + len(part)] = standardised * self.target["std"] + self.target["mean"]
             if progress is not None:
                 progress(len(part))
@@ -97,77 +120,47 @@ class Probe(TunedModel):
         }
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
+    @classmethod
+    def load(cls, folder: str | Path, base: str | Path | None = None) -> Self:
+        """Load a probe, and its encoder where it uses one.
 
-def fit_probe(
-    train: tuple[Sequence[str], np.ndarray],
-    settings: ProbeSettings,
-    features: FeatureTable,
-    *,
-    seed: int = 0,
-    target_name: str = "target",
-) -> Probe:
-    """Fit scaler and head on the training part.
+        Args:
+            folder: probe or run folder.
+            base: where the encoder's checkpoint is now; unset: where it was.
 
-    Args:
-        train: n SMILES and their targets, shape (n,).
-        settings: head and features.
-        features: where they come from; ``embedding`` must be among the given ones where it is asked for.
-        seed: of a Gaussian process, which chooses its kernel on a sample.
-        target_name: stored with the probe.
-
-    Raises:
-        DataError: fewer than two training molecules, a constant target, or too many for a Gaussian process.
-        NumericsError: a feature is infinite.
-    """
-    smiles, target = train[0], np.asarray(train[1], dtype=np.float64)
-    if len(target) < 2 or not target.std() > 0:
-        raise DataError("training needs at least two molecules with different targets")
-    mean, std = float(target.mean()), float(target.std())
-    values = features.get("+".join(settings.features), smiles)
-    scaler = Scaler().fit(values)
-    head = make_probe_head(settings).fit(scaler.transform(values), (target - mean) / std, seed)
-    return Probe(settings, scaler, head, features, {"mean": mean, "std": std, "name": target_name})
-
-
-def load_probe(folder: str | Path, base: str | Path | None = None) -> Probe:
-    """Load a probe, and its encoder where it uses one.
-
-    Args:
-        folder: probe or run folder.
-        base: where the encoder's checkpoint is now; unset: where it was.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the encoder is another one than the probe was fitted on.
-    """
-    place = Path(resolve(folder))
-    try:
-        values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-        arrays = load_file(place / ARRAYS)
-        settings = ProbeSettings.model_validate(values["probe"])
-        scaler, head = (
-            {name.removeprefix(group): value for name, value in arrays.items() if name.startswith(group)}
-            for group in ("scaler.", "head.")
-        )
-        parts = Scaler.from_arrays(scaler), make_probe_head(settings).restore(head)
-        target, named = values["target"], values["base"]
-    except ValidationError as error:
-        raise CheckpointError(f"the probe in {place} is damaged: {explain(error)}") from None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"the probe in {place} cannot be read ({error}): copy it again") from None
-    given: dict[str, Featurizer] = {}
-    if EMBEDDING in settings.features:
-        encoder = Encoder(
-            ModelSettings(
-                name=str(base or named["model"]),
-                revision=None if base else named["revision"],
-                head=named["pooling"],
-                too_long="truncate" if named["truncate"] else "reject",
+        Raises:
+            CheckpointError: a file is missing or damaged, or the encoder is another one than the probe was fitted on.
+        """
+        place = Path(resolve(folder))
+        try:
+            values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+            settings, named = ProbeSettings.model_validate(values["probe"]), values["base"]
+            given: dict[str, Featurizer] = {EMBEDDING: _encoder(named, base)} if named else {}
+            probe = cls(settings, FeatureTable(given, remember=False))
+            arrays = load_file(place / ARRAYS)
+            scaler, head = (
+                {name.removeprefix(group): value for name, value in arrays.items() if name.startswith(group)}
+                for group in ("scaler.", "head.")
             )
-        )
-        if encoder.facts["digest"] != named["digest"]:
+            probe.scaler, probe.head = Scaler.from_arrays(scaler), make_probe_head(settings).restore(head)
+            probe.target = values["target"]
+        except ValidationError as error:
+            raise CheckpointError(f"the probe in {place} is damaged: {explain(error)}") from None
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"the probe in {place} cannot be read ({error}): copy it again") from None
+        if probe.encoder is not None and probe.encoder.facts["digest"] != named["digest"]:
             raise CheckpointError(
                 f"the probe in {place} was fitted on other weights than those of {base or named['model']} here: "
                 "load it with the checkpoint that it was fitted on"
             )
-        given[EMBEDDING] = encoder
-    return Probe(settings, *parts, FeatureTable(given, remember=False), target)
+        return probe
+
+
+def _encoder(named: dict[str, Any], base: str | Path | None) -> Encoder:
+    settings = ModelSettings(
+        name=str(base or named["model"]),
+        revision=None if base else named["revision"],
+        head=named["pooling"],
+        too_long="truncate" if named["truncate"] else "reject",
+    )
+    return Encoder(settings)

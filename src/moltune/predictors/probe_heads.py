@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-from sklearn.svm import SVR
 
 from moltune.config import ProbeSettings
 from moltune.errors import DataError, NumericsError
 from moltune.models.kernel import MOST_DEVIATIONS
-
-logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
@@ -194,6 +188,8 @@ class SvrHead(_KernelHead):
 
     def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
         """Solve with libsvm; the solution is unique."""
+        from sklearn.svm import SVR
+
         machine = SVR(C=self.C, epsilon=self.epsilon, gamma=self.width, cache_size=500).fit(features, target)
         self.points, self.dual = features[machine.support_], machine.dual_coef_[0]
         self.gamma, self.intercept = float(machine._gamma), float(machine.intercept_[0])
@@ -215,6 +211,9 @@ class GpHead(_KernelHead):
         Raises:
             DataError: more molecules than a dense kernel matrix is sensible for.
         """
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
         if len(target) > MOST_FOR_GP:
             raise DataError(
                 f"a Gaussian process on {len(target)} molecules needs too much memory (at most {MOST_FOR_GP}); "

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVR
 
-from moltune.data.splitting.leakage import nearest_similarity
+from moltune.data.splitting.similarity import nearest_similarity
 from moltune.features.descriptors import morgan_bits
 
 EDGES = np.array([0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0 + 1e-9])

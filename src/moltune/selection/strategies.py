@@ -14,7 +14,7 @@ from rdkit.SimDivFilters import rdSimDivPickers
 from sklearn.cluster import KMeans
 
 from moltune.config import SelectSettings
-from moltune.data.splitting.leakage import nearest_similarity
+from moltune.data.splitting.similarity import nearest_similarity
 from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_bits
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -16,13 +15,11 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from moltune.config import CleanSettings
 from moltune.data.chemistry import parse_smiles, rdkit_log
-from moltune.data.cleaning.duplicates import merge_duplicates
+from moltune.data.cleaning.duplicates import CONFLICT_COLUMNS, merge_duplicates
 from moltune.data.molecules import KEPT_COLUMNS, REJECT_COLUMNS, Molecules
 from moltune.data.reading.columns import find_columns, is_empty, numeric_columns, to_number
 from moltune.data.reading.read import RawTable
-from moltune.errors import DataError
-
-logger = logging.getLogger(__name__)
+from moltune.errors import DataError, one_line
 
 _DEFAULT = CleanSettings()
 _LARGEST = float(np.finfo(np.float32).max)
@@ -61,13 +58,12 @@ def clean_smiles(smiles: str, settings: CleanSettings = _DEFAULT) -> CleanedSmil
     if len(core.split()) > 1 or (extension and not extension.strip().startswith("|")):
         raise DataError("the SMILES has a blank inside; put names into a column of their own")
     mol = parse_smiles(text)
-    steps: list[str] = []
     try:
-        mol, steps = _standardize(mol, settings)
         with rdkit_log():
+            mol, steps = _standardize(mol, settings)
             canonical = Chem.MolToSmiles(mol)
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"RDKit cannot clean the molecule: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(f"RDKit cannot clean the molecule: {one_line(error)}") from None
     inchikey = _inchikey(mol)
     used = canonical if settings.canonical or steps else core
     if used != core and not steps:
@@ -77,16 +73,15 @@ def clean_smiles(smiles: str, settings: CleanSettings = _DEFAULT) -> CleanedSmil
 
 def _standardize(mol: Chem.Mol, settings: CleanSettings) -> tuple[Chem.Mol, list[str]]:
     steps = []
-    with rdkit_log():
-        if settings.largest_fragment and len(Chem.GetMolFrags(mol)) > 1:
-            mol = rdMolStandardize.LargestFragmentChooser().choose(mol)
-            steps.append("largest fragment")
-        if settings.neutralize and any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
-            before = Chem.MolToSmiles(mol)
-            mol = rdMolStandardize.Uncharger().uncharge(mol)
-            Chem.SanitizeMol(mol)
-            if Chem.MolToSmiles(mol) != before:
-                steps.append("neutralised")
+    if settings.largest_fragment and len(Chem.GetMolFrags(mol)) > 1:
+        mol = rdMolStandardize.LargestFragmentChooser().choose(mol)
+        steps.append("largest fragment")
+    if settings.neutralize and any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
+        before = Chem.MolToSmiles(mol)
+        mol = rdMolStandardize.Uncharger().uncharge(mol)
+        Chem.SanitizeMol(mol)
+        if Chem.MolToSmiles(mol) != before:
+            steps.append("neutralised")
     return mol, steps
 
 
@@ -136,17 +131,35 @@ def clean(
             constant, or there are duplicates under the policy "error".
     """
     smiles_column, target_column = find_columns(raw.frame, smiles, target, need_target=need_target)
-    values = _targets(raw, target_column, smiles_column, need_target)
-    rows, rejects, steps = _clean_rows(raw, settings, smiles_column, target_column, values, need_target)
-    rejected = pd.concat([raw.bad_rows, pd.DataFrame(rejects, columns=REJECT_COLUMNS)], ignore_index=True)
+    cells = [None] * len(raw.frame) if target_column is None else raw.frame[target_column].tolist()
+    values = _numbers(cells)
+    if need_target and cells and np.isnan(values).all():
+        raise DataError(_no_number(raw.frame, str(target_column), smiles_column))
+    rows: list[tuple[Any, ...]] = []
+    positions: list[int] = []
+    rejects: list[tuple[Any, ...]] = []
+    steps: Counter[str] = Counter()
+    given = zip(raw.rows.tolist(), raw.frame[smiles_column].tolist(), cells, values.tolist(), strict=True)
+    for position, (row, text, cell, value) in enumerate(given):
+        try:
+            found = clean_smiles(text, settings)
+            if need_target and math.isnan(value):
+                raise DataError(_why_no_target(cell))
+        except DataError as error:
+            rejects.append((row, _text(text), _text(cell), str(error)))
+            continue
+        steps.update(found.steps)
+        positions.append(position)
+        rows.append((row, _text(text), found.smiles, found.inchikey, value))
+    rejected = pd.concat([raw.bad_rows, pd.DataFrame(rejects, columns=REJECT_COLUMNS)])
     if not rows and need_target:
         raise DataError(_nothing_left(raw, rejected, smiles_column))
-    table = pd.DataFrame(rows, columns=["position", *KEPT_COLUMNS])
-    table = _with_source_columns(table, raw, smiles_column, target_column)
+    table = pd.DataFrame(rows, columns=KEPT_COLUMNS).astype({"row": np.int64, "target": np.float64})
+    others = raw.frame.drop(columns=[smiles_column, *([] if target_column is None else [target_column])])
     molecules = Molecules(
-        table=table,
-        rejected=_sorted(rejected),
-        conflicts=pd.DataFrame(columns=["inchikey", "smiles", "rows", "values", "spread"]),
+        table=pd.concat([table, _renamed(others.iloc[positions].reset_index(drop=True))], axis=1),
+        rejected=rejected.astype({"row": np.int64}).sort_values("row", kind="stable").reset_index(drop=True),
+        conflicts=pd.DataFrame(columns=CONFLICT_COLUMNS),
         rows_in=raw.rows_in,
         provenance={
             **raw.provenance,
@@ -157,80 +170,48 @@ def clean(
             "rdkit": rdkit.__version__,
         },
     )
-    if merge is None:
-        merge = need_target
-    if merge:
+    if need_target if merge is None else merge:
         molecules = merge_duplicates(molecules, settings)
-    if need_target:
-        _refuse_constant(molecules, target_column)
+    labels = molecules.target
+    if need_target and len(labels) and labels.min() == labels.max():
+        raise DataError(
+            f"Target column {target_column!r} has the same value ({labels[0]:g}) for all {len(labels)} kept molecules; "
+            "there is nothing to learn from it. Name another column, or check which rows were rejected."
+        )
     return molecules
 
 
-def _targets(raw: RawTable, column: str | None, smiles: str, need_target: bool) -> np.ndarray:
-    if column is None:
-        return np.full(len(raw.frame), np.nan)
-    values = np.array([to_number(value) for value in raw.frame[column]], dtype=np.float64)
-    usable = np.isfinite(values) & (np.abs(values) <= _LARGEST)
-    if need_target and len(values) and not usable.any():
-        others = numeric_columns(raw.frame, without=[smiles, column])
-        hint = f"numeric columns are {', '.join(map(repr, others))}" if others else "no other column is numeric"
-        example = _text(next((value for value in raw.frame[column] if not is_empty(value)), None))
-        cure = "write decimals with a point; " if _decimal_comma(example) else ""
-        raise DataError(
-            f"Column {column!r} has no finite number in any row (it holds {example!r}, for example); {cure}{hint}."
-        )
-    return values if need_target else np.where(usable, values, np.nan)
+def _numbers(cells: list[Any]) -> np.ndarray:
+    """Float64; NaN where a cell is no finite number, or too large for float32."""
+    values = np.array([to_number(cell) for cell in cells], dtype=np.float64)
+    return np.where(np.abs(values) <= _LARGEST, values, np.nan)
 
 
-def _clean_rows(
-    raw: RawTable,
-    settings: CleanSettings,
-    smiles_column: str,
-    target_column: str | None,
-    values: np.ndarray,
-    need_target: bool,
-) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], Counter[str]]:
-    kept: list[tuple[Any, ...]] = []
-    rejects: list[tuple[Any, ...]] = []
-    steps: Counter[str] = Counter()
-    given = raw.frame[smiles_column].tolist()
-    cells = raw.frame[target_column].tolist() if target_column else [None] * len(given)
-    for position, (row, smiles, cell, value) in enumerate(zip(raw.rows.tolist(), given, cells, values, strict=True)):
-        try:
-            found = clean_smiles(smiles, settings)
-            if need_target:
-                _check_target(cell, value)
-        except DataError as error:
-            rejects.append((row, _text(smiles), _text(cell), str(error)))
-            continue
-        steps.update(found.steps)
-        kept.append((position, row, _text(smiles), found.smiles, found.inchikey, value))
-    return kept, rejects, steps
+def _no_number(frame: pd.DataFrame, column: str, smiles: str) -> str:
+    others = numeric_columns(frame, without=[smiles, column])
+    hint = f"numeric columns are {', '.join(map(repr, others))}" if others else "no other column is numeric"
+    example = _text(next((value for value in frame[column] if not is_empty(value)), None))
+    cure = "write decimals with a point; " if _decimal_comma(example) else ""
+    return f"Column {column!r} has no finite number in any row (it holds {example!r}, for example); {cure}{hint}."
 
 
-def _check_target(cell: Any, value: float) -> None:
-    if math.isfinite(value) and abs(value) <= _LARGEST:
-        return
-    if is_empty(cell):
-        raise DataError("the target is empty")
+def _why_no_target(cell: Any) -> str:
     text = _text(cell)
-    if not math.isnan(value):
-        raise DataError(f"the target is not finite: {text!r}")
-    if _decimal_comma(text):
-        raise DataError(f"the target is not a number: {text!r}; write decimals with a point")
-    if text[:1] in "<>≤≥~":
-        raise DataError(f"the target is a bound, not a number: {text!r}")
-    raise DataError(f"the target is not a number: {text!r}")
+    if not text:
+        return "the target is empty"
+    if not math.isnan(to_number(cell)):
+        return f"the target is not finite: {text!r}"
+    if text[0] in "<>≤≥~":
+        return f"the target is a bound, not a number: {text!r}"
+    return f"the target is not a number: {text!r}" + ("; write decimals with a point" if _decimal_comma(text) else "")
 
 
 def _decimal_comma(text: str) -> bool:
     return text.count(",") == 1 and not math.isnan(to_number(text.replace(",", ".")))
 
 
-def _with_source_columns(table: pd.DataFrame, raw: RawTable, smiles: str, target: str | None) -> pd.DataFrame:
-    """Replace the column of source positions by the source columns that are neither SMILES nor target."""
-    positions = table.pop("position").to_numpy(dtype=np.int64)
-    others = raw.frame.drop(columns=[name for name in (smiles, target) if name is not None]).iloc[positions]
+def _renamed(others: pd.DataFrame) -> pd.DataFrame:
+    """Further columns of the source, none under a name that the table has already."""
     taken = {*KEPT_COLUMNS, *others.columns}
     names = {}
     for name in others.columns:
@@ -239,8 +220,7 @@ def _with_source_columns(table: pd.DataFrame, raw: RawTable, smiles: str, target
             new = f"source_{new}"
         names[name] = new
         taken.add(new)
-    table = table.astype({"row": np.int64, "target": np.float64})
-    return pd.concat([table, others.rename(columns=names).reset_index(drop=True)], axis=1)
+    return others.rename(columns=names)
 
 
 def _nothing_left(raw: RawTable, rejected: pd.DataFrame, column: str) -> str:
@@ -252,21 +232,6 @@ def _nothing_left(raw: RawTable, rejected: pd.DataFrame, column: str) -> str:
         f"The first, row {first['row']}, has {str(first['input'])[:80]!r} in SMILES column {column!r}: "
         f"{first['reason']}."
     )
-
-
-def _refuse_constant(molecules: Molecules, column: str | None) -> None:
-    target = molecules.target
-    if len(target) and target.min() == target.max():
-        raise DataError(
-            f"Target column {column!r} has the same value ({target[0]:g}) for all {len(target)} kept molecules; "
-            "there is nothing to learn from it. Name another column, or check which rows were rejected."
-        )
-
-
-def _sorted(rejected: pd.DataFrame) -> pd.DataFrame:
-    if rejected.empty:
-        return pd.DataFrame(columns=REJECT_COLUMNS).astype({"row": np.int64})
-    return rejected.astype({"row": np.int64}).sort_values("row", kind="stable").reset_index(drop=True)
 
 
 def _text(value: Any) -> str:

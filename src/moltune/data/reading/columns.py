@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,11 @@ def find_columns(
 ) -> tuple[str, str | None]:
     """Names of the SMILES column and of the target column.
 
-    A name that is given must exist (upper and lower case are the same where that is unambiguous). One that is not
-    given is found when it is obvious. SMILES: a column called ``smiles``, else the only one whose name has "smiles" in
-    it, else the only one with another usual name (drug, mol, structure ...). Target: the only numeric column with
-    a usual name (y, label, target, exp, logD, measured ...), else the only numeric column that is no identifier. A
-    column is numeric when at least half of its non-empty cells are numbers.
-
-    Args:
-        frame: the raw table.
-        smiles: name given by the user, or None.
-        target: name given by the user, or None.
-        need_target: whether a target must be found; otherwise an unnamed target is not searched for.
+    A name that is given must exist (upper and lower case are the same where that is unambiguous). One that is None is
+    found when it is obvious. SMILES: a column called ``smiles``, else the only one whose name has "smiles" in it, else
+    the only one with another usual name (drug, mol, structure ...). Target: the only numeric column with a usual name
+    (y, label, target, exp, logD, measured ...), else the only numeric column that is no identifier. A column is
+    numeric when at least half of its non-empty cells are numbers.
 
     Returns:
         ``(smiles, target)``; ``target`` is None only when it is neither given nor needed.
@@ -75,10 +69,9 @@ def match_name(columns: Iterable[Any], name: str, role: str) -> str:
     raise DataError(f"There is no {role} {name!r}; the columns are {_listed(names)}.{hint}")
 
 
-def numeric_columns(frame: pd.DataFrame, *, without: Iterable[str] = ()) -> list[str]:
+def numeric_columns(frame: pd.DataFrame, *, without: Collection[str]) -> list[str]:
     """Columns of which at least half of the non-empty cells are finite numbers."""
-    skip = set(without)
-    return [str(name) for name in frame.columns if str(name) not in skip and _is_numeric(frame[name])]
+    return [str(name) for name in frame.columns if str(name) not in without and _is_numeric(frame[name])]
 
 
 def to_number(value: Any) -> float:
@@ -105,16 +98,13 @@ def is_empty(value: Any) -> bool:
 
 def _find_smiles(frame: pd.DataFrame) -> str:
     names = [str(name) for name in frame.columns]
+    if "smiles" in names:
+        return "smiles"
     exact = [name for name in names if _plain(name) == "smiles"]
     containing = [name for name in names if "smiles" in _plain(name)]
     other = [name for name in names if _plain(name) in _OTHER_SMILES_NAMES and _looks_like_smiles(frame[name])]
-    if "smiles" in names:
-        return "smiles"
-    for found in (exact, containing, other):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise DataError(f"Several columns may hold the SMILES: {_listed(found)}; name one.")
+    if found := _only_one(exact, containing, other, role="hold the SMILES"):
+        return found
     candidates = [name for name in names if _looks_like_smiles(frame[name])]
     if any(not math.isnan(to_number(name)) for name in names):
         hint = "The first line looks like data; add a header line such as smiles,target."
@@ -129,16 +119,21 @@ def _find_target(frame: pd.DataFrame, smiles: str) -> str:
     numeric = numeric_columns(frame, without=[smiles])
     named = [name for name in numeric if _plain(name) in _TARGET_NAMES or _plain(name).startswith("measured")]
     others = [name for name in numeric if not _is_identifier(name)]
-    for found in (named, others):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise DataError(f"Several columns may be the target: {_listed(found)}; name one.")
+    if found := _only_one(named, others, role="be the target"):
+        return found
     names = [str(name) for name in frame.columns if str(name) != smiles]
     if not names:
         raise DataError(f"There is no target: the only column is {smiles!r}.")
     hint = f" Numeric, but it looks like an identifier: {_listed(numeric)}; name it if it is meant." if numeric else ""
     raise DataError(f"No target column was found: none of {_listed(names)} holds numbers.{hint}")
+
+
+def _only_one(*choices: list[str], role: str) -> str | None:
+    """The member of the first choice that is not empty; None where all are."""
+    found = next(filter(None, choices), [])
+    if len(found) > 1:
+        raise DataError(f"Several columns may {role}: {_listed(found)}; name one.")
+    return found[0] if found else None
 
 
 def _is_numeric(column: pd.Series) -> bool:

@@ -1,4 +1,7 @@
-"""Delimited text (CSV, TSV, semicolons), read so that no row can vanish."""
+"""Delimited text (CSV, TSV, semicolons), read so that no row can vanish.
+
+``pandas.read_csv`` fills short rows up without a word, so rows are counted here with the standard library's reader.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from moltune.errors import DataError
 logger = logging.getLogger(__name__)
 
 SEPARATORS = (",", ";", "\t", "|")
-_FIELD_LIMIT = 10_000_000
 
 
 @dataclass
@@ -38,7 +40,7 @@ def read_delimited(text: str, label: str, separator: str | None = None) -> Parse
         DataError: no header, no data row, or a quote that is never closed.
     """
     separator = separator or _find_separator(text)
-    limit = csv.field_size_limit(_FIELD_LIMIT)
+    limit = csv.field_size_limit(10_000_000)
     try:
         return _parse(text, label, separator)
     finally:
@@ -46,11 +48,10 @@ def read_delimited(text: str, label: str, separator: str | None = None) -> Parse
 
 
 def _find_separator(text: str) -> str:
+    # The header line alone decides: csv.Sniffer looks at rows, and refuses a table of a single column.
     header = next((line for line in text.splitlines() if line.strip()), "")
     outside = "".join(header.split('"')[::2])
-    counts = {separator: outside.count(separator) for separator in SEPARATORS}
-    best = max(counts, key=lambda separator: counts[separator])
-    return best if counts[best] else ","
+    return max(SEPARATORS, key=outside.count)
 
 
 def _parse(text: str, label: str, separator: str) -> Parsed:
@@ -60,35 +61,33 @@ def _parse(text: str, label: str, separator: str) -> Parsed:
     cells: list[list[str | None]] = []
     rows: list[int] = []
     bad: list[tuple[int, str, str, str]] = []
-    blank = row = 0
-    while True:
-        first_line = reader.line_num + 1
-        reason = ""
+    blank = 0
+    while (first := reader.line_num) < len(lines):
+        fields, reason = [], ""
         try:
             fields = next(reader)
-        except StopIteration:
-            break
         except csv.Error as error:
-            _refuse_open_quote(str(error), label, first_line, reader.line_num, header is None)
-            fields, reason = [], f"the row is not valid {_kind(separator)}: {error}"
-        if not reason and not any(cell.strip() for cell in fields) and len(fields) <= 1:
+            _refuse_open_quote(str(error), label, first + 1, reader.line_num, header is None)
+            reason = f"the row is not valid {'TSV' if separator == chr(9) else 'CSV'}: {error}"
+        if not reason and len(fields) <= 1 and not "".join(fields).strip():
             blank += header is not None
             continue
         if header is None:
             header = unique_names(fields, label)
             continue
-        row += 1
+        row = len(rows) + len(bad) + 1
         if not reason and len(fields) != len(header):
-            _refuse_swallowed_lines(label, first_line, reader.line_num)
+            _refuse_swallowed_lines(label, first + 1, reader.line_num)
             reason = f"the row has {len(fields)} fields, the header has {len(header)}"
         if reason:
-            bad.append((row, _joined(lines[first_line - 1 : reader.line_num]), "", reason))
+            joined = " ".join(line.strip("\r\n") for line in lines[first : reader.line_num])
+            bad.append((row, joined[:500], "", reason))
         else:
             rows.append(row)
             cells.append([cell if cell.strip() else None for cell in fields])
     if header is None:
         raise DataError(f"{label} is empty: it has no header line and no rows.")
-    if row == 0:
+    if not rows and not bad:
         raise DataError(f"{label} has a header ({', '.join(header)[:200]}) but no data rows.")
     if blank:
         logger.info("%s: %d blank lines skipped", label, blank)
@@ -99,16 +98,14 @@ def _parse(text: str, label: str, separator: str) -> Parsed:
 def unique_names(names: list[str], label: str) -> list[str]:
     """Column names with surrounding blanks removed, unnamed ones numbered, repeated ones suffixed (``y``, ``y.1``)."""
     result: list[str] = []
-    taken: set[str] = set()
     for position, raw in enumerate(names, start=1):
-        base = str(raw).strip() or f"column {position}"
-        name, copy = base, 0
-        while name in taken:
+        base = name = str(raw).strip() or f"column {position}"
+        copy = 0
+        while name in result:
             copy += 1
             name = f"{base}.{copy}"
         if copy:
             logger.warning("%s has more than one column %r; number %d is now called %r", label, base, copy + 1, name)
-        taken.add(name)
         result.append(name)
     return result
 
@@ -129,11 +126,3 @@ def _refuse_swallowed_lines(label: str, first_line: int, last_line: int) -> None
             f"{label}: a quoted field joins lines {first_line} to {last_line} and the result does not fit the header; "
             f"look for a stray quote in line {first_line}."
         )
-
-
-def _joined(lines: list[str]) -> str:
-    return " ".join(line.strip("\r\n") for line in lines)[:500]
-
-
-def _kind(separator: str) -> str:
-    return "TSV" if separator == "\t" else "CSV"

@@ -1,4 +1,7 @@
-"""Parsers of the other formats: JSON lines, Parquet, .smi and SDF."""
+"""Parsers of the other formats: JSON lines, Parquet, .smi and SDF.
+
+Each takes the content and a label for messages and returns a :class:`~moltune.data.reading.delimited.Parsed`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from rdkit import Chem
 
 from moltune.data.chemistry import rdkit_log
 from moltune.data.reading.delimited import Parsed, unique_names
-from moltune.errors import DataError
+from moltune.errors import DataError, one_line
 
 SMILES_HEADERS = {"smiles", "smile", "canonical_smiles", "isomeric_smiles"}
 
@@ -24,49 +27,45 @@ def read_json(text: str, label: str) -> Parsed:
     Raises:
         DataError: there are no rows, or not one of them is a JSON object.
     """
-    records: list[dict[str, Any]] = []
-    rows: list[int] = []
-    bad: list[tuple[int, str, str, str]] = []
-    for row, (raw, value, reason) in enumerate(_json_values(text), start=1):
-        if reason or not isinstance(value, dict):
-            bad.append((row, raw[:500], "", reason or f"a JSON {_json_kind(value)} instead of an object"))
-        else:
-            rows.append(row)
-            records.append(value)
-    if not records:
+    found = list(_json_values(text))
+    bad = [(row, raw[:500], "", _why_no_object(value)) for row, (raw, value) in enumerate(found, 1) if _bad(value)]
+    good = [(row, value) for row, (_, value) in enumerate(found, 1) if not _bad(value)]
+    if not good:
         if bad:
             raise DataError(f"{label} has no row that is a JSON object; row 1: {bad[0][3]}.")
         raise DataError(f"{label} is empty: it has no rows.")
-    names = list(dict.fromkeys(key for record in records for key in record))
-    columns = [[record.get(name) for record in records] for name in names]
-    frame = pd.DataFrame(dict(enumerate(columns)), index=range(len(records)), dtype=object)
-    frame.columns = pd.Index(unique_names(names, label), dtype=object)
-    return Parsed(frame, rows, bad)
+    frame = _frame([record for _, record in good])
+    frame.columns = pd.Index(unique_names(list(frame.columns), label), dtype=object)
+    return Parsed(frame, [row for row, _ in good], bad)
 
 
-def _json_values(text: str) -> Iterator[tuple[str, Any, str]]:
+def _frame(records: list[dict[str, Any]], first: tuple[str, ...] = ()) -> pd.DataFrame:
+    names = list(dict.fromkeys([*first, *(key for record in records for key in record)]))
+    return pd.DataFrame([[record.get(name) for name in names] for record in records], columns=names, dtype=object)
+
+
+def _json_values(text: str) -> Iterator[tuple[str, Any]]:
+    """Text and value of each row; the value of one that is no JSON is the error."""
     if text.lstrip().startswith("["):
-        value, reason = _load_json(text)
+        value = _load_json(text)
         if isinstance(value, list):
-            yield from ((json.dumps(item)[:500], item, "") for item in value)
+            yield from ((json.dumps(item)[:500], item) for item in value)
             return
-        if reason and "\n" not in text.strip():
-            yield text.strip(), None, reason
+        if "\n" not in text.strip():
+            yield text.strip(), value
             return
     for line in text.split("\n"):
         if line.strip():
-            yield (line.strip(), *_load_json(line))
+            yield line.strip(), _load_json(line)
 
 
-def _load_json(text: str) -> tuple[Any, str]:
+def _load_json(text: str) -> Any:
     try:
         value = json.loads(text)
         # An escaped half of a surrogate pair is legal JSON, but no text that could be written anywhere again.
-        return (_writable(value) if "\\ud" in text.lower() else value), ""
-    except json.JSONDecodeError as error:
-        return None, f"not valid JSON: {error.msg} at character {error.pos + 1}"
+        return _writable(value) if "\\ud" in text.lower() else value
     except (ValueError, RecursionError) as error:
-        return None, f"not readable JSON: {' '.join(str(error).split())[:120]}"
+        return error
 
 
 def _writable(value: Any) -> Any:
@@ -77,8 +76,17 @@ def _writable(value: Any) -> Any:
     return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
-def _json_kind(value: Any) -> str:
-    return {list: "array", str: "string", type(None): "null", bool: "boolean"}.get(type(value), "number")
+def _bad(value: Any) -> bool:
+    return not isinstance(value, dict)
+
+
+def _why_no_object(value: Any) -> str:
+    if isinstance(value, json.JSONDecodeError):
+        return f"not valid JSON: {value.msg} at character {value.pos + 1}"
+    if isinstance(value, Exception):
+        return f"not readable JSON: {one_line(value)}"
+    kinds = {list: "array", str: "string", type(None): "null", bool: "boolean"}
+    return f"a JSON {kinds.get(type(value), 'number')} instead of an object"
 
 
 def read_parquet(content: bytes, label: str) -> Parsed:
@@ -92,8 +100,7 @@ def read_parquet(content: bytes, label: str) -> Parsed:
     try:
         frame = pd.read_parquet(io.BytesIO(content))
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{label} is not a readable Parquet file: {reason}") from None
+        raise DataError(f"{label} is not a readable Parquet file: {one_line(error)}") from None
     return from_frame(frame, label)
 
 
@@ -104,8 +111,7 @@ def from_frame(frame: pd.DataFrame, label: str) -> Parsed:
         DataError: the frame has no rows or no columns.
     """
     if any(name is not None for name in frame.index.names):
-        clash = [name for name in frame.index.names if name in frame.columns]
-        frame = frame.reset_index(drop=bool(clash))
+        frame = frame.reset_index(drop=any(name in frame.columns for name in frame.index.names))
     if frame.shape[1] == 0 or len(frame) == 0:
         raise DataError(f"{label} is empty: it has {len(frame)} rows and {frame.shape[1]} columns.")
     frame = frame.reset_index(drop=True)
@@ -121,22 +127,19 @@ def read_smi(text: str, label: str) -> Parsed:
     Raises:
         DataError: the file has no rows.
     """
-    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if lines and lines[0].split()[0].strip('"').lower() in SMILES_HEADERS:
-        lines = lines[1:]
+        del lines[0]
     if not lines:
         raise DataError(f"{label} is empty: it has no molecules.")
-    pairs = [_split_smi(line) for line in lines]
-    frame = pd.DataFrame(pairs, columns=["smiles", "name"], dtype=object)
-    return Parsed(frame, list(range(1, len(pairs) + 1)))
+    frame = pd.DataFrame([_split_smi(line) for line in lines], columns=["smiles", "name"], dtype=object)
+    return Parsed(frame, list(range(1, len(frame) + 1)))
 
 
 def _split_smi(line: str) -> tuple[str, str | None]:
-    smiles, _, rest = line.strip().replace("\t", " ").partition(" ")
-    rest = rest.strip()
-    if rest.startswith("|") and "|" in rest[1:]:
-        extension, _, rest = rest[1:].partition("|")
-        smiles = f"{smiles} |{extension}|"
+    smiles, _, rest = line.replace("\t", " ").partition(" ")
+    if extension := re.match(r"\s*(\|[^|]*\|)", rest):
+        smiles, rest = f"{smiles} {extension[1]}", rest[extension.end() :]
     return smiles, rest.strip() or None
 
 
@@ -149,7 +152,9 @@ def read_sdf(text: str, label: str) -> Parsed:
     Raises:
         DataError: the file has no records.
     """
-    records = list(_sdf_records(text))
+    records = re.split(r"^\$\$\$\$.*\n?", text.replace("\r\n", "\n"), flags=re.MULTILINE)
+    if not records[-1].strip():
+        del records[-1]
     if not records:
         raise DataError(f"{label} is empty: it has no records.")
     good: list[dict[str, Any]] = []
@@ -157,43 +162,27 @@ def read_sdf(text: str, label: str) -> Parsed:
     bad: list[tuple[int, str, str, str]] = []
     for row, record in enumerate(records, start=1):
         title = record.split("\n", 1)[0].strip()
-        values, reason = _read_record(record)
-        if reason:
-            bad.append((row, title or f"record {row}", "", reason))
-        else:
+        try:
+            good.append({**_read_record(record), "name": title or None})
             rows.append(row)
-            good.append({**values, "name": title or None})
-    names = list(dict.fromkeys(["smiles", "name", *(key for record in good for key in record)]))
-    frame = pd.DataFrame({name: [record.get(name) for record in good] for name in names}, dtype=object)
-    if frame["name"].isna().all():
-        frame = frame.drop(columns="name")
-    return Parsed(frame, rows, bad)
+        except DataError as error:
+            bad.append((row, title or f"record {row}", "", f"the SDF record cannot be read: {error}"))
+    frame = _frame(good, ("smiles", "name"))
+    return Parsed(frame if frame["name"].notna().any() else frame.drop(columns="name"), rows, bad)
 
 
-def _sdf_records(text: str) -> Iterator[str]:
-    record: list[str] = []
-    for line in text.split("\n"):
-        if line.startswith("$$$$"):
-            yield "\n".join(record)
-            record = []
-        else:
-            record.append(line.rstrip("\r"))
-    if any(line.strip() for line in record):
-        yield "\n".join(record)
-
-
-def _read_record(record: str) -> tuple[dict[str, Any], str]:
+def _read_record(record: str) -> dict[str, Any]:
     with rdkit_log() as log:
         try:
             supplier = Chem.SDMolSupplier()
             supplier.SetData(record.rstrip("\n") + "\n\n$$$$\n")
             mol = supplier[0]
         except (RuntimeError, ValueError, IndexError, OSError, UnicodeError) as error:
-            return {}, f"the SDF record cannot be read: {' '.join(str(error).split())[:200]}"
+            raise DataError(one_line(error)) from None
     if mol is None:
-        return {}, f"the SDF record cannot be read: {log.reason or 'RDKit gives no reason'}"
+        raise DataError(log.reason or "RDKit gives no reason")
     values: dict[str, Any] = {"smiles": Chem.MolToSmiles(mol)}
     for name in mol.GetPropNames():
         key = f"{name} (property)" if name in ("smiles", "name") else name
         values[key] = mol.GetProp(name).strip() or None
-    return values, ""
+    return values

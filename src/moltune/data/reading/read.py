@@ -11,39 +11,29 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from moltune import datasets as bundled
 from moltune.data.molecules import REJECT_COLUMNS
-from moltune.data.reading.columns import find_columns
 from moltune.data.reading.delimited import Parsed, read_delimited
 from moltune.data.reading.formats import from_frame, read_json, read_parquet, read_sdf, read_smi
 from moltune.datasets.bundled import read_bytes
-from moltune.errors import DataError
-
-__all__ = ["FORMATS", "RawTable", "find_columns", "read_table"]
+from moltune.errors import DataError, one_line
 
 logger = logging.getLogger(__name__)
 
 FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".smi": "smi",
-    ".smiles": "smi",
-    ".sdf": "sdf",
-    ".sd": "sdf",
-    ".mol": "sdf",
+    **dict.fromkeys((".csv",), "csv"),
+    **dict.fromkeys((".tsv", ".tab"), "tsv"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    **dict.fromkeys((".smi", ".smiles"), "smi"),
+    **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
 }
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+"""Format by extension; any of them may be gzipped."""
 _TEXT_PARSERS: dict[str, Callable[[str, str], Parsed]] = {
     "csv": read_delimited,
     "tsv": lambda text, label: read_delimited(text, label, "\t"),
@@ -59,6 +49,7 @@ _FOREIGN = {
     b"\xfd7zXZ": "xz-compressed; unpack it first",
     b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it first",
 }
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -100,12 +91,24 @@ def read_table(source: str | Path | pd.DataFrame) -> RawTable:
         return _read_file(source)
     if not isinstance(source, str):
         raise DataError(f"A source is a path, a name or a pandas DataFrame, not a {type(source).__name__}.")
-    if source.strip().lower() in bundled.names():
-        return _read_bundled(source)
-    if _exists(source):
+    kind = source_kind(source)
+    if kind == "file":
         return _read_file(Path(source))
+    return _read_bundled(source) if kind == "bundled" else _read_hub(source)
+
+
+def source_kind(source: str) -> Literal["bundled", "file", "hub"]:
+    """What a name stands for; nothing is read yet.
+
+    Raises:
+        DataError: nothing has that name.
+    """
+    if source.strip().lower() in bundled.names():
+        return "bundled"
+    if _exists(source):
+        return "file"
     if _HUB_ID.fullmatch(source) and _format_of(source) is None:
-        return _read_hub(source)
+        return "hub"
     raise DataError(
         f"{source[:200]!r} was not found: it is no bundled dataset ({', '.join(bundled.names())}) and no file"
         f"{'' if Path(source[:200]).is_absolute() else ' in the current folder'}; "
@@ -140,21 +143,19 @@ def _read_file(path: Path) -> RawTable:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-    digest = hashlib.sha256(content).hexdigest()
-    label = str(path)
+    digest, label, kind = hashlib.sha256(content).hexdigest(), str(path), _format_of(path.name)
     content = _unpack(content, label)
     if not content.strip():
         raise DataError(f"{label} is empty.")
     _refuse_foreign(content, label)
     if content.startswith(b"PAR1"):
-        kind = "parquet"
-        if _format_of(path.name) not in (None, "parquet"):
+        if kind not in (None, "parquet"):
             logger.warning("%s is a Parquet file in spite of its name; read as Parquet", label)
-        return _table(read_parquet(content, label), label, kind, digest)
-    if _format_of(path.name) == "parquet":
+        return _table(read_parquet(content, label), label, "parquet", digest)
+    if kind == "parquet":
         raise DataError(f"{label} is not a Parquet file, in spite of its name.")
     text, encoding = _decode(content, label)
-    kind = _format_of(path.name) or _guess_format(text)
+    kind = kind or ("sdf" if _is_sdf(text) else "jsonl" if text.lstrip()[:1] == "{" else "csv")
     _refuse_mismatch(text, kind, label)
     table = _table(_TEXT_PARSERS[kind](text, label), label, kind, digest)
     table.provenance["encoding"] = encoding
@@ -181,29 +182,23 @@ def _refuse_foreign(content: bytes, label: str) -> None:
 
 
 def _decode(content: bytes, label: str) -> tuple[str, str]:
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        if encoding == "utf-16":
-            raise DataError(f"{label} is not valid UTF-16 text in spite of its byte order mark.") from None
-        encoding = "cp1252"
+    marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
         try:
             text = content.decode(encoding)
+            break
         except UnicodeDecodeError:
-            raise DataError(f"{label} is not a text file that can be read (neither UTF-8 nor Windows-1252).") from None
+            continue
+    else:
+        tried = "not UTF-16 in spite of its byte order mark" if marked else "neither UTF-8 nor Windows-1252"
+        raise DataError(f"{label} is not a text file that can be read ({tried}).")
+    if encoding == "cp1252":
         logger.warning("%s is not UTF-8; read as Windows-1252, so look at letters with accents", label)
     control = re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
         raise DataError(f"{label} is not a text file: control character {control.group()!r} in line {line}.")
     return text, encoding.removesuffix("-sig")
-
-
-def _guess_format(text: str) -> str:
-    if _is_sdf(text):
-        return "sdf"
-    return "jsonl" if text.lstrip()[:1] == "{" else "csv"
 
 
 def _refuse_mismatch(text: str, kind: str, label: str) -> None:
@@ -234,24 +229,21 @@ def _read_hub(name: str) -> RawTable:
         frames = {part: table.to_pandas() for part, table in parts.items()}
     # The library raises errors of many packages (network, authentication, formats) without a common base.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name!r} is no file here, and the Hugging Face dataset of that name could not be loaded "
-            f"({type(error).__name__}: {reason}); check the name and the network."
+            f"({type(error).__name__}: {one_line(error)}); check the name and the network."
         ) from None
     if not frames:
         raise DataError(f"The Hugging Face dataset {name!r} has no parts.")
     if len(frames) > 1:
-        frames = {part: _with_part(frame, part) for part, frame in frames.items()}
+        # The parts that the owner made stay known, so that a column split can use them.
+        frames = {
+            part: frame.assign(**{"hub_split" if "split" in frame.columns else "split": part})
+            for part, frame in frames.items()
+        }
     table = _table(from_frame(pd.concat(frames.values(), ignore_index=True), name), name, "hub", None)
     table.provenance["fingerprints"] = {part: getattr(data, "_fingerprint", None) for part, data in parts.items()}
     return table
-
-
-def _with_part(frame: pd.DataFrame, part: str) -> pd.DataFrame:
-    # The parts that the owner made stay known, so that a column split can use them.
-    name = "split" if "split" not in frame.columns else "hub_split"
-    return frame.assign(**{name: part})
 
 
 def _table(parsed: Parsed, source: str, kind: str, digest: str | None) -> RawTable:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moltune.errors import DataError
+from moltune.errors import DataError, one_line
+from moltune.files import replacing
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
@@ -31,7 +30,11 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     path = Path(path)
     suffix, packed = _format_of(path)
     content = _WRITERS[suffix](frame)
-    write_bytes(gzip.compress(content, mtime=0) if packed else content, path)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from None
     return path
 
 
@@ -61,30 +64,8 @@ def _format_of(path: Path) -> tuple[str, bool]:
     return suffix, packed
 
 
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file atomically: a temporary file in the same folder, then ``os.replace``.
-
-    Raises:
-        DataError: the folder does not exist or cannot be written.
-    """
-    # Not tempfile: it makes private files, and a result should have the permissions of any new file.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _delimited(separator: str) -> Callable[[pd.DataFrame], bytes]:
-    def write(frame: pd.DataFrame) -> bytes:
-        text = frame.to_csv(index=False, sep=separator, lineterminator="\n")
-        return text.encode("utf-8", "backslashreplace")
-
-    return write
+def _csv(frame: pd.DataFrame, separator: str = ",") -> bytes:
+    return frame.to_csv(index=False, sep=separator, lineterminator="\n").encode("utf-8", "backslashreplace")
 
 
 def _json_lines(frame: pd.DataFrame) -> bytes:
@@ -110,14 +91,13 @@ def _parquet(frame: pd.DataFrame) -> bytes:
         frame.to_parquet(buffer, index=False)
     # pyarrow's errors derive from ValueError, TypeError and others, depending on what does not fit a column type.
     except (ValueError, TypeError, NotImplementedError, UnicodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"The table does not fit into Parquet: {reason}; write CSV instead.") from None
+        raise DataError(f"The table does not fit into Parquet: {one_line(error)}; write CSV instead.") from None
     return buffer.getvalue()
 
 
 _WRITERS: dict[str, Callable[[pd.DataFrame], bytes]] = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
+    ".csv": _csv,
+    ".tsv": lambda frame: _csv(frame, "\t"),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,

@@ -1,4 +1,4 @@
-"""Splits that the user brings along: names of parts, and index files."""
+"""Splits that the user brings along: a column that names parts, or an index file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from moltune.data.molecules import Molecules
+import numpy as np
+
+from moltune.data.molecules import KEPT_COLUMNS, Molecules
 from moltune.data.reading.columns import is_empty, match_name
 from moltune.data.reading.read import read_table
-from moltune.errors import DataError
+from moltune.errors import DataError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -22,34 +24,62 @@ _ALIASES = {
 }
 
 
-def part_name(value: Any) -> str | None:
+def labels_of_column(molecules: Molecules, column: str) -> np.ndarray:
+    """Part of each molecule as a column of the source names it: positions in ``PARTS``, shape (n,).
+
+    Raises:
+        DataError: there is no such column, or it does not name a part in each row.
+    """
+    name = match_name([name for name in molecules.table.columns if name not in KEPT_COLUMNS], column, "split column")
+    parts = [_part_name(value) for value in molecules.table[name]]
+    wrong = [
+        f"row {row} {'is empty' if is_empty(value) else f'has {value!r}'}"
+        for row, value, part in zip(molecules.table["row"], molecules.table[name], parts, strict=True)
+        if part is None
+    ]
+    if wrong:
+        raise DataError(
+            f"Split column {name!r} must say train, validation or test in each row; {'; '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}."
+        )
+    return np.array([PARTS.index(str(part)) for part in parts], dtype=np.int64)
+
+
+def labels_of_index_file(molecules: Molecules, path: Path) -> np.ndarray:
+    """Part of each molecule as a file names it: positions in ``PARTS``, shape (n,).
+
+    Formats: JSON ``{"train": [1, 2], "validation": [3], "test": [4]}`` with 1-based source rows, or a table (CSV, TSV
+    ...) with the columns ``row`` and ``split``.
+
+    Raises:
+        DataError: missing or malformed file, an unknown part, something that is no row number, a row in two parts, or
+            a molecule in none.
+    """
+    part_of: dict[int, str] = {}
+    for raw, name in _json_pairs(path) if path.suffix.lower() == ".json" else _table_pairs(path):
+        part = _part_name(name)
+        if part is None:
+            raise DataError(f"{path}: {name!r} is no part; use train, validation and test.")
+        row = _row_number(raw, path)
+        if row > molecules.rows_in:
+            raise DataError(f"{path} names row {row}, but the source has rows 1 to {molecules.rows_in}.")
+        if part_of.setdefault(row, part) != part:
+            raise DataError(f"{path} puts row {row} into both {part_of[row]} and {part}.")
+    rows = molecules.table["row"].tolist()
+    missing = [row for row in rows if row not in part_of]
+    if missing:
+        shown = ", ".join(map(str, missing[:10]))
+        raise DataError(f"{path} gives no part to {len(missing)} of the molecules, first rows {shown}; add them.")
+    _warn_about_merged(molecules, part_of, path)
+    return np.array([PARTS.index(part_of[row]) for row in rows], dtype=np.int64)
+
+
+def _part_name(value: Any) -> str | None:
     """``"train"``, ``"validation"`` or ``"test"`` for a usual name of a part, in any case; None for anything else."""
     return None if is_empty(value) else _ALIASES.get(str(value).strip().lower())
 
 
-def read_index_file(path: Path) -> dict[int, str]:
-    """Read which 1-based source row is in which part.
-
-    Formats: JSON ``{"train": [1, 2], "validation": [3], "test": [4]}``, or a table (CSV, TSV ...) with the columns
-    ``row`` and ``split``.
-
-    Raises:
-        DataError: missing or malformed file, an unknown part, something that is no row number, or a row in two parts.
-    """
-    pairs = _json_pairs(path) if path.suffix.lower() == ".json" else _table_pairs(path)
-    parts: dict[int, str] = {}
-    for raw, name in pairs:
-        part = part_name(name)
-        if part is None:
-            raise DataError(f"{path}: {name!r} is no part; use train, validation and test.")
-        row = _row_number(raw, path)
-        if parts.get(row, part) != part:
-            raise DataError(f"{path} puts row {row} into both {parts[row]} and {part}.")
-        parts[row] = part
-    return parts
-
-
-def warn_about_merged(molecules: Molecules, part_of: dict[int, str], path: Path) -> None:
+def _warn_about_merged(molecules: Molecules, part_of: dict[int, str], path: Path) -> None:
     """Log when rows that were merged into one molecule are in different parts: one label then comes from both."""
     merged = molecules.provenance.get("merged_rows", {})
     torn = [(row, kept) for row, kept in merged.items() if part_of.get(row, part_of.get(kept)) != part_of.get(kept)]
@@ -68,7 +98,7 @@ def _json_pairs(path: Path) -> list[tuple[Any, Any]]:
     except OSError as error:
         raise DataError(f"Cannot read the index file {path}: {error.strerror or error}.") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"The index file {path} is not valid JSON: {' '.join(str(error).split())[:200]}.") from None
+        raise DataError(f"The index file {path} is not valid JSON: {one_line(error)}.") from None
     if not isinstance(content, dict) or not all(isinstance(rows, list) for rows in content.values()):
         raise DataError(f'The index file {path} must look like {{"train": [1, 2], "validation": [3], "test": [4]}}.')
     return [(row, name) for name, rows in content.items() for row in rows]
@@ -79,8 +109,7 @@ def _table_pairs(path: Path) -> list[tuple[Any, Any]]:
     if len(raw.bad_rows):
         first = raw.bad_rows.iloc[0]
         raise DataError(f"The index file {path} has a bad row {first['row']}: {first['reason']}.")
-    row = match_name(raw.frame.columns, "row", f"column of {path}")
-    split = match_name(raw.frame.columns, "split", f"column of {path}")
+    row, split = (match_name(raw.frame.columns, name, f"column of {path}") for name in ("row", "split"))
     return list(zip(raw.frame[row].tolist(), raw.frame[split].tolist(), strict=True))
 
 

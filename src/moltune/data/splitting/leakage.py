@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rdkit import DataStructs
 
 from moltune.data.chemistry import parse_all
 from moltune.data.molecules import Molecules
-from moltune.data.splitting.clusters import fingerprints
+from moltune.data.overlap import connectivity
+from moltune.data.splitting.similarity import fingerprints, nearest_similarity
 from moltune.data.splitting.split import Split
 
 _PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
@@ -29,7 +29,7 @@ class Leakage:
         nearest: ``"test->train"`` and ``"validation->train"`` -> summary of the Tanimoto similarity (Morgan, radius 2,
             2048 bits) of each molecule to its nearest training molecule: n, mean, median, q10, q90, max, and the
             shares that are at least 0.85 and exactly 1.
-        words: warnings in plain words; empty when there is nothing to warn about.
+        words: warnings in words; empty when there is nothing to warn about.
     """
 
     same_inchikey: dict[str, int]
@@ -44,11 +44,11 @@ class Leakage:
 
 def check_leakage(molecules: Molecules, split: Split) -> Leakage:
     """Compare the parts of a split; takes a few seconds for some thousand molecules."""
-    keys = molecules.table["inchikey"].to_numpy(dtype=object)
-    blocks = np.array([key.split("-")[0] for key in keys], dtype=object)
-    parts = split.parts()
-    same_inchikey = {f"{b} in {a}": _shared(keys, parts[a], parts[b]) for a, b in _PAIRS}
-    same_connectivity = {f"{b} in {a}": _shared(blocks, parts[a], parts[b]) for a, b in _PAIRS}
+    keys, parts = molecules.table["inchikey"], split.parts()
+    same_inchikey, same_connectivity = (
+        {f"{b} in {a}": int(names.iloc[parts[b]].isin(names.iloc[parts[a]]).sum()) for a, b in _PAIRS}
+        for names in (keys, connectivity(keys))
+    )
     bits = fingerprints(parse_all(molecules.smiles))
     nearest = {
         f"{name}->train": _summary(nearest_similarity(bits, parts[name], parts["train"]))
@@ -57,22 +57,6 @@ def check_leakage(molecules: Molecules, split: Split) -> Leakage:
     }
     words = _words(same_inchikey, same_connectivity, nearest)
     return Leakage(same_inchikey, same_connectivity, nearest, words)
-
-
-def nearest_similarity(
-    bits: list[DataStructs.ExplicitBitVect], queries: np.ndarray, references: np.ndarray
-) -> np.ndarray:
-    """Tanimoto similarity of each query to its nearest reference, float64, shape (len(queries),).
-
-    ``queries`` and ``references`` (not empty) are positions in ``bits``.
-    """
-    known = [bits[position] for position in references.tolist()]
-    return np.array([max(DataStructs.BulkTanimotoSimilarity(bits[position], known)) for position in queries.tolist()])
-
-
-def _shared(names: np.ndarray, known: np.ndarray, asked: np.ndarray) -> int:
-    seen = set(names[known].tolist())
-    return sum(name in seen for name in names[asked].tolist())
 
 
 def _summary(similarity: np.ndarray) -> dict[str, float]:

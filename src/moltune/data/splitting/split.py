@@ -13,14 +13,11 @@ import pandas as pd
 
 from moltune.config import SplitSettings
 from moltune.data.chemistry import parse_all, scaffold_smiles
-from moltune.data.molecules import KEPT_COLUMNS, Molecules
-from moltune.data.reading.columns import is_empty, match_name
-from moltune.data.reading.write import write_bytes
-from moltune.data.splitting.clusters import cluster_labels
-from moltune.data.splitting.given import PARTS, part_name, read_index_file, warn_about_merged
+from moltune.data.molecules import Molecules
+from moltune.data.splitting.given import PARTS, labels_of_column, labels_of_index_file
+from moltune.data.splitting.similarity import cluster_labels
 from moltune.errors import DataError
-
-__all__ = ["PARTS", "Split", "make_split", "part_sizes"]
+from moltune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,8 @@ def make_split(molecules: Molecules, settings: SplitSettings, seed: int) -> Spli
     - ``scaffold``: Bemis-Murcko scaffolds without stereochemistry; acyclic molecules share one scaffold. Whole
       groups, the largest first, go to the first of training, validation and test that still has room. The seed acts
       on the order of groups of the same size only, so large scaffolds are always in training.
-    - ``cluster``: as ``scaffold``, with clusters of Morgan fingerprints (see ``clusters.py``) as groups. The seed
-      shuffles the molecules before clustering, too.
+    - ``cluster``: as ``scaffold``, with clusters of Morgan fingerprints as groups
+      (see :mod:`moltune.data.splitting.similarity`). The seed shuffles the molecules before clustering, too.
     - ``column``: the parts named in a column of the source. ``index``: the parts named in a file.
 
     A zero ratio gives an empty part; any other part gets at least one molecule. ``settings.seed`` wins over ``seed``.
@@ -79,9 +76,9 @@ def make_split(molecules: Molecules, settings: SplitSettings, seed: int) -> Spli
         raise DataError("There are no molecules to split.")
     notes: dict[str, Any] = {}
     if settings.method == "column":
-        labels = _from_column(molecules, str(settings.column))
+        labels = labels_of_column(molecules, str(settings.column))
     elif settings.method == "index":
-        labels = _from_index_file(molecules, Path(str(settings.index_file)))
+        labels = labels_of_index_file(molecules, Path(str(settings.index_file)))
     else:
         sizes = part_sizes(len(molecules), settings.ratios)
         rng = np.random.default_rng(seed)
@@ -193,40 +190,8 @@ def _fill(counts: np.ndarray, order: np.ndarray, sizes: np.ndarray) -> np.ndarra
     return part_of
 
 
-def _from_column(molecules: Molecules, column: str) -> np.ndarray:
-    name = match_name([name for name in molecules.table.columns if name not in KEPT_COLUMNS], column, "split column")
-    labels = np.full(len(molecules), -1, dtype=np.int64)
-    wrong: list[str] = []
-    for position, (row, value) in enumerate(zip(molecules.table["row"], molecules.table[name], strict=True)):
-        part = part_name(value)
-        if part is None:
-            wrong.append(f"row {row} {'is empty' if is_empty(value) else f'has {value!r}'}")
-        else:
-            labels[position] = PARTS.index(part)
-    if wrong:
-        raise DataError(
-            f"Split column {name!r} must say train, validation or test in each row; {'; '.join(wrong[:5])}"
-            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}."
-        )
-    return labels
-
-
-def _from_index_file(molecules: Molecules, path: Path) -> np.ndarray:
-    part_of = read_index_file(path)
-    outside = [row for row in part_of if not 1 <= row <= molecules.rows_in]
-    if outside:
-        raise DataError(f"{path} names row {outside[0]}, but the source has rows 1 to {molecules.rows_in}.")
-    missing = [row for row in molecules.table["row"].tolist() if row not in part_of]
-    if missing:
-        shown = ", ".join(map(str, missing[:10]))
-        raise DataError(f"{path} gives no part to {len(missing)} of the molecules, first rows {shown}; add them.")
-    warn_about_merged(molecules, part_of, path)
-    return np.array([PARTS.index(part_of[row]) for row in molecules.table["row"].tolist()], dtype=np.int64)
-
-
 def write_index_file(molecules: Molecules, split: Split, path: str | Path) -> Path:
-    """Write the split as an index file (JSON) that ``make_split`` reads back."""
+    """Write the split as an index file (JSON) that ``make_split`` reads back; return its path."""
     rows = molecules.table["row"].to_numpy()
     content = {name: rows[positions].tolist() for name, positions in split.parts().items()}
-    write_bytes((json.dumps(content) + "\n").encode(), Path(path))
-    return Path(path)
+    return write_text(path, json.dumps(content) + "\n")

@@ -1,4 +1,4 @@
-"""Cluster molecules by the Tanimoto distance of Morgan fingerprints, without a distance matrix in memory."""
+"""Tanimoto similarity of Morgan fingerprints: nearest neighbours and clusters, without a distance matrix in memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ def fingerprints(mols: Sequence[Any], radius: int = 2, size: int = 2048) -> list
     """Morgan bit fingerprints without chirality (Rogers and Hahn 2010, doi:10.1021/ci100050t)."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
     return [generator.GetFingerprint(mol) for mol in mols]
+
+
+def nearest_similarity(
+    bits: list[DataStructs.ExplicitBitVect], queries: np.ndarray, references: np.ndarray
+) -> np.ndarray:
+    """Tanimoto similarity of each query to its nearest reference, float64, shape (len(queries),).
+
+    ``queries`` and ``references`` (not empty) are positions in ``bits``.
+    """
+    known = [bits[position] for position in references.tolist()]
+    return np.array([max(DataStructs.BulkTanimotoSimilarity(bits[position], known)) for position in queries.tolist()])
 
 
 def cluster_labels(
@@ -45,14 +56,11 @@ def _sphere(bits: list[DataStructs.ExplicitBitVect], cutoff: float) -> np.ndarra
 
 
 def _butina(bits: list[DataStructs.ExplicitBitVect], cutoff: float) -> np.ndarray:
-    neighbours = []
-    for one in bits:
-        similarity = np.asarray(DataStructs.BulkTanimotoSimilarity(one, bits))
-        neighbours.append(np.flatnonzero(1.0 - similarity <= cutoff))
-    counts = np.array([len(near) for near in neighbours])
+    similarities = (np.asarray(DataStructs.BulkTanimotoSimilarity(one, bits)) for one in bits)
+    neighbours = [np.flatnonzero(1.0 - similarity <= cutoff) for similarity in similarities]
     labels = np.full(len(bits), -1, dtype=np.int64)
-    for centre in np.argsort(-counts, kind="stable").tolist():
+    for centre in np.argsort([-len(near) for near in neighbours], kind="stable").tolist():
         if labels[centre] < 0:
-            free = neighbours[centre][labels[neighbours[centre]] < 0]
-            labels[free] = centre
+            near = neighbours[centre]
+            labels[near[labels[near] < 0]] = centre
     return labels
