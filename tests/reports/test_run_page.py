@@ -227,10 +227,12 @@ def test_page_leads_with_the_verdict_and_is_accessible(tmp_path: Path, figure: P
 
 def test_page_holds_metrics_settings_notes_and_cost(tmp_path: Path) -> None:
     config = {"training": {"epochs": 12, "learning_rate": 0.0005}, "evaluation": {"confidence": 0.9}, "report": []}
-    _, page = write(tmp_path, config=config, notes=["3 rows were rejected."], data_summary={"elements": ["C"] * 25})
+    spread = {"n": 840, "mean": 2.186, "sd": 1.2}
+    data = {"elements": ["C"] * 25, "rejected_by_reason": {"empty": 3}, "parts": {"test": {"target": spread}}}
+    _, page = write(tmp_path, config=config, notes=["3 rows were rejected."], data_summary=data)
     for wanted in ("0.620", "0.580 to 0.660", "XGBoost", "90 % bootstrap", "training.epochs", "0.0005", "none",
                    "3 rows were rejected.", "36,864 of 44,000,000", "5.36 min", "under 0.1 s", "and 5 more",
-                   "One split and one seed", "Python"):  # fmt: skip
+                   "One split and one seed", "Python", "empty: 3", "Test target", "2.19"):  # fmt: skip
         assert wanted in page.text, wanted
 
 

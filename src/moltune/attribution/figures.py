@@ -1,14 +1,19 @@
-"""Figures of influence scores, each as PNG and SVG."""
+"""Figures of influence scores, as PNG and SVG, and of the molecules that have them."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rdkit.Chem.Draw import rdMolDraw2D
 
+from moltune.data.chemistry import parse_all
 from moltune.errors import DataError
 from moltune.evaluation.normality import anderson_darling
+from moltune.files import replacing
 from moltune.reports.drawing import BLUE, GREY, VERMILION, axis_label, drawing, short_number, text_box
 
 
@@ -59,3 +64,19 @@ def score_against_residual(
         axes.set(xlabel=axis_label("Prediction − label", unit), ylabel=textwrap.fill(label, 40))
         axes.set(title="Influence against residual")
     return paths
+
+
+def draw_molecules(smiles: Sequence[str], legends: Sequence[str], path: Path) -> Path:
+    """Draw molecules in a grid of three columns, each with its legend below, as PNG."""
+    width, height = 260, 220
+    canvas = rdMolDraw2D.MolDraw2DCairo(3 * width, height * -(-len(smiles) // 3), width, height)
+    # Any: the stubs take its fields for something else.
+    options: Any = canvas.drawOptions()
+    options.legendFontSize = 18
+    options.clearBackground = True
+    canvas.DrawMolecules(parse_all(list(smiles)), legends=list(legends))
+    canvas.FinishDrawing()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(canvas.GetDrawingText())
+    return path

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from moltune.attribution.figures import score_against_residual, score_histogram
+from moltune.attribution.figures import draw_molecules, score_against_residual, score_histogram
 from moltune.attribution.influence import Influence
 from moltune.data.reading.write import write_table
 from moltune.errors import DataError
 from moltune.evaluation.normality import anderson_darling
 from moltune.evaluation.repeatability import TRUSTED
 from moltune.files import write_json, write_text
-from moltune.reports.molecules import draw_molecules
 from moltune.reports.page import render
 
 SCORES, FACTS, REPORT = "scores.csv", "scores.json", "influence.html"
@@ -76,19 +75,14 @@ def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
     """Level and sentence of all that bears on trust."""
     result = []
     if "stamp" in facts:
-        result.append(("bad", f"The scores are {facts['stamp']}: test numbers of models that use them are too good."))
-    if facts["residual"] is not None:
-        text = f"Solver {facts['solver']}: residual {facts['residual']:.2g} of the gradient's length"
-        if facts["solver"] == "identity":
-            result.append(("note", f"{text}; it does not solve for the curvature."))
-        elif facts["converged"]:
-            result.append(("good", f"{text}, within the tolerance of {facts['tolerance']:g}."))
-        else:
-            result.append(("bad", f"{text}, above the tolerance of {facts['tolerance']:g}: it did not converge."))
+        result.append(("bad", f"The scores are {facts['stamp']}. Test errors of models that use them are too low."))
+    text = f"Solver {facts['solver']}: residual {facts['residual']:.2g} of the gradient's length"
+    if facts["solver"] == "identity":
+        result.append(("note", f"{text}; it does not solve for the curvature."))
+    elif facts["converged"]:
+        result.append(("good", f"{text}, within the tolerance of {facts['tolerance']:g}."))
     else:
-        result.append(
-            ("note", f"The solver {facts['solver']} solves no linear system, so there is no residual to show.")
-        )
+        result.append(("bad", f"{text}, above the tolerance of {facts['tolerance']:g}: it did not converge."))
     if "repeats_rank_correlation" in facts:
         agreement = facts["repeats_rank_correlation"]
         level = "good" if agreement > 0.95 else "bad"
@@ -102,7 +96,7 @@ def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
         if repeats >= TRUSTED:
             result.append(("good", f"{text}."))
         else:
-            result.append(("bad", f"{text}: much of a score is which molecules happen to be in that part."))
+            result.append(("bad", f"{text}: the scores depend much on which molecules happen to be in that part."))
     flagged = int((found.table["flags"].str.contains(" in ")).sum())
     if flagged:
         result.append(("bad", f"{flagged} molecules are in the run's own data already; see the flags."))
@@ -112,17 +106,14 @@ def findings(facts: dict[str, Any], found: Influence) -> list[tuple[str, str]]:
 def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Draw the figures; returns caption → PNG."""
     side = "left" if found.helps_low else "right"
+    scores, residuals = (found.table[name].to_numpy() for name in ("score", "residual"))
+    square = f" ({found.unit}²)" if found.unit and " " not in found.unit else ""
+    label = f"Predicted {'change' if found.helps_low else 'fall'} of the {facts['target']} MSE{square}"
+    histogram = score_histogram(scores, facts["threshold"], folder / "scores", label=label)
+    scatter = score_against_residual(scores, residuals, folder / "score_against_residual", label=label, unit=found.unit)
     figures = {
-        f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": score_histogram(
-            found.table["score"].to_numpy(), facts["threshold"], folder / "scores", label=_score_label(found)
-        )[0],
-        "Score against residual: far from zero only where the model errs.": score_against_residual(
-            found.table["score"].to_numpy(),
-            found.table["residual"].to_numpy(),
-            folder / "score_against_residual",
-            label=_score_label(found),
-            unit=found.unit,
-        )[0],
+        f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": histogram[0],
+        "Score against residual: far from zero only where the model errs.": scatter[0],
     }
     ranked = found.table.sort_values("rank")
     ends = {"best": ("help", ranked.head(_DRAWN)), "worst": ("harm", ranked.tail(_DRAWN).iloc[::-1])}
@@ -132,9 +123,3 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
         caption = f"The {len(part)} molecules that {does} most, with their scores."
         figures[caption] = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
     return figures
-
-
-def _score_label(found: Influence) -> str:
-    square = f" ({found.unit}²)" if found.unit and " " not in found.unit else ""
-    change = "Predicted change" if found.helps_low else "Predicted fall"
-    return f"{change} of the {found.facts['target']} MSE{square}"

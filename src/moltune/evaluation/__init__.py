@@ -1,1 +1,1 @@
-"""Judging a model: metrics with intervals, baselines, figures, statistics and the report of a run."""
+"""Judging models: metrics with intervals, tests over several runs, power, and comparisons of samples."""

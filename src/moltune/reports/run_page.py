@@ -31,11 +31,6 @@ FIGURE_CAPTIONS = {
     "around the identity line.",
     "residual_histogram": "Distribution of predicted minus measured values.",
 }
-_PART_TITLES = {
-    "test": "Test part: molecules that no choice was made on",
-    "validation": "Validation part: the epoch was chosen on it",
-    "train": "Training part",
-}
 _PACKAGES = ("moltune", "torch", "transformers", "peft", "rdkit", "scikit-learn", "xgboost", "xgboost-cpu", "numpy")
 _MOST_ITEMS = 20
 
@@ -69,7 +64,6 @@ def write_report(
     Raises:
         RunFolderError: a figure is missing, or is neither SVG nor PNG.
     """
-    groups = [(part, list(rows)) for part, rows in groupby(metrics_table(metrics), lambda row: row.part)]
     page = render(
         "run.html",
         title=title,
@@ -77,7 +71,7 @@ def write_report(
         blend=blend_words(metrics, unit=unit),
         notes=notes,
         labels=METRIC_LABELS,
-        groups=[(f"{_PART_TITLES[part]} (n = {rows[0].n:,})", rows) for part, rows in groups],
+        groups=[(part, list(rows)) for part, rows in groupby(metrics_table(metrics), lambda row: row.part)],
         percent=f"{100 * (config.get('evaluation') or {}).get('confidence', 0.95):g}",
         unit=unit,
         comparisons=[
