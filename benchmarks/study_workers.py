@@ -21,7 +21,7 @@ from machine import describe_machine, write_result
 
 from moltune.study.engine.run import run_study
 from moltune.study.engine.workers import LocalExecutor
-from moltune.study.recipe.recipe import make_recipe
+from moltune.study.load import make_recipe
 
 RECIPE: dict[str, Any] = {
     "name": "workers",

@@ -14,12 +14,12 @@ from moltune.config import make_config
 from moltune.data.splitting.split import write_index_file
 from moltune.errors import ConfigError
 from moltune.pretraining import loop as pretraining
-from moltune.study.arms.base import find_kind
+from moltune.study.arms.registry import find_kind
 from moltune.study.engine.plan import make_plan
 from moltune.study.engine.run import Ran, run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import check_arms, load_recipe, make_recipe
+from moltune.study.load import check_arms, load_recipe, make_recipe
 from moltune.tuning.finetune import finetune
 
 FAST = {"training.epochs": 1, "training.learning_rate": 1e-3}
@@ -104,7 +104,7 @@ def test_adaptation_that_was_killed_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "_step", stop)
         ran = run(tuned, tmp_path / "killed")
-    assert any("'adaptation', which comes first, failed" in text for text in ran.failed.values())
+    assert any("'adaptation', which it needs, failed" in text for text in ran.failed.values())
     resumed, peaceful = run(tuned, tmp_path / "killed", retry_failed=True), run(tuned, tmp_path / "peaceful")
     assert resumed.failed == {}
     for task in peaceful.plan.runs:
@@ -148,7 +148,7 @@ def test_settings_that_came_later_leave_older_runs_alone(tuned: dict[str, Any]) 
 
 
 def test_recipes_name_the_arms_that_answer_their_question(tuned: dict[str, Any]) -> None:
-    for name in ("adaptation", "checkpoint", "spellings"):
+    for name in ("adaptation", "checkpoint"):
         assert load_recipe(name).protocol.name == "P"
     assert [a.name for a in load_recipe("adaptation").arms[:4]] == ["plain", "mlm", "mtr", "both"]
     pairs = load_recipe("checkpoint").pairs()

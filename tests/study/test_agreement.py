@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moltune.study.analysis.agreement import OTHER, SAME, agreement, agreement_figure, agreement_words
+from moltune.study.arms.agreement import OTHER, SAME, agreement, agreement_figure, agreement_words
 from moltune.study.recipe.protocol import Block
 
 LABELS = {"score": "influence", "variance": "uncertainty"}

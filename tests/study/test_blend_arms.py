@@ -15,7 +15,7 @@ from moltune.study.arms.base import ArmUnavailable
 from moltune.study.engine.run import run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import check_arms, make_recipe
+from moltune.study.load import check_arms, make_recipe
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from moltune.study.engine.plan import make_plan
 from moltune.study.engine.run import run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import Claim, make_recipe
+from moltune.study.load import make_recipe
+from moltune.study.recipe.recipe import Claim
 from moltune.study.report.gallery import grid_table
 from moltune.study.report.page import write_study
 
@@ -119,7 +120,7 @@ def test_verdicts_on_claims(expect: Any, word: str, verdict: str) -> None:
 
 def test_a_claim_about_arms_that_are_not_compared_is_refused(values: dict[str, Any]) -> None:
     wrong = {**values_with_grid(values), "claims": [{**CLAIM, "against": "mean"}]}
-    with pytest.raises(ConfigError, match="compare them, too"):
+    with pytest.raises(ConfigError, match=r"add \[ridge, mean\] to the comparisons"):
         make_recipe(wrong)
     arms = [{"name": "x", "kind": "baseline", "baseline": "ridge", "grid": {"C": 1.0}}]
     with pytest.raises(ConfigError, match="two coordinates"):

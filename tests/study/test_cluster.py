@@ -14,7 +14,7 @@ from moltune.study.engine.cluster import RayExecutor
 from moltune.study.engine.run import Progress, run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import make_recipe
+from moltune.study.load import make_recipe
 
 ray = pytest.importorskip("ray")
 

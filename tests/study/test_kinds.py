@@ -14,7 +14,7 @@ from moltune.study.engine.plan import write_splits
 from moltune.study.engine.run import Ran, run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import check_arms, load_recipe, make_recipe
+from moltune.study.load import check_arms, load_recipe, make_recipe
 
 
 def run(values: dict[str, Any], folder: Path, where: Path | None = None) -> Ran:

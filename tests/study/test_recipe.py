@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from moltune.errors import ConfigError
-from moltune.study.arms.base import CONTROL_RULES, ArmSpec, ArmUnavailable, control_rule, find_kind
-from moltune.study.recipe.recipe import Recipe, bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
+from moltune.study.arms.base import ArmKind, ArmUnavailable
+from moltune.study.arms.registry import KINDS, find_kind, register_kind
+from moltune.study.load import bundled_recipes, check_arms, load_recipe, make_recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe, change_recipe
 
 
 def test_bundled_recipes_are_valid() -> None:
@@ -43,7 +45,7 @@ def test_whoever_tunes_a_model_sees_it_frozen(values: dict[str, Any]) -> None:
     assert "probe" not in [arm.name for arm in make_recipe({**added, "controls": ["mean"]}).arms]
     for change in ({"model": {"weights": "random"}}, {"arms": [tuned, frozen]}):
         assert "probe" not in [arm.name for arm in make_recipe({**added, **change}).arms]
-    for name in ("adaptation", "spellings", "selection", "founding-study", "quick"):
+    for name in ("adaptation", "selection", "founding-study", "quick"):
         assert load_recipe(name).arm("probe").optional
 
 
@@ -52,21 +54,27 @@ def test_a_control_that_is_there_is_not_added_again(values: dict[str, Any]) -> N
     assert [arm.name for arm in make_recipe(values).arms] == ["ridge", "forest", "guess"]
 
 
-def test_later_parts_register_their_controls(values: dict[str, Any]) -> None:
-    def opposite(recipe: Recipe) -> list[ArmSpec]:
-        if not any(arm.options.get("baseline") == "random-forest" for arm in recipe.arms):
-            return []
-        spec = {"name": "boosted", "kind": "baseline", "baseline": "xgboost", "control": "a forest needs boosting"}
-        return [ArmSpec.model_validate(spec)]
+def test_a_kind_brings_its_controls(values: dict[str, Any]) -> None:
+    class Opposite(ArmKind):
+        name = "opposite"
 
-    control_rule(opposite)
+        def controls(self, recipe: Recipe) -> list[ArmSpec]:
+            if not any(arm.options.get("baseline") == "random-forest" for arm in recipe.arms):
+                return []
+            spec = {"name": "boosted", "kind": "baseline", "baseline": "xgboost", "control": "a forest needs boosting"}
+            return [ArmSpec.model_validate(spec)]
+
+        def run(self, *args: Any) -> Any:
+            raise NotImplementedError
+
+    register_kind(Opposite)
     try:
         assert make_recipe(values).arm("boosted").control
         assert [arm.name for arm in make_recipe({**values, "controls": ["mean"]}).arms] == ["ridge", "forest", "mean"]
         values["arms"] = values["arms"][:1]
         assert "boosted" not in [arm.name for arm in make_recipe(values).arms]
     finally:
-        CONTROL_RULES.remove(opposite)
+        KINDS.pop(Opposite.name)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,7 @@ def test_optional_arms_that_cannot_run_are_left_out_and_said(values: dict[str, A
 
 
 def test_external_data_that_no_arm_uses_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="no arm of it draws on them"):
+    with pytest.raises(ConfigError, match="none of its arms uses them"):
         check_arms(make_recipe({**values, "external": {"source": "esol"}}))
 
 
@@ -159,7 +167,7 @@ def test_other_data_forget_published_numbers() -> None:
 @pytest.mark.parametrize("group", ["data", "split", "seed", "output", "evaluation"])
 def test_a_finetune_arm_may_not_change_what_is_the_studys(values: dict[str, Any], group: str) -> None:
     values["arms"].append({"name": "full", "kind": "finetune", "settings": {group: {"x": 1}}})
-    with pytest.raises(ConfigError, match=f"{group} is the study's"):
+    with pytest.raises(ConfigError, match=f"{group} is the same for all arms"):
         check_arms(make_recipe(values))
 
 

@@ -13,23 +13,16 @@ import pytest
 from moltune.config import Settings
 from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError, RunFolderError
-from moltune.study.arms.base import (
-    ARM_KINDS,
-    ArmKind,
-    ArmSpec,
-    Outcome,
-    Step,
-    Workbench,
-    prediction_table,
-    register_kind,
-)
+from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
+from moltune.study.arms.registry import KINDS, register_kind
 from moltune.study.engine import run as runner
 from moltune.study.engine.run import Ran, run_study
 from moltune.study.engine.store import Store, Task
 from moltune.study.engine.task import Event
 from moltune.study.engine.workers import Executor, InlineExecutor
+from moltune.study.load import make_recipe
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe, make_recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 class ProbeOptions(Settings):
@@ -59,10 +52,10 @@ class Probe(ArmKind):
             raise ValueError("the flask broke")
         noise = np.random.default_rng(seed).normal(0, 0.1, len(bench.molecules))
         values = bench.molecules.target + specification["bias"] + noise + bench.array("shift")[0]
-        predicted = {name: values[at] for name, at in split.parts().items()}
         if behaviour == "nan":
-            predicted["test"][0] = np.nan
-        table = prediction_table(split, bench.molecules, predicted)
+            values[split.test[0]] = np.nan
+        place = {smiles: at for at, smiles in enumerate(bench.molecules.smiles)}
+        table = predict_parts(split, bench.molecules, lambda smiles: values[[place[text] for text in smiles]])
         return Outcome(table.iloc[:-5] if behaviour == "lazy" else table, {"seed": seed})
 
 
@@ -81,7 +74,7 @@ def _probe() -> Iterator[None]:
     Probe.ran.clear()
     Probe.broken = True
     yield
-    ARM_KINDS.pop("trial")
+    KINDS.pop("trial")
 
 
 def recipe_of(values: dict[str, Any], *arms: dict[str, Any], **changes: Any) -> Recipe:
@@ -172,7 +165,7 @@ def test_predictions_that_cannot_be_compared_fail(
 def test_runs_whose_step_failed_fail_with_its_reason(values: dict[str, Any], tmp_path: Path) -> None:
     ran = run(recipe_of(values, {"name": "a", "broken_step": True}), tmp_path / "study")
     assert len(ran.failed) == 6
-    assert set(ran.failed.values()) == {"'shift', which comes first, failed: RuntimeError: no water"}
+    assert set(ran.failed.values()) == {"'shift', which it needs, failed: RuntimeError: no water"}
     assert Probe.ran == []
 
 

@@ -11,13 +11,14 @@ import pytest
 
 from moltune import datasets
 from moltune.errors import ConfigError
-from moltune.study.arms.base import find_kind
-from moltune.study.arms.selection import external_digest
+from moltune.study.arms.registry import find_kind
+from moltune.study.arms.scores import external_digest
 from moltune.study.engine.plan import make_plan
 from moltune.study.engine.run import run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import bundled_recipes, change_recipe, check_arms, load_recipe, make_recipe
+from moltune.study.load import bundled_recipes, check_arms, load_recipe, make_recipe
+from moltune.study.recipe.recipe import change_recipe
 from moltune.study.report.page import write_study
 
 SETTINGS = {"training": {"epochs": 2, "learning_rate": 1e-3}}

@@ -18,6 +18,7 @@ from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.splitting.split import make_split
 from moltune.errors import RunFolderError
+from moltune.files import write_json
 from moltune.study.engine.store import Store, Task, canonical, digest
 
 JSON = st.recursive(
@@ -87,12 +88,12 @@ def test_a_result_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter one")
-    with pytest.raises(RunFolderError, match="no study"):
+    with pytest.raises(RunFolderError, match="holds no study"):
         Store(tmp_path).occupy("a")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     study = Store(tmp_path / "study")
     study.occupy("a")
-    study.write_json("study.json", {"recipe": {"name": "a"}})
+    write_json(tmp_path / "study" / "study.json", {"recipe": {"name": "a"}})
     study.occupy("a")
     with pytest.raises(RunFolderError, match="holds the study 'a'"):
         study.occupy("b")

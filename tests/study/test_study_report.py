@@ -19,7 +19,7 @@ from moltune.study.analysis.verdicts import analyse
 from moltune.study.engine.run import run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
-from moltune.study.recipe.recipe import make_recipe
+from moltune.study.load import make_recipe
 from moltune.study.report.page import page, write_study
 from moltune.study.report.text import sentence, to_latex, to_markdown
 
@@ -119,8 +119,8 @@ def test_verdicts_say_what_the_numbers_show(study: Path) -> None:
     said = {item.arm: sentence(item, analysis) for item in analysis.comparisons}
     assert said["mean"].startswith("Training mean is worse than Ridge")
     assert "over 6 blocks on 3 splits" in said["mean"]
-    assert said["svr"].startswith("Cannot tell svr from Ridge")
-    assert "would be found here" in said["svr"]
+    assert said["svr"].startswith("svr cannot be distinguished from Ridge")
+    assert "smallest difference that would be detected here" in said["svr"]
     assert any("underpowered" in note for note in analysis.notes)
     assert any("Control arm added: Training mean" in note for note in analysis.notes)
 

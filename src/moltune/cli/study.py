@@ -14,25 +14,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from moltune.cli.console import err, out, print_json, set_up_logging
-from moltune.cli.options import Json, Quiet
+from moltune.cli.help import Command, Group
+from moltune.cli.options import Json, Quiet, argument, option
 
 if TYPE_CHECKING:
     import pandas as pd
 
-app = typer.Typer(no_args_is_help=True, help="Compare arms over the same splits and seeds, resumable at any kill.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Compare arms over the same splits and seeds; resumable at any time."
+)
 
-RecipeName = Annotated[str, typer.Argument(help="YAML file or bundled recipe; `moltune study list` shows those.")]
-Folder = Annotated[Path, typer.Argument(help="Study folder.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Study folder, new or begun.")]
-Source = Annotated[str | None, typer.Option("--data", help="Other data than the recipe's.")]
-External = Annotated[str | None, typer.Option("--external", help="Labelled molecules that selection arms draw on.")]
-Model = Annotated[str | None, typer.Option("--model", help="Another language model than the recipe's.")]
+RecipeName = Annotated[str, argument("RECIPE", "YAML file or bundled recipe; `moltune study list` shows those.")]
+Folder = Annotated[Path, argument("FOLDER", "Study folder.")]
+Output = Annotated[Path, option("--output", "-o", help="Study folder, new or begun.")]
+Source = Annotated[str | None, option("--data", help="Other data.", default="the recipe's")]
+External = Annotated[
+    str | None,
+    option("--external", help="Labelled molecules that selection arms draw on.", default="the recipe's"),
+]
+Model = Annotated[str | None, option("--model", help="Another language model.", default="the recipe's")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_recipes(as_json: Json = False) -> None:
-    """List the bundled recipes."""
-    from moltune.study.recipe.recipe import bundled_recipes, load_recipe
+    """List the bundled recipes.
+
+    Example: moltune study list
+    """
+    from moltune.study.load import bundled_recipes, load_recipe
 
     recipes = [load_recipe(name) for name in bundled_recipes()]
     if as_json:
@@ -46,13 +55,16 @@ def list_recipes(as_json: Json = False) -> None:
     out.print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(
     recipe: RecipeName, data: Source = None, model: Model = None, external: External = None, as_json: Json = False
 ) -> None:
-    """Check a recipe: settings, arms, files and packages; nothing is computed."""
+    """Check a recipe: settings, arms, files and packages; nothing is computed.
+
+    Example: moltune study validate quick
+    """
     set_up_logging()
-    from moltune.study.recipe.recipe import check_arms
+    from moltune.study.load import check_arms
 
     loaded, notes = check_arms(_load(recipe, data, model, external))
     blocks = loaded.protocol.blocks()
@@ -77,9 +89,12 @@ def validate(
         out.print(f"  {line}", markup=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def splits(recipe: RecipeName, output: Output, data: Source = None) -> None:
-    """Write the molecules and parts of every split, for programs whose predictions become an external arm."""
+    """Write the molecules and parts of every split, for programs whose predictions become an external arm.
+
+    Example: moltune study splits quick -o runs/splits
+    """
     set_up_logging()
     from moltune.study.engine.plan import write_splits
     from moltune.study.engine.store import Store
@@ -88,30 +103,35 @@ def splits(recipe: RecipeName, output: Output, data: Source = None) -> None:
         out.print(str(path), markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     recipe: RecipeName,
     output: Output,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Local processes.")] = 1,
+    workers: Annotated[int, option("--workers", min=1, help="Local processes.")] = 1,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads of each worker. [default: cores / workers]")
+        int | None,
+        option("--threads", min=1, help="CPU threads of each worker.", default="cores / workers"),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster ('local' starts one).")
+        str | None, option("--ray", metavar="ADDRESS", help="Work on a Ray cluster; local starts one.")
     ] = None,
     data: Source = None,
     model: Model = None,
     external: External = None,
-    splits: Annotated[int | None, typer.Option("--splits", min=1, help="Other than the recipe's.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Other than the recipe's.")] = None,
+    splits: Annotated[int | None, option("--splits", min=1, help="Number of splits.", default="the recipe's")] = None,
+    seeds: Annotated[int | None, option("--seeds", min=1, help="Number of seeds.", default="the recipe's")] = None,
     reuse: Annotated[
-        list[Path] | None, typer.Option("--reuse", help="Study folder from which equal runs are copied; repeatable.")
+        list[Path] | None,
+        option("--reuse", help="Study folder from which equal runs are copied; repeatable."),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
+    retry_failed: Annotated[bool, option("--retry-failed", help="Do again what failed before.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what is missing of a study, then write its report; finished runs are never repeated."""
+    """Run what is missing of a study, then write its report; finished runs are never repeated.
+
+    Example: moltune study run quick -o runs/quick --workers 2
+    """
     set_up_logging(quiet)
     from moltune.study.engine.run import run_study
     from moltune.study.report.page import write_study
@@ -146,9 +166,12 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(folder: Folder, as_json: Json = False) -> None:
-    """Show the verdicts and tables of a study, finished or not; its report is written anew."""
+    """Show the verdicts and tables of a study, finished or not; its report is written anew.
+
+    Example: moltune study show runs/quick
+    """
     set_up_logging(quiet=True)
     from moltune.study.engine.store import Store
     from moltune.study.report.page import results, write_study
@@ -160,9 +183,12 @@ def show(folder: Folder, as_json: Json = False) -> None:
         _print(analysis, folder)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
-    """Compare the arms that two studies share; in pairs where data and splits are the same."""
+    """Compare the arms that two studies share; in pairs where data and splits are the same.
+
+    Example: moltune study compare runs/first runs/second
+    """
     set_up_logging(quiet=True)
     from moltune.study.analysis.compare import compare_studies
 
@@ -175,7 +201,8 @@ def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
 
 
 def _load(recipe: str, data: str | None, model: str | None, external: str | None = None, **blocks: int | None) -> Any:
-    from moltune.study.recipe.recipe import change_recipe, load_recipe
+    from moltune.study.load import load_recipe
+    from moltune.study.recipe.recipe import change_recipe
 
     return change_recipe(load_recipe(recipe), data=data, model=model, external=external, **blocks)
 

@@ -8,7 +8,7 @@ from moltune.reports.summary import METRIC_LABELS, format_number
 from moltune.study.analysis.verdicts import Analysis, Comparison
 from moltune.study.recipe.recipe import Claim
 
-CONFIRMED, CONTRADICTED, REFUTED, OPEN = "confirmed", "contradicted", "not so", "not shown"
+CONFIRMED, CONTRADICTED, REFUTED, OPEN = "confirmed", "contradicted", "refuted", "not shown"
 
 
 def judge_claim(claim: Claim, comparison: Comparison) -> str:

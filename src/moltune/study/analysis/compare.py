@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import pandas as pd
 
 from moltune.errors import DataError
 from moltune.reports.summary import METRIC_LABELS, format_number
-from moltune.study.analysis.verdicts import Analysis, analyse, compare
-from moltune.study.arms.base import ArmSpec
+from moltune.study.analysis.verdicts import Analysis, Comparison, analyse, compare
 from moltune.study.engine.store import Store
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -60,58 +59,52 @@ def compare_studies(first: str | Path, second: str | Path) -> list[Line]:
         raise DataError("the studies have no arm of the same name")
     units = _same_units(*stores)
     lines = {arm: _line(arm, old, new, units) for arm in shared}
-    judged = _judge([arm for arm, line in lines.items() if line.paired and not line.identical], old, new, units)
-    return [judged.get(arm, line) for arm, line in lines.items()]
+    changed = [arm for arm, line in lines.items() if line.paired and not line.identical]
+    for arm, item in zip(changed, _judge(changed, old, new, units), strict=True):
+        words = "; too few common splits to compare"
+        if item.difference is not None and item.interval is not None:
+            low, high = (format_number(value, 4) for value in item.interval)
+            difference = format_number(item.difference, 4)
+            words = f"; {item.word} (difference {difference}, 95 % interval {low} to {high})"
+        lines[arm] = replace(lines[arm], word=item.word, words=lines[arm].words + words)
+    return list(lines.values())
 
 
 def _same_units(first: Store, second: Store) -> set[str]:
     """Splits that are the same in both, molecule by molecule."""
     same = set()
     for path in (first.folder / "splits").glob("*.csv"):
-        other = second.folder / "splits" / path.name
-        if other.is_file():
-            columns = ["smiles", "split", "target"]
-            if pd.read_csv(path, usecols=columns).equals(pd.read_csv(other, usecols=columns)):
-                same.add(path.stem)
+        other = second.split_path(path.stem)
+        columns = ["smiles", "split", "target"]
+        if other.is_file() and pd.read_csv(path, usecols=columns).equals(pd.read_csv(other, usecols=columns)):
+            same.add(path.stem)
     return same
 
 
 def _line(arm: str, old: Analysis, new: Analysis, units: set[str]) -> Line:
     metric = old.metric
     frames = [a.frame.loc[a.frame["arm"] == arm].dropna(subset=[metric]) for a in (old, new)]
-    means = [float(frame[metric].mean()) if len(frame) else float("nan") for frame in frames]
+    before, after = (float(frame[metric].mean()) for frame in frames)
     both = frames[0].merge(frames[1], on="block", suffixes=("", "_new"))
     both = both.loc[both["unit"].isin(units)]
     identical = len(both) > 0 and bool((both["hash"] == both["hash_new"]).all())
-    label = METRIC_LABELS[metric]
-    words = f"{label} {format_number(means[0], 4)} → {format_number(means[1], 4)}"
+    words = f"{METRIC_LABELS[metric]} {format_number(before, 4)} → {format_number(after, 4)}"
     if identical:
         words += ", the same runs in both studies"
     elif not len(both):
         words += "; no split is the same in both, so they were not compared"
-    return Line(arm, means[0], means[1], len(both) > 0, identical, "cannot tell", words)
+    return Line(arm, before, after, len(both) > 0, identical, "cannot tell", words)
 
 
-def _judge(arms: list[str], old: Analysis, new: Analysis, units: set[str]) -> dict[str, Line]:
+def _judge(arms: list[str], old: Analysis, new: Analysis, units: set[str]) -> list[Comparison]:
+    """One comparison per arm, that of the second study against that of the first."""
     if not arms:
-        return {}
-    frames, specs, pairs = [], [], []
-    for arm in arms:
-        for analysis, suffix in ((old, "first"), (new, "second")):
-            frame = analysis.frame.loc[(analysis.frame["arm"] == arm) & analysis.frame["unit"].isin(units)]
-            frames.append(frame.assign(arm=f"{arm} ({suffix})"))
-            specs.append(ArmSpec(name=f"{arm} ({suffix})", kind="any"))
-        pairs.append((f"{arm} (second)", f"{arm} (first)"))
-    changes = {"arms": specs, "comparisons": pairs, "reference": None}
-    recipe: Recipe = new.recipe.model_copy(update=changes)
-    found = compare(pd.concat(frames), recipe, float(np.mean([old.ratio, new.ratio])))
-    lines = {}
-    for arm, item in zip(arms, found, strict=True):
-        line = _line(arm, old, new, units)
-        if item.difference is not None and item.interval is not None:
-            low, high = (format_number(value, 4) for value in item.interval)
-            detail = f"; {item.word} (difference {format_number(item.difference, 4)}, 95 % interval {low} to {high})"
-        else:
-            detail = "; too few common splits to compare"
-        lines[arm] = Line(arm, line.first, line.second, True, False, item.word, line.words + detail)
-    return lines
+        return []
+    frames = []
+    for analysis, suffix in ((old, "first"), (new, "second")):
+        frame = analysis.frame.loc[analysis.frame["arm"].isin(arms) & analysis.frame["unit"].isin(units)]
+        frames.append(frame.assign(arm=frame["arm"] + f" ({suffix})"))
+    pairs = [(f"{arm} (second)", f"{arm} (first)") for arm in arms]
+    specs = [ArmSpec(name=name, kind="any") for pair in pairs for name in pair]
+    recipe: Recipe = new.recipe.model_copy(update={"arms": specs, "comparisons": pairs, "reference": None})
+    return compare(pd.concat(frames), recipe, float(np.mean([old.ratio, new.ratio])))

@@ -1,17 +1,16 @@
-"""What a study's runs show: one verdict per comparison, corrected for everything that makes differences look surer.
+"""What a study's runs show: one verdict per comparison, corrected for what makes differences look more certain.
 
 - Arms are compared on the same blocks, and on the molecules that both predicted.
-- Blocks of one split (other seeds) are averaged first: a split with three seeds is one piece of evidence, not three.
+- Blocks of one split (other seeds) are averaged first: a split with three seeds is one observation, not three.
 - The t-test is corrected for training sets that overlap between splits (Nadeau & Bengio 2003).
 - p-values are corrected for the number of comparisons in the study (Holm 1979), those of equivalence likewise.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -156,18 +155,18 @@ def analyse(store: Store) -> Analysis:
     study = store.study()
     recipe = Recipe.model_validate(study["recipe"])
     frame, notes = collect(store, study)
-    failures = _failures(store, study)
+    open_runs = frame.loc[~frame["finished"].astype(bool), "hash"].unique()
+    failures = {hash_: failure for hash_ in open_runs if (failure := store.failure(hash_)) is not None}
     ratio = overlap_ratio(store, study)
     comparisons = compare(frame, recipe, ratio)
-    done = frame.dropna(subset=[recipe.statistics.metric])
     return Analysis(
         recipe=recipe,
         frame=frame,
         comparisons=comparisons,
-        ranking=rank(done, recipe),
+        ranking=rank(frame.dropna(subset=[recipe.statistics.metric]), recipe),
         ratio=ratio,
-        notes=[*recipe.notes, *study["notes"], *notes, *_power_notes(recipe, comparisons)],
-        failures=failures,
+        notes=[*_power_notes(recipe, comparisons), *recipe.notes, *notes, *study["notes"]],
+        failures={hash_: f"{failure['task']}: {failure['error']}" for hash_, failure in failures.items()},
     )
 
 
@@ -179,66 +178,41 @@ def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str
         raise DataError(f"{store.folder} has lost its molecules; run the study again")
     target = pd.Series(molecules.target, index=molecules.table["row"].to_numpy())
     results = {hash_: store.result(hash_) for hash_ in index["hash"].unique()}
-    rows, lost = [], 0
+    rows: list[dict[str, Any]] = []
+    lost = 0
     for _, block in index.groupby("block", sort=False):
         tests = {}
         for hash_ in block["hash"].unique():
-            result = results[hash_]
-            if result is not None:
+            if (result := results[hash_]) is not None:
                 predictions = result.predictions
                 tests[hash_] = predictions[predictions["part"] == "test"].set_index("row")["predicted"]
-        common = _common([values.index for values in tests.values()])
-        lost = max(lost, max((len(values) - len(common) for values in tests.values()), default=0))
+        common = reduce(pd.Index.intersection, [test.index for test in tests.values()] or [pd.Index([])]).sort_values()
+        lost = max([lost, *(len(test) - len(common) for test in tests.values())])
         for entry in block.to_dict(orient="records"):
-            hash_, result = entry["hash"], results[entry["hash"]]
-            row: dict[str, Any] = {**{str(key): value for key, value in entry.items()}, "finished": result is not None}
+            result = results[entry["hash"]]
+            row: dict[str, Any] = {str(key): value for key, value in entry.items()}
+            row["finished"] = result is not None
             if result is not None:
-                row |= _line(result.facts, target.loc[common].to_numpy(), tests[hash_].loc[common].to_numpy())
+                true, predicted = target.loc[common].to_numpy(), tests[entry["hash"]].loc[common].to_numpy()
+                row |= {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
+                row |= {name: result.facts.get(name) for name in ("seconds", "peak_memory_mb", "facts")}
+                row["n_test"] = len(true)
             rows.append(row)
     notes = []
     if lost:
         notes.append(f"Up to {lost} test molecules of a split were left out, because some arm could not predict them.")
-    open_runs = int((~pd.DataFrame(rows)["finished"]).sum())
+    open_runs = sum(not row["finished"] for row in rows)
     if open_runs:
         notes.append(f"{open_runs} of {len(rows)} runs are not finished or failed; the comparisons use the others.")
     columns = [*KEYS, "finished", "n_test", *METRICS, "seconds", "peak_memory_mb", "facts"]
     return pd.DataFrame(rows).reindex(columns=columns), notes
 
 
-def _line(facts: dict[str, Any], true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
-    kept = {name: facts.get(name) for name in ("seconds", "peak_memory_mb", "facts")}
-    return {"n_test": len(true), **values, **kept}
-
-
-def _common(indices: list[pd.Index[Any]]) -> pd.Index[Any]:
-    if not indices:
-        return pd.Index([])
-    common = indices[0]
-    for index in indices[1:]:
-        common = common.intersection(index)
-    return common.sort_values()
-
-
-def _failures(store: Store, study: dict[str, Any]) -> dict[str, str]:
-    found = {}
-    for hash_ in dict.fromkeys(entry["hash"] for entry in study["index"]):
-        path = store.folder / "failed" / f"{hash_}.json"
-        if path.is_file() and store.result(hash_) is None:
-            found[hash_] = _read_failure(path)
-    return found
-
-
-def _read_failure(path: Path) -> str:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return f"{content['task']}: {content['error']}"
-
-
 def overlap_ratio(store: Store, study: dict[str, Any]) -> float:
     """Mean of test molecules / training molecules over the splits."""
     ratios = []
     for unit in dict.fromkeys(entry["unit"] for entry in study["index"]):
-        parts = pd.read_csv(store.folder / "splits" / f"{unit}.csv", usecols=["split"])["split"].value_counts()
+        parts = pd.read_csv(store.split_path(unit), usecols=["split"])["split"].value_counts()
         ratios.append(parts["test"] / parts["train"])
     return float(np.mean(ratios))
 
@@ -253,58 +227,47 @@ def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = T
         plan: also compute ``detectable`` and ``more_units``, which takes most of the time.
     """
     frame, ratio = _units(frame, recipe, ratio)
-    settings = recipe.statistics
     pairs = recipe.pairs()
     raw = [_compare(frame, one, other, recipe, ratio) for one, other in pairs]
-    known = [i for i, comparison in enumerate(raw) if comparison.p is not None]
-    different = dict(zip(known, holm([raw[i].p or 0.0 for i in known]), strict=True)) if known else {}
-    same = dict(zip(known, holm([_or(raw[i].p_equivalence, 1.0) for i in known]), strict=True)) if known else {}
+    known = [item for item in raw if item.p is not None]
+    if not known:
+        return raw
+    different = iter(holm([1.0 if item.p is None else item.p for item in known]))
+    same = iter(holm([1.0 if item.p_equivalence is None else item.p_equivalence for item in known]))
     judged = []
-    for i, comparison in enumerate(raw):
-        if i in different:
-            comparison = _planned(comparison, recipe, ratio, len(pairs)) if plan else comparison
-            values = asdict(comparison)
-            values |= {"p_holm": float(different[i]), "p_equivalence_holm": float(same[i])}
-            values["word"] = _word(values, settings.alpha)
-            if values["word"] != "cannot tell":
-                values["more_units"] = 0
-            comparison = Comparison(**values)
-        judged.append(comparison)
+    for item in raw:
+        if item.difference is not None:
+            word, below = "cannot tell", item.difference < 0
+            p, p_equivalence = float(next(different)), float(next(same))
+            # A difference shown to be smaller than the margin is no reason to change, even where it is surely not zero.
+            if p_equivalence < recipe.statistics.alpha:
+                word = "equivalent"
+            elif p < recipe.statistics.alpha:
+                word = "better" if below else "worse"
+            item = _planned(item, recipe, ratio, len(pairs)) if plan else item
+            more = item.more_units if word == "cannot tell" else 0
+            item = replace(item, word=word, p_holm=p, p_equivalence_holm=p_equivalence, more_units=more)
+        judged.append(item)
     return judged
-
-
-def _word(values: dict[str, Any], alpha: float) -> str:
-    # A difference shown to be smaller than the margin is no reason to change, even where it is surely not zero.
-    if values["p_equivalence_holm"] < alpha:
-        return "equivalent"
-    if values["p_holm"] < alpha:
-        return "better" if values["difference"] < 0 else "worse"
-    return "cannot tell"
 
 
 def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float) -> Comparison:
     settings = recipe.statistics
-    wide = frame.loc[frame["arm"].isin([arm, reference])].pivot_table(
-        index=["unit", "block"], columns="arm", values=settings.metric, sort=False
-    )
-    if not {arm, reference}.issubset(wide.columns):
-        return Comparison(arm, reference)
-    wide = wide[[arm, reference]].dropna()
-    means: dict[str, Any] = (
-        {"mean": float(wide[arm].mean()), "reference_mean": float(wide[reference].mean())} if len(wide) else {}
-    )
+    wide = _wide(frame, settings.metric).reindex(columns=[arm, reference]).dropna()
     units = wide.groupby(level="unit", sort=False).mean()
+    counted = Comparison(arm, reference, blocks=len(wide), units=len(units))
+    if len(wide):
+        counted = replace(counted, mean=float(wide[arm].mean()), reference_mean=float(wide[reference].mean()))
     if len(units) < 2:
-        return Comparison(arm, reference, blocks=len(wide), units=len(units), **means)
+        return counted
     one, other = units[arm].to_numpy(), units[reference].to_numpy()
     differences = one - other
-    n, sd = len(units), float(differences.std(ddof=1))
+    sd = float(differences.std(ddof=1))
     boot = paired_difference(one, other, bootstrap=settings.bootstrap)
     floor = _noise_floor(frame, reference, settings.metric)
     margin = settings.margin or (floor / 2 if floor else None)
-    return Comparison(
-        arm,
-        reference,
+    return replace(
+        counted,
         difference=boot.value,
         interval=corrected_interval(differences, ratio),
         bootstrap=(boot.lower, boot.upper),
@@ -314,10 +277,12 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
         effect_size=boot.value / sd if sd > 0 else None,
         noise_floor=floor,
         margin=margin,
-        blocks=len(wide),
-        units=n,
-        **means,
     )
+
+
+def _wide(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The metric with one line per unit and block, one column per arm."""
+    return frame.pivot_table(index=["unit", "block"], columns="arm", values=metric, sort=False)
 
 
 def _units(frame: pd.DataFrame, recipe: Recipe, ratio: float) -> tuple[pd.DataFrame, float]:
@@ -351,20 +316,20 @@ def _planned(comparison: Comparison, recipe: Recipe, ratio: float, family: int) 
 def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
     """Spread of an arm's own runs; one run that serves several seeds counts once."""
     values = frame.loc[frame["arm"] == arm].dropna(subset=[metric]).drop_duplicates("hash")[metric].to_numpy()
-    floor = noise_floor(values) if len(values) > 1 else 0.0
+    floor = float(noise_floor(values)) if len(values) > 1 else 0.0
     # Rounding leaves a trace of spread where there is none.
     return floor if floor > 1e-12 * abs(float(values.mean())) else None
 
 
 def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
     """Friedman and Tukey over the arms that are no controls, on the splits that all of them finished."""
-    wide = done.pivot_table(index=["unit", "block"], columns="arm", values=recipe.statistics.metric, sort=False)
+    wide, alpha = _wide(done, recipe.statistics.metric), recipe.statistics.alpha
     arms = [arm.name for arm in recipe.arms if not (arm.control or arm.grid) and arm.name in wide.columns]
     table = wide[arms].dropna().groupby(level="unit", sort=False).mean().to_numpy()
     if len(arms) < 2 or len(table) < 2:
         return None
-    ranks = friedman(table, alpha=recipe.statistics.alpha) if len(arms) > 2 else None
-    return Ranking(arms, table, ranks, tukey_hsd(table, confidence=1 - recipe.statistics.alpha))
+    ranks = friedman(table, alpha=alpha) if len(arms) > 2 else None
+    return Ranking(arms, table, ranks, tukey_hsd(table, confidence=1 - alpha))
 
 
 def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:
@@ -380,13 +345,7 @@ def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:
             "All runs share one split: the verdicts are about the noise of seeds on these test molecules, and say "
             "nothing about other molecules."
         )
-    if recipe.protocol.note:
-        notes.append(recipe.protocol.note)
-    return notes
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value
+    return [*notes, recipe.protocol.note] if recipe.protocol.note else notes
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,1 @@
-"""What can be compared: the contract of an arm and its kinds."""
-
-from moltune.study.arms import baseline, blend, external, finetune, probe, selection, svr
-
-__all__ = ["baseline", "blend", "external", "finetune", "probe", "selection", "svr"]
+"""What can be compared: the contract of an arm, the registry, and the kinds."""

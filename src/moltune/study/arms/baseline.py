@@ -1,34 +1,22 @@
-"""Arms that are the classical baselines of :mod:`moltune.baselines.baselines`, by name."""
+"""Arms that are the classical baselines of :mod:`moltune.baselines.classical`, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
-from moltune.baselines.baselines import FeatureTable, MeanBaseline, RidgeBaseline, make_baseline
+from moltune.baselines.classical import MeanBaseline, RidgeBaseline, make_baseline
 from moltune.config import Settings
-from moltune.data.splitting.split import Split
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS
-from moltune.study.arms.base import (
-    ArmKind,
-    ArmSpec,
-    Outcome,
-    Step,
-    Workbench,
-    parts_of,
-    prediction_table,
-    register_kind,
-)
-from moltune.study.arms.feature_steps import feature_step, row_lookup
+from moltune.data.splitting.split import Split, parts_of
+from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
+from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
+from moltune.study.arms.steps import feature_step, shared_features
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
-_FEATURES = DESCRIPTORS_AND_COUNTS
-# The seed changes nothing in these, so one run on a split serves every seed.
-_WITHOUT_SEED = {MeanBaseline.name, RidgeBaseline.name}
-_WITHOUT_FEATURES = {MeanBaseline.name}
+_MEAN = MeanBaseline.name
 
 
 class BaselineOptions(Settings):
@@ -37,35 +25,37 @@ class BaselineOptions(Settings):
     baseline: str = Field(description="mean, ridge, random-forest, xgboost")
 
 
-@register_kind
 class BaselineKind(ArmKind):
     """A classical model on RDKit descriptors and Morgan counts, or the training mean."""
 
     name = "baseline"
     description = "a classical model on descriptors and fingerprints"
-    Options: ClassVar[type[Settings]] = BaselineOptions
+    Options = BaselineOptions
     libraries = ("numpy", "rdkit", "scikit-learn", "xgboost")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError where there is no such baseline."""
         make_baseline(self.options(arm).baseline)
 
+    def controls(self, recipe: Recipe) -> list[ArmSpec]:
+        """Every study has the training mean: an arm that does not beat it has learned nothing."""
+        reason = (
+            "what predicting the mean of the training part would give; an arm that does not beat it learned nothing"
+        )
+        options: dict[str, Any] = {"baseline": _MEAN}
+        return [ArmSpec(name="mean", label="Training mean", kind=self.name, control=reason, **options)]
+
     def uses_seed(self, arm: ArmSpec, recipe: Recipe) -> bool:
         """The mean and ridge regression do not."""
-        return self.options(arm).baseline not in _WITHOUT_SEED
+        return self.options(arm).baseline not in (_MEAN, RidgeBaseline.name)
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
         """Descriptors and counts, unless the baseline looks at no molecule."""
-        return [] if self.options(arm).baseline in _WITHOUT_FEATURES else [feature_step(_FEATURES)]
+        return [] if self.options(arm).baseline == _MEAN else [feature_step(DESCRIPTORS_AND_COUNTS)]
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit and predict."""
-        parts = parts_of(split, bench.molecules)
-        has_features = f"features {_FEATURES}" in bench.steps
-        baseline = make_baseline(
-            specification["baseline"], FeatureTable(row_lookup(bench, _FEATURES)) if has_features else None
-        )
-        validation: tuple[list[str], Any] = parts.get("validation", ([], None))
-        baseline.fit(*parts["train"], validation[0], validation[1], seed)
-        predicted = {name: baseline.predict(smiles) for name, (smiles, _) in parts.items() if name != "train"}
-        return Outcome(prediction_table(split, bench.molecules, predicted))
+        parts = parts_of(bench.molecules, split)
+        baseline = make_baseline(specification["baseline"], FeatureTable(shared_features(bench), remember=False))
+        baseline.fit(parts["train"], parts.get("validation"), seed)
+        return Outcome(predict_parts(split, bench.molecules, baseline.predict))

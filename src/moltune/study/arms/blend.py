@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from functools import reduce
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -11,9 +12,10 @@ from pydantic import Field
 from moltune.config import Settings
 from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError, DataError
-from moltune.study.arms.base import ArmKind, ArmSpec, Outcome, Workbench, find_kind, register_kind
+from moltune.study.arms.base import ArmKind, Outcome, Workbench
+from moltune.study.arms.registry import find_kind
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 class BlendOptions(Settings):
@@ -22,7 +24,6 @@ class BlendOptions(Settings):
     arms: list[str] = Field(min_length=2, description="names of arms of the recipe")
 
 
-@register_kind
 class BlendKind(ArmKind):
     """The average of other arms' predictions, block by block, with weights from the validation part.
 
@@ -31,7 +32,7 @@ class BlendKind(ArmKind):
 
     name = "blend"
     description = "an average of other arms, weights from the validation part"
-    Options: ClassVar[type[Settings]] = BlendOptions
+    Options = BlendOptions
     libraries = ("numpy", "scipy")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
@@ -65,7 +66,8 @@ class BlendKind(ArmKind):
         from moltune.predictors.blend import blend_weights
 
         names = list(specification["arms"])
-        table = common_predictions(bench, names)
+        tables = [bench.predictions(name).rename(columns={"predicted": name}) for name in names]
+        table = reduce(lambda one, other: one.merge(other, on=["row", "part"]), tables)
         chosen = table[table["part"] == "validation"]
         if not len(chosen):
             raise DataError(f"{' and '.join(names)} have no validation predictions in common to choose weights on")
@@ -73,11 +75,3 @@ class BlendKind(ArmKind):
         weights = blend_weights(target.loc[chosen["row"]].to_numpy(), chosen[names].to_numpy(dtype=float))
         predicted = table[["row", "part"]].assign(predicted=table[names].to_numpy(dtype=float) @ weights)
         return Outcome(predicted, {"blend_weights": dict(zip(names, weights.tolist(), strict=True))})
-
-
-def common_predictions(bench: Workbench, names: list[str]) -> pd.DataFrame:
-    """Row, part, and one column of predictions per arm, of the molecules that all of them predict."""
-    table = bench.predictions(names[0]).rename(columns={"predicted": names[0]})
-    for name in names[1:]:
-        table = table.merge(bench.predictions(name).rename(columns={"predicted": name}), on=["row", "part"])
-    return table[["row", "part", *names]]

@@ -1,16 +1,17 @@
-"""Arms that ran elsewhere: their predictions are read from files, one per block.
+"""Arms of other programs: their predictions are read from files, one per block.
 
 ``moltune study splits RECIPE -o DIR`` writes the molecules and parts of every block, which is what the other program
-has to be given. A file holds the columns ``predicted`` and ``row`` (as in those split files) or ``smiles``; molecules
+needs. A file holds the columns ``predicted`` and ``row`` (as in those split files) or ``smiles``; molecules
 of other parts than the validation and the test part are ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
@@ -18,17 +19,9 @@ from pydantic import Field
 from moltune.config import Settings
 from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError, DataError
-from moltune.study.arms.base import (
-    PREDICTION_COLUMNS,
-    ArmKind,
-    ArmSpec,
-    ArmUnavailable,
-    Outcome,
-    Workbench,
-    register_kind,
-)
+from moltune.study.arms.base import PREDICTION_COLUMNS, ArmKind, ArmUnavailable, Outcome, Workbench
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 class ExternalOptions(Settings):
@@ -39,13 +32,12 @@ class ExternalOptions(Settings):
     about: str = Field("", description="program, version and settings that made them; shown in the report")
 
 
-@register_kind
 class ExternalKind(ArmKind):
     """Predictions of another program."""
 
     name = "external"
     description = "predictions read from files"
-    Options: ClassVar[type[Settings]] = ExternalOptions
+    Options = ExternalOptions
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ArmUnavailable where no file is there, ConfigError where some are missing."""
@@ -77,7 +69,7 @@ class ExternalKind(ArmKind):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != specification["sha256"]:
             raise DataError(f"{path} changed since the study was planned; start the study again")
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(io.BytesIO(content))
         key = next((name for name in ("row", "smiles") if name in frame), None)
         if key is None or "predicted" not in frame:
             raise DataError(

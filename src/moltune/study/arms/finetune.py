@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,25 +12,28 @@ from pydantic import Field
 
 from moltune.config import FinetuneConfig, Settings, make_config
 from moltune.data.splitting.split import Split, write_index_file
-from moltune.errors import CheckpointError, ConfigError, RunFolderError
+from moltune.errors import ConfigError, RunFolderError
 from moltune.features.registry import DESCRIPTORS_AND_COUNTS, EMBEDDING
 from moltune.overrides import set_nested
 from moltune.reports.summary import is_probe_name
-from moltune.study.arms.adaptation_steps import adaptation_step, adapted_checkpoint
-from moltune.study.arms.base import ArmKind, ArmSpec, ArmUnavailable, Outcome, Step, Workbench, register_kind
-from moltune.study.arms.feature_steps import feature_step, row_lookup
+from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench
+from moltune.study.arms.steps import (
+    GONE,
+    adaptation_step,
+    adapted_checkpoint,
+    check_model,
+    feature_step,
+    shared_features,
+    weights_digest,
+)
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 logger = logging.getLogger(__name__)
 
 # The study decides these, so that all arms get the same.
 _OF_THE_STUDY = ("data", "split", "seed", "output", "evaluation")
-# They move files and clocks, not results.
-_WITHOUT_EFFECT = ("threads", "report_to")
 _METRICS_OF_PARTS = ("test", "validation", "train", "baselines", "comparison", "blend")
-# Settings that came later: at their defaults they are left out, so that runs made before them are still found.
-_LATER = ("adapt", "prediction", "model.weights", "training.augment")
 
 
 class FinetuneOptions(Settings):
@@ -44,7 +45,6 @@ class FinetuneOptions(Settings):
     keep_model: bool = Field(False, description="keep the tuned weights of every run")
 
 
-@register_kind
 class FinetuneKind(ArmKind):
     """One fine-tuning run per block; an interrupted one goes on from its last epoch.
 
@@ -59,17 +59,13 @@ class FinetuneKind(ArmKind):
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for a wrong setting or method, ArmUnavailable where the model is not there."""
-        from moltune.models.checkpoints import load_config
         from moltune.predictors.members import check_members
         from moltune.tuning.finetune import check_method
 
         config = self.config(arm, recipe)
         check_method(config)
         check_members(config.prediction.blend)
-        try:
-            load_config(config.model.name, config.model.revision)
-        except CheckpointError as error:
-            raise ArmUnavailable(str(error)) from None
+        check_model(config.model)
 
     def config(self, arm: ArmSpec, recipe: Recipe) -> FinetuneConfig:
         """The arm's settings on top of the recipe's model and the defaults.
@@ -78,13 +74,11 @@ class FinetuneKind(ArmKind):
             ConfigError: a setting is wrong, or belongs to the study.
         """
         values: dict[str, Any] = {"model": recipe.model.model_dump(mode="json")}
-        _merge(values, self.options(arm).settings)
-        taken = [name for name in _OF_THE_STUDY if name in values]
-        if taken:
-            raise ConfigError(
-                f"arm {arm.name!r}: {taken[0]} is the study's, the same for all arms; set it at the recipe's top level"
-            )
         try:
+            _merge(values, self.options(arm).settings)
+            for name in _OF_THE_STUDY:
+                if name in values:
+                    raise ConfigError(f"{name} is the same for all arms; set it at the top level of the recipe")
             return make_config(values)
         except ConfigError as error:
             raise ConfigError(f"arm {arm.name!r}: {error}") from None
@@ -92,12 +86,8 @@ class FinetuneKind(ArmKind):
     def specification(self, arm: ArmSpec, recipe: Recipe, block: Block) -> dict[str, Any]:
         """All settings that are the arm's own, and a digest of the weights it starts from."""
         config = self.config(arm, recipe)
-        settings = config.model_dump(mode="json", exclude=set(_OF_THE_STUDY))
-        for name in _WITHOUT_EFFECT:
-            settings["training"].pop(name)
-        _leave_out_defaults(settings)
         return {
-            "settings": settings,
+            "settings": recorded_settings(config),
             "weights": weights_digest(config.model.name),
             "_keep_model": self.options(arm).keep_model,
         }
@@ -107,52 +97,85 @@ class FinetuneKind(ArmKind):
         config = self.config(arm, recipe)
         steps = [feature_step(name) for name in _features_of(config.prediction.blend)]
         if config.adapt.objective != "none":
-            steps.append(adaptation_step(config, recipe, block, weights_digest(config.model.name)))
+            steps.append(adaptation_step(config, recipe.protocol, block))
         return steps
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fine-tune in the scratch folder, going on where a killed run stopped."""
         from moltune.tuning.finetune import finetune
 
-        bench.folder.mkdir(parents=True, exist_ok=True)
-        index = write_index_file(bench.molecules, split, bench.folder / "split.json")
-        values = {
-            **specification["settings"],
-            "data": {"source": str(bench.molecules.provenance.get("source")), **specification.get("_data", {})},
-            "split": {"method": "index", "index_file": str(index)},
-            "seed": seed,
-            "output": str(bench.folder / "run"),
-            "evaluation": {"baselines": [], "figures": False, "bootstrap": 0, "training_part": False},
-        }
-        values["training"] = {**values["training"], "threads": bench.threads}
+        output = bench.folder / "run"
+        values = run_values(specification["settings"], bench, split, seed, output)
+        values["data"].update(specification.get("_data", {}))
         adapted = adapted_checkpoint(bench)
         if adapted is not None:
             started = {"name": str(adapted[0]), "revision": None, "weights": "pretrained"}
             values |= {"model": {**values["model"], **started}, "adapt": {"objective": "none"}}
         config = make_config(values)
-        features = {name: row_lookup(bench, name) for name in _features_of(config.prediction.blend)}
+        features = shared_features(bench)
         try:
             run = finetune(config, molecules=bench.molecules, resume=True, features=features)
         except RunFolderError as error:
             # The study folder was moved, or the thread count changed: what is left there cannot be trusted.
             logger.warning("%s; the run starts again", error)
-            shutil.rmtree(bench.folder / "run")
+            shutil.rmtree(output)
             run = finetune(config, molecules=bench.molecules, features=features)
-        predictions = run.predictions.assign(row=run.splits["row"].to_numpy())
-        predictions = predictions.rename(columns={"split": "part"})
-        if config.prediction.blend:
-            predictions["predicted"] = predictions["predicted_blend"]
-        kept = predictions.loc[predictions["part"].isin(["validation", "test"]), ["row", "part", "predicted"]]
+        predictions = run.predictions.assign(row=run.splits["row"].to_numpy()).rename(columns={"split": "part"})
         facts = {name: value for name, value in run.metrics.items() if name not in _METRICS_OF_PARTS}
         facts["training_seconds"] = facts.pop("seconds", None)
         if config.prediction.blend:
+            predictions["predicted"] = predictions["predicted_blend"]
             facts["blend_weights"] = run.metrics["blend"]["weights"]
         if adapted is not None:
             facts["adaptation"] = adapted[1]
-        cost = facts.pop("cost", {})
-        facts |= {name: value for name, value in cost.items() if name != "seconds"}
+        facts |= {name: value for name, value in facts.pop("cost", {}).items() if name != "seconds"}
+        kept = predictions.loc[predictions["part"].isin(["validation", "test"]), ["row", "part", "predicted"]]
         models = {"model": run.model_path} if specification["_keep_model"] else {}
         return Outcome(kept.reset_index(drop=True), facts, run.history, models)
+
+
+def recorded_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """The settings that decide a run's result, as its specification holds them.
+
+    Specifications outlive versions: settings that came later are left out at their defaults, and those that are gone
+    keep the value that stood for "off", so that runs made before are still found.
+    """
+    settings = config.model_dump(mode="json", exclude=set(_OF_THE_STUDY))
+    # These two change files and speed, not results.
+    for name in ("threads", "report_to", "augment"):
+        settings["training"].pop(name, None)
+    default = FinetuneConfig()
+    for group, values in GONE.items():
+        if getattr(config, group) == getattr(default, group):
+            del settings[group]
+        else:
+            settings[group] = {**values, **settings[group]}
+    if config.model.weights == default.model.weights:
+        del settings["model"]["weights"]
+    return settings
+
+
+def run_values(settings: Mapping[str, Any], bench: Workbench, split: Split, seed: int, output: Path) -> dict[str, Any]:
+    """Settings of a fine-tuning run on the molecules of a study.
+
+    Args:
+        settings: of the arm.
+        bench: of the run; the parts are written into its scratch.
+        split: the parts.
+        seed: of the training.
+        output: run folder.
+    """
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    index = write_index_file(bench.molecules, split, bench.folder / "split.json")
+    return {
+        **settings,
+        "training": {**settings["training"], "threads": bench.threads},
+        "data": {"source": str(bench.molecules.provenance.get("source"))},
+        "split": {"method": "index", "index_file": str(index)},
+        "seed": seed,
+        "output": str(output),
+        "evaluation": {"baselines": [], "figures": False, "bootstrap": 0, "training_part": False},
+    }
 
 
 def _features_of(members: Sequence[str]) -> list[str]:
@@ -168,16 +191,8 @@ def _features_of(members: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _leave_out_defaults(settings: dict[str, Any]) -> None:
-    defaults = FinetuneConfig().model_dump(mode="json")
-    for name in _LATER:
-        group, _, setting = name.partition(".")
-        here, there = (settings[group], defaults[group]) if setting else (settings, defaults)
-        if here[setting or group] == there[setting or group]:
-            del here[setting or group]
-
-
 def _merge(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Put nested or dotted settings into nested values."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             group = values.setdefault(name, {})
@@ -186,19 +201,3 @@ def _merge(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
             _merge(group, value)
         else:
             set_nested(values, str(name), value)
-
-
-@cache
-def weights_digest(name: str) -> str | None:
-    """SHA-256 over the files of a local checkpoint; None for a hub id, whose revision is in the settings."""
-    from moltune.models.checkpoints import resolve
-
-    folder = Path(resolve(name))
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".safetensors", ".txt"):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 from pydantic import Field
 
-from moltune.config import ModelSettings, ProbeSettings, Settings
-from moltune.data.splitting.split import Split
-from moltune.errors import CheckpointError, ConfigError
-from moltune.features.registry import EMBEDDING
-from moltune.predictors.probe import fit_probe
-from moltune.study.arms.base import (
-    ArmKind,
-    ArmSpec,
-    ArmUnavailable,
-    Outcome,
-    Step,
-    Workbench,
-    control_rule,
-    find_kind,
-    parts_of,
-    prediction_table,
-    register_kind,
+from moltune.config import ModelSettings, ProbeSettings
+from moltune.data.splitting.split import Split, parts_of
+from moltune.errors import ConfigError
+from moltune.features.registry import EMBEDDING, FeatureTable
+from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
+from moltune.study.arms.registry import find_kind
+from moltune.study.arms.steps import (
+    check_feature,
+    check_model,
+    embedding_step,
+    feature_step,
+    shared_features,
+    weights_digest,
 )
-from moltune.study.arms.feature_steps import check_feature, embedding_step, feature_step, row_lookup
-from moltune.study.arms.finetune import weights_digest
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 class ProbeOptions(ProbeSettings):
@@ -39,19 +32,16 @@ class ProbeOptions(ProbeSettings):
     model: ModelSettings | None = Field(None, description="unset: the recipe's model")
 
 
-@register_kind
 class ProbeKind(ArmKind):
     """Ridge, SVR or Gaussian process on any of embedding, rdkit, morgan and minimol."""
 
     name = "probe"
     description = "a head fitted on frozen features"
-    Options: ClassVar[type[Settings]] = ProbeOptions
+    Options = ProbeOptions
     libraries = ("numpy", "scipy", "rdkit", "scikit-learn")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for unknown features, ArmUnavailable where a package or the model is missing."""
-        from moltune.models.checkpoints import load_config
-
         options = self.options(arm)
         for feature in options.features:
             check_feature(feature)
@@ -59,12 +49,27 @@ class ProbeKind(ArmKind):
             model = options.model or recipe.model
             if model.weights == "random":
                 raise ConfigError(f"arm {arm.name!r}: a probe embeds with the weights of a checkpoint, not random ones")
-            try:
-                load_config(model.name, model.revision)
-            except CheckpointError as error:
-                raise ArmUnavailable(str(error)) from None
+            check_model(model)
         elif options.model is not None:
             raise ConfigError(f"arm {arm.name!r}: a model without the feature `embedding` has no effect; leave it out")
+
+    def controls(self, recipe: Recipe) -> list[ArmSpec]:
+        """Where a language model is tuned, the same model, frozen, under a kernel head: it takes seconds."""
+        has_probe = any(arm.kind == self.name for arm in recipe.arms)
+        tunes = any(find_kind(arm.kind).tunes_model for arm in recipe.arms)
+        if has_probe or recipe.model.weights == "random" or not tunes:
+            return []
+        values = {
+            "name": "probe",
+            "kind": self.name,
+            "label": "Probe: SVR on embeddings + descriptors",
+            "head": "svr",
+            "features": [EMBEDDING, "rdkit"],
+            "optional": True,
+            "control": "what the frozen model gives without any tuning; an arm that does not beat it was not worth its "
+            "time",
+        }
+        return [ArmSpec.model_validate(values)]
 
     def uses_seed(self, arm: ArmSpec, recipe: Recipe) -> bool:
         """A Gaussian process draws the molecules that choose its kernel; the others have one solution."""
@@ -88,25 +93,20 @@ class ProbeKind(ArmKind):
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part and predict; the validation part is not used."""
+        from moltune.predictors.probe import Probe
+
         settings = ProbeSettings.model_validate(specification["probe"])
-        lookups: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
-            feature: row_lookup(bench, feature) for feature in settings.features
-        }
-
-        def source(name: str, smiles: Sequence[str]) -> np.ndarray:
-            return lookups[name](smiles)
-
-        parts = parts_of(split, bench.molecules)
+        features = FeatureTable(shared_features(bench), remember=False)
+        train = parts_of(bench.molecules, split)["train"]
         started = time.monotonic()
-        probe = fit_probe(parts["train"], settings, source, seed=seed)
-        arrays = {**probe.scaler.arrays(), **probe.head.arrays()}
+        probe = Probe(settings, features).fit(train, seed=seed)
+        arrays = {**probe.scaler.arrays, **probe.head.arrays}
         facts = {
             "trainable_parameters": probe.head.fitted,
             "training_seconds": round(time.monotonic() - started, 3),
             "weights_bytes": sum(array.nbytes for array in arrays.values()),
         }
-        predicted = {name: probe.predict(smiles) for name, (smiles, _) in parts.items() if name != "train"}
-        return Outcome(prediction_table(split, bench.molecules, predicted), facts)
+        return Outcome(predict_parts(split, bench.molecules, probe.predict), facts)
 
     def _embedding(self, options: ProbeOptions, recipe: Recipe) -> dict[str, Any]:
         model = options.model or recipe.model
@@ -117,23 +117,3 @@ class ProbeKind(ArmKind):
             "truncate": model.too_long == "truncate",
             "weights": weights_digest(model.name),
         }
-
-
-@control_rule
-def frozen_probe(recipe: Recipe) -> list[ArmSpec]:
-    """Whoever tunes a language model sees what the same model gives in seconds, frozen, under a kernel head."""
-    kinds = [find_kind(arm.kind) for arm in recipe.arms]
-    has_probe = any(isinstance(kind, ProbeKind) for kind in kinds)
-    if has_probe or recipe.model.weights == "random" or not any(kind.tunes_model for kind in kinds):
-        return []
-    reason = "what the frozen model gives without any tuning; an arm that does not beat it was not worth its time"
-    values = {
-        "name": "probe",
-        "kind": ProbeKind.name,
-        "label": "Probe: SVR on embeddings + descriptors",
-        "head": "svr",
-        "features": [EMBEDDING, "rdkit"],
-        "optional": True,
-        "control": reason,
-    }
-    return [ArmSpec.model_validate(values)]

@@ -1,29 +1,21 @@
-"""Support vector regression on fixed features, such as MiniMol fingerprints: a strong cheap opponent."""
+"""Support vector regression on fixed features, such as MiniMol fingerprints: a strong, cheap baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from moltune.config import Settings
-from moltune.data.splitting.split import Split
-from moltune.predictors.kernels import Scaler, SvrHead
-from moltune.study.arms.base import (
-    ArmKind,
-    ArmSpec,
-    Outcome,
-    Step,
-    Workbench,
-    parts_of,
-    prediction_table,
-    register_kind,
-)
-from moltune.study.arms.feature_steps import check_feature, feature_step, row_lookup
+from moltune.data.splitting.split import Split, parts_of
+from moltune.features.registry import FeatureTable
+from moltune.predictors.probe_heads import Scaler, SvrHead
+from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
+from moltune.study.arms.steps import check_feature, feature_step, shared_features
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 
 class SvrOptions(Settings):
@@ -35,7 +27,6 @@ class SvrOptions(Settings):
     gamma: PositiveFloat | Literal["scale", "auto"] = "scale"
 
 
-@register_kind
 class SvrKind(ArmKind):
     """SVR with an RBF kernel (Drucker et al., NIPS 1996) on standardised features.
 
@@ -44,7 +35,7 @@ class SvrKind(ArmKind):
 
     name = "svr"
     description = "support vector regression on fixed features"
-    Options: ClassVar[type[Settings]] = SvrOptions
+    Options = SvrOptions
     libraries = ("numpy", "rdkit", "scikit-learn")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
@@ -62,19 +53,15 @@ class SvrKind(ArmKind):
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part and predict; the validation part is not used."""
-        lookups = [row_lookup(bench, feature) for feature in specification["features"]]
+        table = FeatureTable(shared_features(bench), remember=False)
 
         def features(smiles: list[str]) -> np.ndarray:
-            return np.hstack([lookup(smiles) for lookup in lookups]).astype(np.float64)
+            return table.get("+".join(specification["features"]), smiles).astype(np.float64)
 
-        parts = parts_of(split, bench.molecules)
-        smiles, target = parts["train"]
+        smiles, target = parts_of(bench.molecules, split)["train"]
         scaler = Scaler(np.float64).fit(features(smiles))
         model = SvrHead(specification["C"], specification["epsilon"], specification["gamma"])
         model.fit(scaler.transform(features(smiles)), target)
-        predicted = {
-            name: model.predict(scaler.transform(features(smiles)))
-            for name, (smiles, _) in parts.items()
-            if name != "train"
-        }
-        return Outcome(prediction_table(split, bench.molecules, predicted))
+        return Outcome(
+            predict_parts(split, bench.molecules, lambda smiles: model.predict(scaler.transform(features(smiles))))
+        )

@@ -1,13 +1,12 @@
 """The same work on a Ray cluster (``moltune[ray]``), whose machines need not share a file system.
 
-The driver, the process that was started by the user, keeps the study folder. A task travels with the molecules, its
-split and the arrays of its shared steps; the files of its result travel back and are put in place by the driver. Where
-a node dies, Ray says so, and the runner does the task again elsewhere.
+The process that the user started keeps the study folder. A task is sent with the molecules, its split and the files of
+its needs; the files of its result are sent back and put in place here. Where a node dies, Ray says so, and the runner
+does the task again elsewhere.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 import tempfile
 import time
@@ -17,27 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from moltune.errors import ConfigError
-from moltune.study.arms.base import need_folder
 from moltune.study.engine.store import Store, Task
 from moltune.study.engine.task import Event, compute
 from moltune.study.engine.workers import Executor
 
-logger = logging.getLogger(__name__)
-
 Files = dict[str, bytes]
 
 _SECONDS_TO_ANSWER = 10.0
-
-
-def _knock(address: str) -> None:
-    """Ray itself tries for many minutes to reach a machine that does not answer."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise ConfigError(f"there is no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 class RayExecutor(Executor):
@@ -70,7 +55,7 @@ class RayExecutor(Executor):
         # A killed node must not be retried behind the runner's back: the runner counts deaths.
         environment = {"env_vars": dict.fromkeys(("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(threads))}
         self._remote = ray.remote(num_cpus=threads, max_retries=0, runtime_env=environment)(_perform_remotely)
-        self._shared: dict[str, Any] = {}
+        self._shared: dict[Path, Any] = {}
         self._running: dict[Any, tuple[Task, float, ExitStack]] = {}
         self._early: list[Event] = []
 
@@ -87,12 +72,11 @@ class RayExecutor(Executor):
             self._early.append(Event(task.hash, "busy"))
             return
         self.store.write_journal("begin", task)
-        key = task.specification["_data_key"]
-        references = [self._put(f"data/{key}")]
-        references += [self._put(f"{need_folder(name)}/{hash_}") for name, hash_ in task.needs.items()]
+        inputs = [self.store.folder / "data" / task.specification["_data_key"]]
+        inputs += [self.store.need(name, hash_) for name, hash_ in task.needs.items()]
         if task.unit:
-            references.append(self._put(f"splits/{task.unit}.csv"))
-        reference = self._remote.remote(task, self.threads, *references)
+            inputs.append(self.store.split_path(task.unit))
+        reference = self._remote.remote(task, self.threads, *map(self._put, inputs))
         self._running[reference] = (task, time.monotonic(), claim)
 
     def wait(self, timeout: float) -> list[Event]:
@@ -131,11 +115,21 @@ class RayExecutor(Executor):
         self.store.write_journal("done", task)
         return Event(task.hash, "done", seconds)
 
-    def _put(self, name: str) -> Any:
+    def _put(self, path: Path) -> Any:
         """Upload a file or folder of the study once."""
-        if name not in self._shared:
-            self._shared[name] = self._ray.put(_pack(self.store.folder / name, name))
-        return self._shared[name]
+        if path not in self._shared:
+            self._shared[path] = self._ray.put(_pack(path, self.store.folder))
+        return self._shared[path]
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError where a machine does not answer; Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        except OSError as error:
+            raise ConfigError(f"there is no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 def _perform_remotely(task: Task, threads: int, *inputs: Files) -> tuple[Files, str, str]:
@@ -150,18 +144,13 @@ def _perform_remotely(task: Task, threads: int, *inputs: Files) -> tuple[Files, 
             compute(Store(folder), task, threads)(result)
         except Exception as error:
             return {}, f"{type(error).__name__}: {error}", traceback.format_exc()
-        return _pack(result, ""), "", ""
+        return _pack(result, result), "", ""
 
 
-def _pack(path: Path, name: str) -> Files:
-    """Relative name -> content of a file, or of all files under a folder."""
-    if path.is_file():
-        return {name: path.read_bytes()}
-    return {
-        str(Path(name) / file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
+def _pack(path: Path, root: Path) -> Files:
+    """Name relative to ``root`` -> content, of a file or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files}
 
 
 def _unpack(folder: Path, files: Files) -> None:

@@ -19,14 +19,17 @@ from moltune.data.reading.read import read_table
 from moltune.data.splitting.split import Split
 from moltune.errors import DataError
 from moltune.run import library_versions, machine, versions
-from moltune.study.arms.base import ArmSpec, Step, find_kind, run_need
+from moltune.study.arms.base import Step, run_need
+from moltune.study.arms.registry import find_kind
 from moltune.study.engine.store import Store, Task, digest
+from moltune.study.load import check_arms
 from moltune.study.recipe.protocol import Block
-from moltune.study.recipe.recipe import Recipe, check_arms
+from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence", "citation", "cleaning", "rdkit")
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,6 @@ class Plan:
         }
 
 
-_SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence", "citation", "cleaning", "rdkit")
-
-
 def make_plan(recipe: Recipe, store: Store) -> Plan:
     """Check the arms, clean the data (once per folder), divide them, and list the runs.
 
@@ -88,8 +88,11 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     recipe, notes = check_arms(recipe)
     notes = [f"Control arm added: {arm.title} – {arm.control}." for arm in recipe.arms if arm.control] + notes
     key, molecules = load_data(recipe.data, store)
-    splits = _splits(recipe, molecules, store)
-    data = _table_digest(molecules)
+    data = hashlib.sha256(
+        molecules.table[["row", "smiles", "target"]].to_csv(index=False, float_format="%.17g").encode()
+    ).hexdigest()
+    common = {"format": FORMAT, "data": data, "moltune": __version__, "_data_key": key}
+    splits = {unit: _split_digest(split) for unit, split in _splits(recipe, molecules, store).items()}
     steps: dict[str, Task] = {}
     runs: dict[str, Task] = {}
     index: list[dict[str, Any]] = []
@@ -100,12 +103,13 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
         for arm in arms:
             if (arm.grid and number) or not _has_seed(arm, recipe, block):
                 continue
-            needs = {run_need(name): of_block[name] for name in find_kind(arm.kind).uses_arms(arm)}
-            for step in find_kind(arm.kind).steps(arm, recipe, block):
-                task = _step_task(step, data, key)
+            kind = find_kind(arm.kind)
+            needs = {run_need(name): of_block[name] for name in kind.uses_arms(arm)}
+            for step in kind.steps(arm, recipe, block):
+                task = _step_task(step, common)
                 steps[task.hash] = task
                 needs[step.name] = task.hash
-            task = _run_task(arm, recipe, block, splits[block.unit], data, key, needs)
+            task = _run_task(arm, recipe, block, needs, {**common, "split": splits[block.unit]})
             runs.setdefault(task.hash, task)
             of_block[arm.name] = task.hash
             entry = {"arm": arm.name, **block.model_dump(), "block": block.name, "unit": block.unit, "hash": task.hash}
@@ -113,18 +117,13 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))
 
 
-def _has_seed(arm: ArmSpec, recipe: Recipe, block: Block) -> bool:
-    # In a cross-validation the seed is the repetition's number, and there is one of it.
-    return arm.seeds is None or recipe.protocol.folds is not None or block.seed in recipe.protocol.seeds[: arm.seeds]
-
-
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
     raw = read_table(str(settings.source))
-    frame = hashlib.sha256(pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy().tobytes())
+    rows = pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy()
     specification = {
         "settings": settings.model_dump(mode="json"),
-        "table": frame.hexdigest(),
+        "table": hashlib.sha256(rows.tobytes()).hexdigest(),
         "libraries": library_versions(("rdkit",)),
         "moltune": __version__,
     }
@@ -145,24 +144,17 @@ def write_splits(recipe: Recipe, store: Store) -> list[Path]:
     """
     store.occupy(recipe.name)
     _, molecules = load_data(recipe.data, store)
-    return [store.folder / "splits" / f"{unit}.csv" for unit in _splits(recipe, molecules, store)]
+    return [store.split_path(unit) for unit in _splits(recipe, molecules, store)]
 
 
 def _splits(recipe: Recipe, molecules: Molecules, store: Store) -> dict[str, Split]:
-    splits: dict[str, Split] = {}
-    for block in recipe.protocol.blocks():
-        if block.unit not in splits:
-            split = recipe.protocol.make_split(molecules, block)
-            if len(split.test) < 2:
-                raise DataError("a study needs a test part of two molecules or more; change the protocol's ratios")
-            store.save_split(block.unit, split, molecules)
-            splits[block.unit] = split
+    splits = {}
+    for block in {block.unit: block for block in recipe.protocol.blocks()}.values():
+        split = splits[block.unit] = recipe.protocol.make_split(molecules, block)
+        if len(split.test) < 2:
+            raise DataError("a study needs a test part of two molecules or more; change the protocol's ratios")
+        store.save_split(block.unit, split, molecules)
     return splits
-
-
-def _table_digest(molecules: Molecules) -> str:
-    table = molecules.table[["row", "smiles", "target"]]
-    return hashlib.sha256(table.to_csv(index=False, float_format="%.17g").encode()).hexdigest()
 
 
 def _split_digest(split: Split) -> str:
@@ -173,35 +165,33 @@ def _split_digest(split: Split) -> str:
     return parts.hexdigest()
 
 
-def _step_task(step: Step, data: str, key: str) -> Task:
+def _has_seed(arm: ArmSpec, recipe: Recipe, block: Block) -> bool:
+    # In a cross-validation the seed is the number of the repetition, and there is one of it.
+    return arm.seeds is None or recipe.protocol.folds is not None or block.seed in recipe.protocol.seeds[: arm.seeds]
+
+
+def _step_task(step: Step, common: dict[str, Any]) -> Task:
     specification = {
-        "format": FORMAT,
+        **common,
         "step": step.name,
-        "function": step.function,
+        "function": step.recorded or step.function,
         "specification": step.specification,
-        "data": data,
-        "moltune": __version__,
-        "_data_key": key,
+        "_function": step.function,
     }
     return Task(digest(specification), "step", step.name, step.name, specification)
 
 
-def _run_task(
-    arm: ArmSpec, recipe: Recipe, block: Block, split: Split, data: str, key: str, needs: dict[str, str]
-) -> Task:
+def _run_task(arm: ArmSpec, recipe: Recipe, block: Block, needs: dict[str, str], common: dict[str, Any]) -> Task:
     kind = find_kind(arm.kind)
+    uses_seed = kind.uses_seed(arm, recipe)
     specification = {
-        "format": FORMAT,
+        **common,
         "kind": kind.name,
         "kind_version": kind.version,
         "arm": kind.specification(arm, recipe, block),
-        "data": data,
-        "split": _split_digest(split),
-        "seed": block.seed if kind.uses_seed(arm, recipe) else None,
+        "seed": block.seed if uses_seed else None,
         "steps": needs,
-        "moltune": __version__,
         "libraries": library_versions(kind.libraries),
-        "_data_key": key,
     }
-    where = block.name if kind.uses_seed(arm, recipe) else block.unit
-    return Task(digest(specification), "run", f"{arm.name} {where}", arm.name, specification, block.unit, needs)
+    title = f"{arm.name} {block.name if uses_seed else block.unit}"
+    return Task(digest(specification), "run", title, arm.name, specification, block.unit, needs)

@@ -1,22 +1,26 @@
-"""Run a study: what is finished stays, what is missing is computed, what fails is kept for the report."""
+"""Run a study: compute what is missing, and keep what failed for the report."""
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from moltune.errors import ConfigError
+from moltune.files import write_json
 from moltune.study.engine.plan import Plan, make_plan
 from moltune.study.engine.store import STUDY, Store, Task
 from moltune.study.engine.task import Event
-from moltune.study.engine.workers import Executor, LocalExecutor, cores
+from moltune.study.engine.workers import Executor, LocalExecutor
 from moltune.study.recipe.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,6 @@ class Progress:
     Attributes:
         total: runs and shared steps of the study.
         done: finished, now or earlier.
-        reused: of those, finished before this call.
         failed: tasks with a stored failure.
         running: titles of what is under way.
         seconds_left: estimate, None while nothing is known.
@@ -41,7 +44,6 @@ class Progress:
 
     total: int
     done: int = 0
-    reused: int = 0
     failed: int = 0
     running: list[str] = field(default_factory=list)
     seconds_left: float | None = None
@@ -120,17 +122,18 @@ def run_study(
             stack.enter_context(executor)
         store.occupy(recipe.name)
         plan = make_plan(recipe, store)
-        store.write_json(STUDY, plan.to_dict())
+        write_json(store.folder / STUDY, plan.to_dict())
         store.sweep()
         adopt_finished(store, plan, reuse)
         if executor is None:
-            if workers > cores():
-                logger.warning("%d workers share %d cores, which makes every run slower", workers, cores())
+            if workers > cpu_count():
+                logger.warning("%d workers share %d cores, which makes every run slower", workers, cpu_count())
             executor = stack.enter_context(LocalExecutor(store.folder, workers, threads))
         computed = _Loop(store, plan, executor, retry_failed, report).run()
-    failed = {task.hash: (store.failure(task) or {}).get("error", "") for task in plan.runs if _has_failed(store, task)}
     done = [task.hash for task in plan.runs if store.finished(task)]
-    missing = [task.hash for task in plan.runs if task.hash not in failed and not store.finished(task)]
+    failures = {task.hash: store.failure(task.hash) for task in plan.runs if not store.finished(task)}
+    failed = {hash_: str(failure["error"]) for hash_, failure in failures.items() if failure is not None}
+    missing = [hash_ for hash_, failure in failures.items() if failure is None]
     return Ran(store.folder, plan, done, failed, missing, computed)
 
 
@@ -149,39 +152,33 @@ def adopt_finished(store: Store, plan: Plan, folders: Sequence[str | Path]) -> i
     return count
 
 
-def _has_failed(store: Store, task: Task) -> bool:
-    return not store.finished(task) and store.failure(task) is not None
-
-
 class _Loop:
     def __init__(self, store: Store, plan: Plan, executor: Executor, retry_failed: bool, report: Report | None) -> None:
         self.store, self.executor, self.report = store, executor, report
-        self.deadline = None
-        if plan.recipe.budget.hours is not None:
-            self.deadline = time.monotonic() + 3600 * plan.recipe.budget.hours
+        hours = plan.recipe.budget.hours
+        self.deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
         self.tasks = {task.hash: task for task in plan.tasks}
         self.failed: set[str] = set()
         waiting = []
         for task in plan.tasks:
-            if not store.finished(task):
-                if store.failure(task) is not None and not retry_failed:
-                    self.failed.add(task.hash)
-                else:
-                    store.failure_path(task).unlink(missing_ok=True)
-                    waiting.append(task)
+            if store.finished(task):
+                continue
+            if store.failure(task.hash) is not None and not retry_failed:
+                self.failed.add(task.hash)
+            else:
+                store.forget_failure(task)
+                waiting.append(task)
         needed = {hash_ for task in waiting for hash_ in task.needs.values()}
         # A step that only finished runs needed is not worth its time.
         self.waiting = deque(task for task in waiting if task.kind == "run" or task.hash in needed)
         self.running: dict[str, Task] = {}
-        self.deaths: dict[str, int] = {}
+        self.deaths: Counter[str] = Counter()
         self.not_before: dict[str, float] = {}
         self.seconds: dict[str, list[float]] = {}
         self.computed = 0
-        finished = sum(store.finished(task) for task in plan.runs)
         self.progress = Progress(
             total=len(plan.runs) + sum(task.kind == "step" for task in self.waiting),
-            done=finished,
-            reused=finished,
+            done=sum(store.finished(task) for task in plan.runs),
             failed=sum(task.hash in self.failed for task in plan.runs),
         )
 
@@ -189,71 +186,60 @@ class _Loop:
         self._tell(None)
         while self.waiting or self.running:
             self._submit()
-            if not self.running and self._spent():
-                logger.warning("the budget is spent; %d tasks were not begun", len(self.waiting))
+            if not self.running and time.monotonic() > self.deadline:
+                logger.warning("The time budget is spent; %d tasks were not begun.", len(self.waiting))
                 break
             for event in self.executor.wait(0.2):
-                self._take(event)
+                self._take(self.running.pop(event.hash), event)
         return self.computed
-
-    def _spent(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
 
     def _submit(self) -> None:
         for _ in range(len(self.waiting)):
-            if len(self.running) >= self.executor.slots or self._spent():
+            if len(self.running) >= self.executor.slots or time.monotonic() > self.deadline:
                 return
             task = self.waiting.popleft()
-            if any(hash_ in self.failed for hash_ in task.needs.values()):
-                step = next(self.tasks[hash_] for hash_ in task.needs.values() if hash_ in self.failed)
-                failure = self.store.failure(step) or {}
-                message = f"{step.title!r}, which comes first, failed: {failure.get('error', '')}"
-                self.store.write_failure(task, message, failure.get("traceback", ""))
-                self._fail(task, Event(task.hash, "failed", message=message))
-            elif self._ready(task):
+            needs = [self.tasks[hash_] for hash_ in task.needs.values()]
+            failed = next((need for need in needs if need.hash in self.failed), None)
+            if failed is not None:
+                failure = self.store.failure(failed.hash) or {}
+                message = f"{failed.title!r}, which it needs, failed: {failure.get('error', '')}"
+                self._fail(task, message, failure.get("traceback", ""))
+            elif time.monotonic() >= self.not_before.get(task.hash, 0) and all(map(self.store.finished, needs)):
                 self.running[task.hash] = task
                 self.executor.submit(task)
                 self._tell(None)
             else:
                 self.waiting.append(task)
 
-    def _ready(self, task: Task) -> bool:
-        if time.monotonic() < self.not_before.get(task.hash, 0.0):
-            return False
-        return all(self.store.finished(self.tasks[hash_]) for hash_ in task.needs.values())
-
-    def _take(self, event: Event) -> None:
-        task = self.running.pop(event.hash)
-        if event.status == "busy":
-            # Another process has it; look again later whether it has finished.
-            self.not_before[task.hash] = time.monotonic() + _PAUSE_WHEN_BUSY
-            if self.store.finished(task):
-                self._done(task, event)
-            elif self.store.failure(task) is not None:
-                self._fail(task, event)
-            else:
-                self.waiting.append(task)
+    def _take(self, task: Task, event: Event) -> None:
+        if event.status == "done" or (event.status == "busy" and self.store.finished(task)):
+            if event.status == "done":
+                self.computed += 1
+                self.seconds.setdefault(task.arm, []).append(event.seconds)
+            self.progress.done += 1
+            self._tell((task, event))
+        elif event.status == "failed":
+            self._failed(task, event)
         elif event.status == "died":
-            self.deaths[task.hash] = self.deaths.get(task.hash, 0) + 1
+            self.deaths[task.hash] += 1
             self.store.write_journal("died", task, message=event.message)
             if self.deaths[task.hash] > _MOST_DEATHS:
-                message = f"{event.message}, {self.deaths[task.hash]} times; it may need more memory than there is"
-                self.store.write_failure(task, message, "")
-                self._fail(task, Event(task.hash, "failed", message=message))
+                times = self.deaths[task.hash]
+                self._fail(task, f"{event.message}, {times} times; it may need more memory than there is")
             else:
                 self.waiting.appendleft(task)
-        elif event.status == "failed":
-            self._fail(task, event)
+        elif (failure := self.store.failure(task.hash)) is not None:
+            self._failed(task, Event(task.hash, "failed", message=str(failure["error"])))
         else:
-            self.computed += 1
-            self.seconds.setdefault(task.arm, []).append(event.seconds)
-            self._done(task, event)
+            # Another process has it; look again later whether it has finished.
+            self.not_before[task.hash] = time.monotonic() + _PAUSE_WHEN_BUSY
+            self.waiting.append(task)
 
-    def _done(self, task: Task, event: Event) -> None:
-        self.progress.done += 1
-        self._tell((task, event))
+    def _fail(self, task: Task, message: str, traceback: str = "") -> None:
+        self.store.write_failure(task, message, traceback)
+        self._failed(task, Event(task.hash, "failed", message=message))
 
-    def _fail(self, task: Task, event: Event) -> None:
+    def _failed(self, task: Task, event: Event) -> None:
         self.failed.add(task.hash)
         self.progress.failed += 1
         logger.warning("%s failed: %s", task.title, event.message)
@@ -268,10 +254,10 @@ class _Loop:
 
     def _seconds_left(self) -> float | None:
         """Open tasks at the median time of their arm (of all arms, where it has none yet), over the slots."""
-        runs = {task.arm for task in self.tasks.values() if task.kind == "run"}
-        if not runs & self.seconds.keys():
-            return None
         known = {arm: statistics.median(values) for arm, values in self.seconds.items()}
-        usual = statistics.median(known[arm] for arm in runs & known.keys())
+        runs = {task.arm for task in self.tasks.values() if task.kind == "run"} & known.keys()
+        if not runs:
+            return None
+        usual = statistics.median(known[arm] for arm in runs)
         open_tasks = [*self.waiting, *self.running.values()]
         return sum(known.get(task.arm, usual) for task in open_tasks) / self.executor.slots

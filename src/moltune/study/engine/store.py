@@ -14,7 +14,7 @@
     results.parquet, results.json, report.html, tables/, figures/
 
 A run is named by the hash of its complete specification. Its folder is filled elsewhere and renamed into place, so it
-is there whole or not at all, and a study that is killed at any moment loses at most what its workers had in hand.
+is complete or absent, and a study that is killed at any moment loses at most what its workers had in hand.
 """
 
 from __future__ import annotations
@@ -33,15 +33,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 
 from moltune.data.molecules import Molecules
+from moltune.data.reading.write import write_table
 from moltune.data.splitting.split import Split
 from moltune.errors import RunFolderError
-from moltune.run import write_atomically
+from moltune.files import write_json
+from moltune.study.arms.base import PREDICTIONS, run_need
 
 STUDY, JOURNAL, RESULT, SPECIFICATION = "study.json", "journal.jsonl", "result.json", "specification.json"
-PREDICTIONS, HISTORY = "predictions.parquet", "history.csv"
+HISTORY = "history.csv"
+# What a folder may hold before the study begins: predictions from elsewhere, and what `study splits` writes.
+_FIRST = {"external", "data", "splits", JOURNAL, "claims"}
+_FRAMES = ("table", "rejected", "conflicts")
 
 
 def canonical(specification: Any) -> str:
@@ -119,7 +125,7 @@ class Store:
             if there != name:
                 raise RunFolderError(f"{self.folder} holds the study {there!r}; choose another folder with -o")
         elif self.folder.is_dir() and any(path.name not in _FIRST for path in self.folder.iterdir()):
-            raise RunFolderError(f"{self.folder} holds files that are no study; choose another folder with -o")
+            raise RunFolderError(f"{self.folder} holds no study, but other files; choose another folder with -o")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def study(self) -> dict[str, Any]:
@@ -128,16 +134,10 @@ class Store:
         Raises:
             RunFolderError: there is no study here.
         """
-        try:
-            content: dict[str, Any] = json.loads((self.folder / STUDY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise RunFolderError(f"{self.folder} is no study folder: there is no readable {STUDY} in it") from None
+        content = _read_json(self.folder / STUDY)
+        if content is None:
+            raise RunFolderError(f"{self.folder} is no study folder: there is no readable {STUDY} in it")
         return content
-
-    def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file of the folder atomically; NaN is refused."""
-        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.folder / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     # ---- data and splits ------------------------------------------------------------------------------------------
 
@@ -145,32 +145,35 @@ class Store:
         """Keep cleaned molecules under the checksum of what they were made from."""
 
         def fill(folder: Path) -> None:
-            for name in ("table", "rejected", "conflicts"):
+            for name in _FRAMES:
                 frame: pd.DataFrame = getattr(molecules, name)
                 texts = {column: str for column in frame if frame[column].dtype == object}
                 frame.astype(texts).to_parquet(folder / f"{name}.parquet", index=False)
             merged = list(molecules.provenance.get("merged_rows", {}).items())
-            facts = {"provenance": {**molecules.provenance, "merged_rows": merged}, "rows_in": molecules.rows_in}
-            (folder / "facts.json").write_text(json.dumps({**facts, "key": key}), encoding="utf-8")
+            provenance = {**molecules.provenance, "merged_rows": merged}
+            write_json(folder / "facts.json", {"provenance": provenance, "rows_in": molecules.rows_in, "key": key})
 
         self._put(self.folder / "data" / key, fill)
 
     def molecules(self, key: str) -> Molecules | None:
         """Molecules kept before; None where there are none."""
         folder = self.folder / "data" / key
-        if not (folder / "facts.json").is_file():
+        facts = _read_json(folder / "facts.json")
+        if facts is None:
             return None
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         facts["provenance"]["merged_rows"] = {int(row): int(kept) for row, kept in facts["provenance"]["merged_rows"]}
-        frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("table", "rejected", "conflicts")}
+        frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _FRAMES}
         return Molecules(**frames, rows_in=facts["rows_in"], provenance=facts["provenance"])
 
+    def split_path(self, unit: str) -> Path:
+        """CSV file of a split."""
+        return self.folder / "splits" / f"{unit}.csv"
+
     def save_split(self, unit: str, split: Split, molecules: Molecules) -> None:
-        """Write the parts as a table for people and other programs, and keep their positions."""
-        folder = self.folder / "splits"
-        folder.mkdir(parents=True, exist_ok=True)
-        frame = split.to_frame(molecules).assign(target=molecules.target)
-        write_atomically(folder / f"{unit}.csv", lambda temporary: frame.to_csv(temporary, index=False))
+        """Write the parts as a table for people and other programs."""
+        path = self.split_path(unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(split.to_frame(molecules).assign(target=molecules.target), path)
 
     def split(self, unit: str, molecules: Molecules) -> Split:
         """Read the parts back.
@@ -178,7 +181,7 @@ class Store:
         Raises:
             RunFolderError: the file is missing or does not fit the molecules.
         """
-        path = self.folder / "splits" / f"{unit}.csv"
+        path = self.split_path(unit)
         try:
             frame = pd.read_csv(path, usecols=["row", "split"])
         except (OSError, ValueError) as error:
@@ -194,7 +197,11 @@ class Store:
 
     def place(self, task: Task) -> Path:
         """Folder of a finished task."""
-        return self.folder / ("runs" if task.kind == "run" else "steps") / task.hash
+        return self.folder / f"{task.kind}s" / task.hash
+
+    def need(self, name: str, hash_: str) -> Path:
+        """Folder of what a task needs: a shared step, or the run of another arm."""
+        return self.folder / ("runs" if name.startswith(run_need("")) else "steps") / hash_
 
     def work(self, task: Task) -> Path:
         """Scratch folder of a task."""
@@ -204,26 +211,18 @@ class Store:
         """Whether its result is there."""
         return self.place(task).is_dir()
 
-    def commit(self, task: Task, fill: Callable[[Path], None]) -> None:
+    def commit(self, task: Task, fill: Callable[[Path], object]) -> None:
         """Put a result in place, forget an earlier failure, and clear the scratch."""
         self._put(self.place(task), fill)
-        self.failure_path(task).unlink(missing_ok=True)
+        self.forget_failure(task)
         shutil.rmtree(self.work(task), ignore_errors=True)
 
     def adopt(self, other: Store, task: Task) -> bool:
-        """Copy a finished task from another study; the hash says that it is the same.
-
-        Returns:
-            Whether it was there to be copied.
-        """
+        """Copy a finished task from another study, where its hash proves it the same; returns whether it was there."""
         source = other.place(task)
         if self.finished(task) or not source.is_dir():
             return False
-
-        def fill(folder: Path) -> None:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-
-        self.commit(task, fill)
+        self.commit(task, lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True))
         return True
 
     def result(self, hash_: str) -> Result | None:
@@ -235,25 +234,19 @@ class Store:
         facts = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         return Result(facts, pd.read_parquet(folder / PREDICTIONS), history)
 
-    def failure_path(self, task: Task) -> Path:
-        """File with the traceback of a task that failed."""
-        return self.folder / "failed" / f"{task.hash}.json"
-
     def write_failure(self, task: Task, error: str, traceback: str) -> None:
         """Keep what went wrong."""
-        path = self.failure_path(task)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / "failed").mkdir(parents=True, exist_ok=True)
         values = {"task": task.title, "arm": task.arm, "hash": task.hash, "error": error, "traceback": traceback}
-        text = json.dumps({**values, "time": time.time()}, indent=2) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(self._failure_path(task.hash), {**values, "time": time.time()})
 
-    def failure(self, task: Task) -> dict[str, Any] | None:
-        """What went wrong before; None where nothing did."""
-        try:
-            content: dict[str, Any] = json.loads(self.failure_path(task).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
+    def failure(self, hash_: str) -> dict[str, Any] | None:
+        """What went wrong with a task that is not finished; None where nothing did."""
+        return _read_json(self._failure_path(hash_))
+
+    def forget_failure(self, task: Task) -> None:
+        """Delete what went wrong before."""
+        self._failure_path(task.hash).unlink(missing_ok=True)
 
     # ---- who does what --------------------------------------------------------------------------------------------
 
@@ -261,23 +254,19 @@ class Store:
     def claim(self, task: Task) -> Iterator[bool]:
         """Claim a task for this process; yields False at once where another one has it.
 
-        The operating system holds the lock and drops it when its owner dies, however it dies: no claim goes stale, and
-        a process that merely sleeps keeps its own.
+        The operating system holds the lock and drops it when its owner dies, so no claim goes stale.
         """
-        folder = self.folder / "claims"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{task.hash}.lock")
+        owner = self.folder / "claims" / f"{task.hash}.json"
+        owner.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(owner.with_suffix(".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             yield False
             return
-        owner = folder / f"{task.hash}.json"
         try:
-            text = json.dumps(
-                {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "task": task.title}
-            )
-            owner.write_text(text, encoding="utf-8")
+            about = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "task": task.title}
+            write_json(owner, about)
             yield True
         finally:
             owner.unlink(missing_ok=True)
@@ -287,11 +276,9 @@ class Store:
         """Append one line; lines of several processes do not mix."""
         entry = {"time": time.time(), "pid": os.getpid(), "event": event, "hash": task.hash}
         line = json.dumps({**entry, "kind": task.kind, "task": task.title, **more}) + "\n"
-        descriptor = os.open(self.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        # Without a buffer this is one call of the system, which appends as a whole.
+        with open(self.folder / JOURNAL, "ab", buffering=0) as file:
+            file.write(line.encode())
 
     def journal(self) -> list[dict[str, Any]]:
         """Every event so far; a line that a kill cut short is left out."""
@@ -304,7 +291,19 @@ class Store:
                 continue
         return events
 
-    def _put(self, place: Path, fill: Callable[[Path], None]) -> None:
+    def sweep(self) -> None:
+        """Delete half-filled folders that killed processes left behind."""
+        for kind in ("runs", "steps", "data"):
+            for path in (self.folder / kind).glob(".*.tmp"):
+                host, pid = path.name.split(".")[-3:-1]
+                # Of a process on another machine nothing is known.
+                if host == _host() and not psutil.pid_exists(int(pid)):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _failure_path(self, hash_: str) -> Path:
+        return self.folder / "failed" / f"{hash_}.json"
+
+    def _put(self, place: Path, fill: Callable[[Path], object]) -> None:
         if place.is_dir():
             return
         temporary = place.with_name(f".{place.name}.{_host()}.{os.getpid()}.tmp")
@@ -320,29 +319,14 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Delete half-filled folders that killed processes left behind."""
-        for kind in ("runs", "steps", "data"):
-            for path in (self.folder / kind).glob(".*.tmp"):
-                host, pid = path.name.split(".")[-3:-1]
-                # Of a process on another machine nothing is known.
-                if host == _host() and not _alive(int(pid)):
-                    shutil.rmtree(path, ignore_errors=True)
 
-
-# What a study's folder may hold before the study begins: predictions from elsewhere, and the data of `study splits`.
-_FIRST = {"external", "data", "splits", JOURNAL, "claims"}
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
 
 
 def _host() -> str:
     return socket.gethostname().replace(".", "-")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -20,11 +18,11 @@ from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import Split
 from moltune.errors import DataError, NumericsError, RunFolderError
 from moltune.evaluation.metrics import METRICS
+from moltune.files import write_json
 from moltune.run import machine
-from moltune.study.arms.base import Outcome, Step, Workbench, find_kind, need_folder
-from moltune.study.engine.store import HISTORY, PREDICTIONS, RESULT, SPECIFICATION, Store, Task
-
-logger = logging.getLogger(__name__)
+from moltune.study.arms.base import PREDICTIONS, Outcome, Workbench, load_object
+from moltune.study.arms.registry import find_kind
+from moltune.study.engine.store import HISTORY, RESULT, SPECIFICATION, Store, Task
 
 LEAST_COVERAGE = 0.95
 Fill = Callable[[Path], None]
@@ -50,8 +48,7 @@ def perform(store: Store, task: Task, threads: int) -> Event:
             return Event(task.hash, "done")
         store.write_journal("begin", task)
         try:
-            fill = compute(store, task, threads)
-            store.commit(task, fill)
+            store.commit(task, compute(store, task, threads))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             store.write_failure(task, message, traceback.format_exc())
@@ -68,20 +65,17 @@ def compute(store: Store, task: Task, threads: int) -> Fill:
         DataError: too few test molecules were predicted.
         NumericsError: a prediction is not finite.
     """
-    key = task.specification["_data_key"]
-    molecules = _molecules(store.folder, key)
-    steps = {name: store.folder / need_folder(name) / hash_ for name, hash_ in task.needs.items()}
-    bench = Workbench(molecules, store.work(task), threads, steps)
+    specification = task.specification
+    molecules = _molecules(store.folder, specification["_data_key"])
+    needs = {name: store.need(name, hash_) for name, hash_ in task.needs.items()}
+    bench = Workbench(molecules, store.work(task), threads, needs)
     if task.kind == "step":
-        specification = task.specification
-        results = Step(specification["step"], specification["specification"], specification["function"]).compute(bench)
-        return lambda folder: _write_step(folder, results, specification)
+        results = load_object(specification["_function"])(bench, specification["specification"])
+        return lambda folder: _write_step(folder, task, results)
     split = store.split(task.unit, molecules)
     _forget_peak()
     wall, cpu = time.monotonic(), time.process_time()
-    kind = find_kind(task.specification["kind"])
-    seed = task.specification["seed"] or 0
-    outcome = kind.run(task.specification["arm"], split, seed, bench)
+    outcome = find_kind(specification["kind"]).run(specification["arm"], split, specification["seed"] or 0, bench)
     facts = {
         "title": task.title,
         "arm": task.arm,
@@ -107,8 +101,8 @@ def measure(outcome: Outcome, split: Split, molecules: Molecules, title: str) ->
     bad = predictions.loc[~np.isfinite(predictions["predicted"].to_numpy(dtype=float))]
     if len(bad):
         raise NumericsError(f"{title}: the prediction for row {bad['row'].iloc[0]} is not finite")
-    target = pd.Series(molecules.target, index=molecules.table["row"].to_numpy())
     rows = molecules.table["row"].to_numpy()
+    target = pd.Series(molecules.target, index=rows)
     result: dict[str, Any] = {}
     for part in ("validation", "test"):
         members = rows[split.parts()[part]]
@@ -130,22 +124,22 @@ def measure(outcome: Outcome, split: Split, molecules: Molecules, title: str) ->
 
 
 def _write_run(folder: Path, task: Task, outcome: Outcome, facts: dict[str, Any]) -> None:
-    (folder / SPECIFICATION).write_text(json.dumps(task.specification, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SPECIFICATION, task.specification)
     outcome.predictions.to_parquet(folder / PREDICTIONS, index=False)
     if outcome.history is not None:
         outcome.history.to_csv(folder / HISTORY, index=False)
     for name, source in outcome.kept.items():
         source.rename(folder / name)
-    (folder / RESULT).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / RESULT, facts)
 
 
-def _write_step(folder: Path, results: dict[str, np.ndarray | Path], specification: dict[str, Any]) -> None:
+def _write_step(folder: Path, task: Task, results: dict[str, np.ndarray | Path]) -> None:
     for name, values in results.items():
         if isinstance(values, Path):
             values.rename(folder / name)
         else:
             np.save(folder / f"{name}.npy", values)
-    (folder / SPECIFICATION).write_text(json.dumps(specification, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SPECIFICATION, task.specification)
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Who does the work: local processes, behind an interface that a cluster can also fill."""
+"""Executors: who does the tasks, local processes or this one; :mod:`moltune.study.engine.cluster` adds a cluster."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from joblib import cpu_count
 
 from moltune.study.engine.store import Store, Task
 from moltune.study.engine.task import Event, perform
-
-logger = logging.getLogger(__name__)
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -42,8 +43,7 @@ class Executor(ABC):
     def wait(self, timeout: float) -> list[Event]:
         """What ended since the last call; waits up to ``timeout`` seconds for something to."""
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - where nothing runs between calls there is nothing to stop
         """Stop everything at once; unfinished tasks are given up and can be resumed."""
 
     def __enter__(self) -> Executor:
@@ -53,16 +53,10 @@ class Executor(ABC):
         self.close()
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # pragma: no cover - macOS and Windows
-        return os.cpu_count() or 1
-
-
 class LocalExecutor(Executor):
     """Worker processes on this machine, each with its share of the cores; a dead one is replaced.
+
+    Every slot is a pool of one process, since the death of a worker breaks the whole pool that it belongs to.
 
     Args:
         folder: of the study.
@@ -72,47 +66,50 @@ class LocalExecutor(Executor):
 
     def __init__(self, folder: Path, workers: int, threads: int | None = None) -> None:
         self.slots = workers
-        self.threads = threads or max(1, cores() // workers)
-        self._folder = folder
-        self._idle: list[_Worker] = []
-        self._busy: dict[str, _Worker] = {}
+        self.threads = threads or max(1, cpu_count() // workers)
+        self._store = Store(folder)
+        self._idle: list[ProcessPoolExecutor] = []
+        self._busy: dict[Future[Event], tuple[Task, ProcessPoolExecutor]] = {}
+        # Workers end when this end of the pipe closes, be it by close() or by the death of this process.
+        self._watched, self._held = multiprocessing.Pipe(duplex=False)
 
     def submit(self, task: Task) -> None:
         """Hand a task to an idle worker, or start one."""
-        worker = self._idle.pop() if self._idle else _Worker(self._folder, self.threads)
-        try:
-            worker.connection.send(task)
-        except OSError:
-            worker.stop()
-            worker = _Worker(self._folder, self.threads)
-            worker.connection.send(task)
-        self._busy[task.hash] = worker
+        pool = self._idle.pop() if self._idle else self._start()
+        # The process of a pool starts with its first task.
+        with _thread_variables(self.threads):
+            try:
+                future = pool.submit(perform, self._store, task, self.threads)
+            except BrokenProcessPool:
+                pool = self._start()
+                future = pool.submit(perform, self._store, task, self.threads)
+        self._busy[future] = task, pool
 
     def wait(self, timeout: float) -> list[Event]:
-        """Collect what the workers report; a worker that died without a word counts as "died"."""
+        """Collect what the workers report; a worker that ended without a report counts as "died"."""
         if not self._busy:
             time.sleep(timeout)
-            return []
-        waited = {worker.connection: hash_ for hash_, worker in self._busy.items()}
         events = []
-        for ready in wait(list(waited), timeout):
-            assert isinstance(ready, Connection)
-            hash_ = waited[ready]
-            worker = self._busy.pop(hash_)
+        for future in wait(self._busy, timeout, FIRST_COMPLETED).done:
+            task, pool = self._busy.pop(future)
             try:
-                events.append(ready.recv())
-                self._idle.append(worker)
-            except (EOFError, OSError):
-                worker.stop()
-                code = worker.process.exitcode
-                events.append(Event(hash_, "died", message=f"its worker process ended with exit code {code}"))
+                events.append(future.result())
+                self._idle.append(pool)
+            except BrokenProcessPool:
+                pool.shutdown()
+                events.append(Event(task.hash, "died", message="its worker process was killed"))
         return events
 
     def close(self) -> None:
-        """Kill the workers: results are written atomically, so nothing half-done can stay behind."""
-        for worker in [*self._idle, *self._busy.values()]:
-            worker.stop()
+        """Stop the workers: results are written atomically, so nothing half-done can stay behind."""
+        self._held.close()
+        for pool in [*self._idle, *(pool for _, pool in self._busy.values())]:
+            pool.shutdown(cancel_futures=True)
         self._idle, self._busy = [], {}
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(self._watched,))
 
 
 class InlineExecutor(Executor):
@@ -136,28 +133,9 @@ class InlineExecutor(Executor):
         ended, self._ended = self._ended, []
         return ended
 
-    def close(self) -> None:
-        """Nothing runs between calls."""
-
-
-class _Worker:
-    def __init__(self, folder: Path, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs, folder, threads, os.getpid()))
-        with _environment(threads):
-            self.process.start()
-        # Only the child may hold the other end, or its death would not show.
-        theirs.close()
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
-
 
 @contextlib.contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def _thread_variables(threads: int) -> Iterator[None]:
     """Thread counts must stand in the environment before numerical libraries are imported."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
@@ -166,27 +144,19 @@ def _environment(threads: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                os.environ.pop(name, None)
+                del os.environ[name]
             else:
                 os.environ[name] = value
 
 
-def _serve(connection: Connection, folder: Path, threads: int, parent: int) -> None:
+def _begin_worker(watched: Connection) -> None:
     # Ctrl-C goes to the whole group of processes; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     logging.getLogger("moltune").setLevel(logging.ERROR)
-    store = Store(folder)
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        connection.send(perform(store, task, threads))
 
 
-def _die_with(parent: int) -> None:
-    """End this process soon after its parent was killed, so that no orphan works on."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent(watched: Connection) -> None:
+    """End this process as soon as its parent closes its end of the pipe or is killed, so that no orphan works on."""
+    watched.poll(None)
     os._exit(1)

@@ -1,8 +1,8 @@
 """Protocols: on which splits, with which seeds, every arm of a study runs.
 
-A :class:`Block` is one split with one seed. All arms of a study see the same blocks, so that they are compared in
-pairs. Blocks that share a split differ in the seed alone; they are one piece of evidence measured several times, which
-is why :mod:`moltune.study.analysis.verdicts` averages them before any test.
+A :class:`Block` is one split with one seed. All arms of a study run on the same blocks, so that comparisons are
+paired. Blocks that share a split differ in the seed alone and are not independent, which is why
+:mod:`moltune.study.analysis.verdicts` averages them before any test.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Numbers = Annotated[list[NonNegativeInt], BeforeValidator(_numbers), Field(min_l
 
 
 class Protocol(Settings):
-    """Splits x seeds, or repeated cross-validation; how many blocks of what kind.
+    """Splits x seeds, or repeated cross-validation.
 
     With ``folds``, each entry of ``splits`` is one repetition of a cross-validation, its folds are random, a share
     ``validation`` of all molecules is taken out of the training part, and the repetition's number is the seed.

@@ -1,30 +1,54 @@
-"""A study's recipe: data, protocol, arms and statistics in one YAML file."""
+"""A study's recipe as it stands in a YAML file: data, protocol, arms, statistics and claims.
+
+Nothing here knows the kinds of arms; :mod:`moltune.study.load` checks a recipe against them.
+"""
 
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Mapping
-from importlib import resources
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
-from moltune.config import DataSettings, ModelSettings, Settings, explain
+from moltune.config import DataSettings, ModelSettings, Settings
 from moltune.errors import ConfigError
 from moltune.evaluation.metrics import METRICS
-from moltune.overrides import read_yaml
-from moltune.study.arms.base import CONTROL_RULES, ArmSpec, ArmUnavailable, control_rule, find_kind
 from moltune.study.recipe.protocol import Protocol, named_protocol
 
-logger = logging.getLogger(__name__)
 
-LOWER_IS_BETTER = ("rmse", "mse", "mae", "median_absolute_error")
+class ArmSpec(Settings):
+    """One arm of a recipe: a name, a kind, and beside them the settings of that kind."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True, allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[\w.+()@ -]+$", description="unique in the recipe")
+    kind: str
+    label: str = Field("", description="shown in reports; unset: the name")
+    optional: bool = Field(False, description="leave the arm out, with a note, where it cannot run")
+    control: str = Field("", description="why the engine added this control arm")
+    seeds: int | None = Field(None, ge=1, description="run with this many seeds of each split only; unset: all")
+    grid: dict[str, float] = Field(
+        default_factory=dict,
+        description="two coordinates in a grid of settings: such an arm runs on the first block only, is drawn as a "
+        "point of a map, and is not compared with other arms",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of the kind."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def title(self) -> str:
+        """The label, or else the name."""
+        return self.label or self.name
 
 
 class Budget(Settings):
-    """How much a study may take; no new run begins once it is spent, and the report says what is missing."""
+    """How long a study may take; afterwards no new run begins, and the report says what is missing."""
 
     hours: PositiveFloat | None = Field(None, description="wall-clock time of one call of `moltune study run`")
 
@@ -42,7 +66,7 @@ class Statistics(Settings):
 
 
 class Published(Settings):
-    """A number from elsewhere: shown beside ours, marked as theirs, never tested against."""
+    """A number from the literature: shown beside ours, marked as published, never tested against."""
 
     label: str
     source: str
@@ -58,7 +82,7 @@ class Published(Settings):
 
 
 class Claim(Settings):
-    """What somebody else said of two arms of this study; the report puts our verdict beside it."""
+    """What others reported of two arms of this study; the report puts our verdict beside it."""
 
     text: str = Field(description="the claim in one sentence")
     source: str
@@ -80,7 +104,9 @@ class Recipe(Settings):
     arms: list[ArmSpec] = Field(min_length=1)
     reference: str | None = Field(None, description="arm that the others are compared with; unset: the first arm")
     comparisons: Literal["reference", "all"] | list[tuple[str, str]] = "reference"
-    controls: list[str] | Literal["auto"] = Field("auto", description="auto: what the registered rules ask for")
+    controls: list[str] | Literal["auto"] = Field(
+        "auto", description="names of control arms; auto: all that the kinds add"
+    )
     statistics: Statistics = Statistics()
     budget: Budget = Budget()
     published: list[Published] = Field(default_factory=list)
@@ -93,10 +119,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [arm.name for arm in self.arms]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two arms are called {twice[0]!r}; names must differ")
+        [(name, count)] = Counter(arm.name for arm in self.arms).most_common(1)
+        if count > 1:
+            raise ValueError(f"two arms are called {name!r}; names must differ")
         for arm in self.arms:
             if arm.grid and len(arm.grid) != 2:
                 raise ValueError(f"arm {arm.name!r}: grid takes two coordinates, such as grid: {{rank: 4, alpha: 8}}")
@@ -129,123 +154,9 @@ class Recipe(Settings):
             return [(self.arm(one).name, self.arm(other).name) for one, other in self.comparisons]
         names = [arm.name for arm in self.arms if not arm.grid]
         if self.comparisons == "all":
-            return [(names[j], names[i]) for i in range(len(names)) for j in range(i + 1, len(names))]
+            return [(other, one) for one, other in combinations(names, 2)]
         reference = self.reference_arm.name
         return [(name, reference) for name in names if name != reference]
-
-
-def make_recipe(values: Mapping[str, Any], folder: Path | None = None) -> Recipe:
-    """Validate a recipe's values, its arms included, and add the control arms that it needs.
-
-    Args:
-        values: as read from YAML.
-        folder: where relative paths in it start.
-
-    Raises:
-        ConfigError: names each wrong setting.
-    """
-    try:
-        recipe = Recipe.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(f"the recipe is wrong: {explain(error)}") from None
-    recipe = recipe.model_copy(update={"folder": folder})
-    recipe = with_controls(recipe)
-    # An optional arm that is left out later may still be named, so all names are looked up first.
-    pairs = recipe.pairs()
-    for claim in recipe.claims:
-        if (claim.arm, claim.against) not in pairs:
-            raise ConfigError(f"the claim {claim.text!r} is about {claim.arm} and {claim.against}: compare them, too")
-    for name in recipe.shown:
-        recipe.arm(name)
-    _ = recipe.reference_arm
-    for arm in recipe.arms:
-        find_kind(arm.kind).options(arm)
-    return recipe
-
-
-def with_controls(recipe: Recipe) -> Recipe:
-    """Add the control arms that the registered rules ask for, unless the recipe has them or lists its own."""
-    import moltune.study.arms  # noqa: F401 - the kinds bring their rules
-
-    arms = list(recipe.arms)
-    for rule in CONTROL_RULES:
-        for control in rule(recipe.model_copy(update={"arms": arms})):
-            wanted = recipe.controls == "auto" or control.name in recipe.controls
-            if wanted and not any(_same_arm(control, arm) for arm in arms):
-                arms.append(control)
-    return recipe.model_copy(update={"arms": arms})
-
-
-def _same_arm(one: ArmSpec, other: ArmSpec) -> bool:
-    return one.name == other.name or (one.kind == other.kind and one.options == other.options)
-
-
-@control_rule
-def training_mean(recipe: Recipe) -> list[ArmSpec]:
-    """Every study has the training mean: an arm that does not beat it has learned nothing."""
-    reason = "what predicting the mean of the training part would give; an arm that does not beat it learned nothing"
-    values = {"name": "mean", "label": "Training mean", "kind": "baseline", "baseline": "mean", "control": reason}
-    return [ArmSpec.model_validate(values)]
-
-
-def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """Let every arm's kind look for what is wrong; leave out optional arms that cannot run here.
-
-    Returns:
-        The recipe with the arms that can run, and one sentence per arm that was left out.
-
-    Raises:
-        ConfigError: a setting is wrong, or nothing is left.
-        ArmUnavailable: an arm that is not optional cannot run.
-    """
-    if recipe.external is not None and not any(find_kind(arm.kind).uses_external for arm in recipe.arms):
-        raise ConfigError("the recipe names external data, but no arm of it draws on them; leave external out")
-    kept, notes = [], []
-    for arm in recipe.arms:
-        try:
-            find_kind(arm.kind).check(arm, recipe)
-            kept.append(arm)
-        except ArmUnavailable as error:
-            if not arm.optional:
-                raise ArmUnavailable(f"arm {arm.name!r} cannot run here: {error}") from None
-            notes.append(f"The arm {arm.title!r} was left out: {error}")
-    for arm in list(kept):
-        missing = set(find_kind(arm.kind).uses_arms(arm)) - {one.name for one in kept}
-        if missing and not arm.optional:
-            raise ArmUnavailable(f"arm {arm.name!r} cannot run here: it needs {', '.join(sorted(missing))}")
-        if missing:
-            kept.remove(arm)
-            notes.append(f"The arm {arm.title!r} was left out: it needs {', '.join(sorted(missing))}")
-    names = {arm.name for arm in kept}
-    comparisons: Any = recipe.comparisons
-    if isinstance(comparisons, list):
-        comparisons = [pair for pair in comparisons if names.issuperset(pair)]
-    claims = [claim for claim in recipe.claims if names.issuperset((claim.arm, claim.against))]
-    if recipe.reference is not None and recipe.reference not in names:
-        raise ArmUnavailable(f"the reference arm {recipe.reference!r} cannot run here; choose another reference")
-    return recipe.model_copy(update={"arms": kept, "comparisons": comparisons, "claims": claims}), notes
-
-
-def bundled_recipes() -> dict[str, Path]:
-    """Recipes inside the package, by name."""
-    root = Path(str(resources.files("moltune.study"))) / "recipes"
-    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
-
-
-def load_recipe(name: str | Path) -> Recipe:
-    """Load a bundled recipe by name, or a YAML file.
-
-    Raises:
-        ConfigError: there is none, or it is wrong.
-    """
-    bundled = bundled_recipes()
-    path = Path(name)
-    if not path.is_file() and str(name) in bundled:
-        # Files that a bundled recipe names lie where the user works, not in the installed package.
-        return make_recipe(read_yaml(bundled[str(name)]), Path.cwd())
-    if not path.is_file():
-        raise ConfigError(f"there is no recipe {str(name)!r}: no such file, and bundled are {', '.join(bundled)}")
-    return make_recipe(read_yaml(path), path.resolve().parent)
 
 
 def change_recipe(
@@ -259,26 +170,21 @@ def change_recipe(
 ) -> Recipe:
     """The same study on other data, with another language model, other external molecules, or more or fewer blocks.
 
-    The language model is that of every arm that does not name its own.
-
-    Raises:
-        ConfigError: the recipe does not fit the change.
+    ``model`` is that of every arm that does not name its own.
     """
     changes: dict[str, Any] = {}
     if data is not None:
-        columns = {"smiles": None, "target": None}
-        changes["data"] = recipe.data.model_copy(update={"source": data, **columns})
-        # Numbers from elsewhere belong to the data that they were measured on.
+        changes["data"] = recipe.data.model_copy(update={"source": data, "smiles": None, "target": None})
+        # Published numbers belong to the data that they were measured on.
         changes["published"] = []
     if external is not None:
-        settings = recipe.external or DataSettings()
-        changes["external"] = settings.model_copy(update={"source": external})
+        changes["external"] = (recipe.external or DataSettings()).model_copy(update={"source": external})
     if model is not None:
         changes["model"] = recipe.model.model_copy(update={"name": model, "revision": None})
-    if splits is not None or seeds is not None:
-        counts = {"splits": splits, "seeds": seeds}
-        wanted = {name: list(range(count)) for name, count in counts.items() if count is not None}
-        # A protocol's name and note speak of its own numbers.
-        named = {"name": f"{recipe.protocol.name}, changed", "note": ""}
-        changes["protocol"] = recipe.protocol.model_copy(update={**wanted, **named})
+    counts = {"splits": splits, "seeds": seeds}
+    wanted: dict[str, Any] = {name: list(range(count)) for name, count in counts.items() if count is not None}
+    if wanted:
+        # The name and the note of a protocol describe its own numbers of splits and seeds.
+        wanted |= {"name": f"{recipe.protocol.name}, changed", "note": ""}
+        changes["protocol"] = recipe.protocol.model_copy(update=wanted)
     return recipe.model_copy(update=changes)

@@ -1,24 +1,26 @@
-"""The figures of a study, each as PNG and SVG, in the style of :mod:`moltune.reports.figures`."""
+"""The figures of a study, each as PNG and SVG, in the style of :mod:`moltune.reports.drawing`."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from moltune.reports.figures import _STYLE, BLUE, GREEN, GREY, ORANGE, VERMILION, _new_figure, _plain, _save
+from moltune.reports.drawing import BLUE, GREEN, GREY, ORANGE, VERMILION, drawing, plain
 from moltune.reports.summary import format_number
 from moltune.study.analysis.verdicts import Comparison, Ranking
 
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY, "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# Differences this many times as large as the middle one do not share an axis with it.
+# Differences this many times as large as the median do not share an axis with it.
 _FAR = 8
 # Characters of an arm's name in one line beside a figure.
 _WIDEST = 32
@@ -34,28 +36,20 @@ def blocks_figure(
     An arm far behind all others, such as the training mean, becomes an arrow at the edge, with its mean.
     """
     shown = frame.dropna(subset=[metric]).drop_duplicates("hash")
-    arms = [arm for arm in titles if arm in set(shown["arm"])]
+    runs = {arm: shown.loc[shown["arm"] == arm] for arm in titles if arm in set(shown["arm"])}
     best = shown[metric].min()
-    edge = far_edge([shown.loc[shown["arm"] == arm, metric].max() - best for arm in arms])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((7.2, 1.2 + 0.42 * len(arms)))
-        units = list(dict.fromkeys(shown["unit"]))
-        for at, arm in enumerate(arms):
-            values = shown.loc[shown["arm"] == arm]
-            if edge is not None and values[metric].max() - best > edge:
-                axes.plot([best + edge], [at], marker=">", color=VERMILION, linestyle="none")
-                words = format_number(values[metric].mean())
-                axes.annotate(words, (best + edge, at), xytext=(-9, 0), ha="right", color=VERMILION, **_BESIDE)
+    edge = far_edge([values[metric].max() - best for values in runs.values()])
+    units = list(dict.fromkeys(shown["unit"]))
+    with _lines([titles[arm] for arm in runs], "Every run, and each arm's mean", path_stem, label) as (axes, paths):
+        for at, values in enumerate(runs.values()):
+            errors = values[metric]
+            if edge is not None and errors.max() - best > edge:
+                _arrow(axes, best + edge, at, format_number(errors.mean()), VERMILION)
                 continue
             offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
-            axes.scatter(values[metric], at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
-            axes.plot([values[metric].mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
-        axes.set_yticks(range(len(arms)), [_wrapped(titles[arm]) for arm in arms])
-        axes.set(ylim=(len(arms) - 0.5, -0.5), xlabel=label)
-        # Over the figure: long names of arms leave the axes too narrow for a title of their own.
-        figure.suptitle("Every run, and each arm's mean")
-        axes.grid(visible=False, axis="y")
-        return _save(figure, path_stem)
+            axes.scatter(errors, at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
+            axes.plot([errors.mean()] * 2, [at - 0.36, at + 0.36], color=VERMILION, linewidth=2, zorder=4)
+    return paths
 
 
 def differences_figure(
@@ -66,46 +60,33 @@ def differences_figure(
     A difference many times as large as most, such as that of a control, would squeeze the others into one line: it
     becomes an arrow at the edge, with its number.
     """
-    shown = [comparison for comparison in comparisons if comparison.interval is not None]
-    edge = far_edge([max(abs(end) for end in item.interval) for item in shown if item.interval is not None])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((7.2, 1.5 + 0.42 * len(shown)))
-        for at, comparison in enumerate(shown):
-            assert comparison.interval is not None
-            colour, difference = _WORD_COLOURS[comparison.word], comparison.difference or 0.0
-            if comparison.margin:
-                left, width = -comparison.margin, 2 * comparison.margin
-                axes.barh(at, width, left=left, height=0.8, color=ORANGE, alpha=0.22, linewidth=0)
-            label_of: dict[str, Any] = {**_BESIDE, "color": colour}
-            if edge is not None and max(abs(end) for end in comparison.interval) > edge:
-                side = 1 if difference > 0 else -1
-                axes.plot([side * edge], [at], marker=">" if side > 0 else "<", color=colour, linestyle="none")
-                words = f"{comparison.word}, {'+' if side > 0 else '−'}{format_number(abs(difference))}"
-                align = "right" if side > 0 else "left"
-                axes.annotate(words, (side * edge, at), xytext=(-9 * side, 0), ha=align, **label_of)
+    shown = [(item, item.interval, item.difference or 0.0) for item in comparisons if item.interval is not None]
+    edge = far_edge([max(map(abs, interval)) for _, interval, _ in shown])
+    references = {item.reference for item, _, _ in shown}
+    common = titles[next(iter(references))] if len(references) == 1 else None
+    names = [titles[item.arm] if common else f"{titles[item.arm]} − {titles[item.reference]}" for item, _, _ in shown]
+    against = f" against {plain(common)}" if common else ""
+    title = f"Paired differences{against}\n(left of zero: smaller error)"
+    with _lines(names, title, path_stem, label) as (axes, paths):
+        for at, (item, interval, difference) in enumerate(shown):
+            colour = _WORD_COLOURS[item.word]
+            if item.margin:
+                band: Any = {"height": 0.8, "color": ORANGE, "alpha": 0.22, "linewidth": 0}
+                axes.barh(at, 2 * item.margin, left=-item.margin, **band)
+            if edge is not None and max(map(abs, interval)) > edge:
+                sign = "+" if difference > 0 else "−"
+                words = f"{item.word}, {sign}{format_number(abs(difference))}"
+                _arrow(axes, edge if difference > 0 else -edge, at, words, colour)
                 continue
-            axes.plot(comparison.interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
+            axes.plot(interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
             axes.plot([difference], [at], marker="o", color=colour, linestyle="none")
-            axes.annotate(comparison.word, (comparison.interval[1], at), xytext=(6, 0), **label_of)
-        references = {item.reference for item in shown}
-        common = titles[next(iter(references))] if len(references) == 1 else None
-        names = [titles[item.arm] if common else f"{titles[item.arm]} − {titles[item.reference]}" for item in shown]
+            axes.annotate(item.word, (interval[1], at), xytext=(6, 0), color=colour, **_BESIDE)
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
-        axes.set_yticks(range(len(shown)), [_wrapped(name) for name in names])
-        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=label)
-        against = f" against {_plain(common)}" if common else ""
-        figure.suptitle(f"Paired differences{against}\n(left of zero: smaller error)")
         axes.margins(x=0.1)
         # The words behind the bars take room of their own.
         left, right = axes.get_xlim()
         axes.set_xlim(left, right + 0.2 * (right - left))
-        axes.grid(visible=False, axis="y")
-        return _save(figure, path_stem)
-
-
-def _wrapped(name: str) -> str:
-    """A name on as many lines as leave room for the axes beside it."""
-    return _plain(textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), _WIDEST))
+    return paths
 
 
 def far_edge(reaches: Sequence[float]) -> float | None:
@@ -127,31 +108,26 @@ def critical_difference_figure(ranking: Ranking, titles: Mapping[str, str], path
     ranks, reach = ranking.friedman.average_ranks, ranking.friedman.critical_difference
     order = np.argsort(ranks, kind="stable")
     groups, k = _groups(ranks[order], reach), len(order)
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((7.2, 1.3 + 0.42 * k))
+    title = f"Ranks over {len(ranking.table)} splits; critical difference {reach:.2f}"
+    names = [titles[ranking.arms[arm]] for arm in order]
+    with _lines(names, title, path_stem, "Average rank (1 is best)") as (axes, paths):
         for at, arm in enumerate(order):
             axes.plot([ranks[arm]], [at], marker="o", color=BLUE, linestyle="none", zorder=3)
             axes.annotate(f"{ranks[arm]:.2f}", (ranks[arm], at), xytext=(7, 0), color=GREY, **_BESIDE)
-        step = 0.04 * k
         for at, (first, last) in enumerate(groups):
-            place = k + 0.12 * k + step * at
-            ends = [first - 0.25, last + 0.25]
-            axes.plot([place] * 2, ends, color=VERMILION, linewidth=3.5, solid_capstyle="butt")
-        axes.set_yticks(range(k), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
+            place = 1.12 * k + 0.04 * k * at
+            axes.plot([place] * 2, [first - 0.25, last + 0.25], color=VERMILION, linewidth=3.5, solid_capstyle="butt")
         axes.set_xticks(range(1, k + 1))
-        right = k + 0.12 * k + step * max(1, len(groups))
-        axes.set(xlim=(1 - 0.05 * k, right), ylim=(k - 0.5, -0.5), xlabel="Average rank (1 is best)")
-        figure.suptitle(f"Ranks over {len(ranking.table)} splits; critical difference {reach:.2f}")
-        axes.grid(visible=False, axis="y")
-        return _save(figure, path_stem)
+        axes.set_xlim(1 - 0.05 * k, 1.12 * k + 0.04 * k * max(1, len(groups)))
+    return paths
 
 
 def _groups(ranks: np.ndarray, reach: float) -> list[tuple[int, int]]:
     """Longest stretches of sorted ranks that lie within the critical difference."""
     found: list[tuple[int, int]] = []
-    for first in range(len(ranks)):
-        last = int(np.flatnonzero(ranks <= ranks[first] + reach)[-1])
-        if last > first and not any(start <= first and last <= end for start, end in found):
+    for first, rank in enumerate(ranks):
+        last = int(np.flatnonzero(ranks <= rank + reach)[-1])
+        if last > first and not (found and last <= found[-1][1]):
             found.append((first, last))
     return found
 
@@ -166,18 +142,14 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
     half = (ranking.tukey[0].upper - ranking.tukey[0].lower) / 4
     order = np.argsort(means, kind="stable")
     best = float(means[order[0]])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((7.2, 1.3 + 0.42 * len(order)))
+    names = [titles[ranking.arms[arm]] for arm in order]
+    with _lines(names, "Tukey HSD intervals; red: differs from the best", path_stem, label) as (axes, paths):
         axes.axvspan(best - half, best + half, color=BLUE, alpha=0.12, linewidth=0)
         for at, arm in enumerate(order):
             alike = means[arm] - half <= best + half
             colour = BLUE if at == 0 else GREY if alike else VERMILION
             axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
-        axes.set_yticks(range(len(order)), [_wrapped(titles[ranking.arms[arm]]) for arm in order])
-        axes.set(ylim=(len(order) - 0.5, -0.5), xlabel=label)
-        figure.suptitle("Tukey HSD intervals; red: differs from the best")
-        axes.grid(visible=False, axis="y")
-        return _save(figure, path_stem)
+    return paths
 
 
 def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Path]:
@@ -189,8 +161,8 @@ def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Pa
         label: of the number.
     """
     numbers = values.to_numpy(dtype=float)
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        figure, axes = _new_figure((1.8 + 0.95 * numbers.shape[1], 1.4 + 0.62 * numbers.shape[0]))
+    size = (1.8 + 0.95 * numbers.shape[1], 1.4 + 0.62 * numbers.shape[0])
+    with drawing(path_stem, size) as (axes, paths):
         image = axes.imshow(numbers, cmap="cividis_r", aspect="auto")
         middle = float(np.nanmin(numbers) + np.nanmax(numbers)) / 2
         for row, column in zip(*np.nonzero(np.isfinite(numbers)), strict=True):
@@ -199,13 +171,13 @@ def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Pa
             colour = "white" if value > middle else "black"
             axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=10)
         row, column = np.unravel_index(int(np.nanargmin(numbers)), numbers.shape)
-        frame: Any = {"fill": False, "edgecolor": VERMILION, "linewidth": 2.5}
-        axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.5))
         axes.set_xticks(range(numbers.shape[1]), [f"{value:g}" for value in values.columns])
         axes.set_yticks(range(numbers.shape[0]), [f"{value:g}" for value in values.index])
-        axes.set(xlabel=_plain(str(values.columns.name)), ylabel=_plain(str(values.index.name)))
-        figure.colorbar(image, label=label)
-        return _save(figure, path_stem)
+        axes.set(xlabel=plain(str(values.columns.name)), ylabel=plain(str(values.index.name)))
+        axes.grid(visible=False)
+        axes.figure.colorbar(image, label=label)
+    return paths
 
 
 def losses_figure(
@@ -215,24 +187,22 @@ def losses_figure(
 
     A ring marks the epoch with the smallest mean validation loss.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((7.2, 4.4))
+    with drawing(path_stem, (7.2, 4.4)) as (axes, paths):
         for at, (arm, tables) in enumerate(histories.items()):
             joined = pd.concat(tables).groupby("epoch")[["train_loss", "validation_loss"]].mean()
-            colour = COLOURS[at % len(COLOURS)]
+            loss, colour = joined["validation_loss"], COLOURS[at % len(COLOURS)]
             style: Any = {"color": colour, "marker": MARKERS[at % len(MARKERS)], "markersize": 4}
-            axes.plot(joined.index, joined["validation_loss"], label=_plain(titles[arm]), **style)
+            axes.plot(joined.index, loss, label=plain(titles[arm]), **style)
             axes.plot(joined.index, joined["train_loss"], color=colour, linestyle="--", linewidth=1)
-            if joined["validation_loss"].notna().any():
-                best = int(joined["validation_loss"].argmin())
+            if loss.notna().any():
+                best = int(loss.argmin())
                 ring: Any = {"s": 110, "facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "zorder": 4}
-                axes.scatter(joined.index[[best]].to_numpy(), joined["validation_loss"].to_numpy()[[best]], **ring)
+                axes.scatter(joined.index[[best]].to_numpy(), loss.to_numpy()[[best]], **ring)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-        axes.set(
-            xlabel="Epoch", ylabel="Loss", title="Validation loss (solid) and training loss (dashed), mean of runs"
-        )
+        title = "Validation loss (solid) and training loss (dashed), mean of runs"
+        axes.set(xlabel="Epoch", ylabel="Loss", title=title)
         axes.legend(loc="best")
-        return _save(figure, path_stem)
+    return paths
 
 
 def scatter_figure(
@@ -253,26 +223,44 @@ def scatter_figure(
     limits = (float(values.min()) - pad, float(values.max()) + pad)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with mpl.rc_context(_STYLE):
-        figure, first = _new_figure((3.1 * columns, 3.2 * rows + 0.3))
+    with drawing(path_stem, (3.1 * columns, 3.2 * rows + 0.3)) as (first, paths):
+        figure: Any = first.figure
         first.remove()
         for at, (arm, (true, predicted)) in enumerate(panels.items()):
             axes = figure.add_subplot(rows, columns, at + 1)
             half = float(np.median(np.abs(predicted - true)))
             axes.plot(limits, limits, color=GREY, linewidth=1, linestyle="--")
             axes.fill_between(limits, np.array(limits) - half, np.array(limits) + half, color=ORANGE, alpha=0.2, lw=0)
-            axes.scatter(
-                true,
-                predicted,
-                s=6 if len(true) > 300 else 16,
-                color=BLUE,
-                alpha=0.45,
-                linewidths=0,
-                # A page of many panels would be megabytes of circles.
-                rasterized=len(true) * len(panels) > 2000,
-            )
+            # A page of many panels would be megabytes of circles.
+            dots: Any = {"s": 6 if len(true) > 300 else 16, "rasterized": len(true) * len(panels) > 2000}
+            axes.scatter(true, predicted, color=BLUE, alpha=0.45, linewidths=0, **dots)
             axes.set(xlim=limits, ylim=limits, aspect="equal")
             axes.set_title(_wrapped(titles[arm]), fontsize=10)
-        figure.supxlabel(_plain(f"Measured {label}"), fontsize=11)
-        figure.supylabel(_plain(f"Predicted {label}"), fontsize=11)
-        return _save(figure, path_stem)
+        figure.supxlabel(plain(f"Measured {label}"), fontsize=11)
+        figure.supylabel(plain(f"Predicted {label}"), fontsize=11)
+    return paths
+
+
+@contextmanager
+def _lines(names: Sequence[str], title: str, path_stem: Path, label: str) -> Iterator[tuple[Axes, list[Path]]]:
+    """Axes with one line per name, from top to bottom."""
+    with drawing(path_stem, (7.2, 1.4 + 0.42 * len(names))) as (axes, paths):
+        axes.set_yticks(range(len(names)), [_wrapped(name) for name in names])
+        # Over the figure: long names of arms leave the axes too narrow for a title of their own.
+        axes.figure.suptitle(title)
+        axes.grid(visible=False, axis="y")
+        yield axes, paths
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
+
+
+def _arrow(axes: Axes, place: float, at: int, words: str, colour: str) -> None:
+    """An arrow at the edge for what lies far beyond it."""
+    right = place > 0
+    axes.plot([place], [at], marker=">" if right else "<", color=colour, linestyle="none")
+    align = "right" if right else "left"
+    axes.annotate(words, (place, at), xytext=(-9 if right else 9, 0), ha=align, color=colour, **_BESIDE)
+
+
+def _wrapped(name: str) -> str:
+    """A name on as many lines as leave room for the axes beside it."""
+    return plain(textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), _WIDEST))

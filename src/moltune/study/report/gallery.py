@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from moltune.study.analysis.verdicts import Analysis
-from moltune.study.arms.base import find_kind
+from moltune.study.arms.registry import find_kind
 from moltune.study.engine.store import Store
 from moltune.study.report.figures import (
     blocks_figure,
@@ -26,11 +26,11 @@ _MOST_PANELS = 9
 _CAPTIONS = {
     "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
     "of the corrected t-test; differences inside the orange band do not matter.",
-    "blocks": "Test error of every run; the red bar is the arm's mean. Dots of one height in the line share a split.",
-    "critical_differences": "Average ranks over splits; a red bar spans the arms that Friedman's and Nemenyi's tests "
-    "cannot tell apart.",
-    "intervals": "Tukey's simultaneous intervals: bars that overlap cannot be told apart. They know nothing of "
-    "overlapping training sets and are narrower than the verdicts above.",
+    "blocks": "Test error of every run; the red bar is the arm's mean. Dots at one height in the line share a split.",
+    "critical_differences": "Average ranks over splits; a red bar spans the arms that the tests of Friedman and "
+    "Nemenyi cannot distinguish.",
+    "intervals": "Tukey's simultaneous intervals: arms whose bars overlap cannot be distinguished. They ignore that "
+    "training sets overlap and are narrower than the verdicts above.",
     "losses": "Training of the arms that learn by epochs; a ring marks the epoch with the smallest validation loss.",
     "predictions": "Test molecules of the first block; half of them lie in the band.",
     "grid": "Validation error on the first block over two settings; the best is framed.",
@@ -39,31 +39,26 @@ _CAPTIONS = {
 
 def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Draw what there is to draw; returns caption -> SVG file."""
-    names, metric = titles(analysis), analysis.metric
+    names, metric, ranking = titles(analysis), analysis.metric, analysis.ranking
     unit = str(study["data"].get("unit") or "")
     # A long unit belongs into the text, not on an axis.
     label = metric_label(metric, unit if len(unit) <= 20 else "")
     drawn: dict[str, list[Path]] = {}
     if any(item.interval for item in analysis.comparisons):
-        drawn["differences"] = differences_figure(
-            analysis.comparisons, names, folder / "differences", label=f"Difference of {label}"
-        )
+        stem = folder / "differences"
+        drawn["differences"] = differences_figure(analysis.comparisons, names, stem, label=f"Difference of {label}")
     # A map of settings has a figure of its own, of validation errors.
-    mapped = {arm.name for arm in analysis.recipe.arms if arm.grid}
-    runs = analysis.frame[~analysis.frame["arm"].isin(mapped)]
+    runs = analysis.frame[~analysis.frame["arm"].isin([arm.name for arm in analysis.recipe.arms if arm.grid])]
     if runs[metric].notna().any():
         drawn["blocks"] = blocks_figure(runs, metric, names, folder / "blocks", label=label)
-    if analysis.ranking is not None:
-        if analysis.ranking.friedman is not None:
-            drawn["critical_differences"] = critical_difference_figure(
-                analysis.ranking, names, folder / "critical_differences"
-            )
-        drawn["intervals"] = intervals_figure(analysis.ranking, names, folder / "intervals", label=label)
-    histories = _histories(analysis, store)
-    if histories:
+    if ranking is not None:
+        if ranking.friedman is not None:
+            stem = folder / "critical_differences"
+            drawn["critical_differences"] = critical_difference_figure(ranking, names, stem)
+        drawn["intervals"] = intervals_figure(ranking, names, folder / "intervals", label=label)
+    if histories := _histories(analysis, store):
         drawn["losses"] = losses_figure(histories, names, folder / "losses")
-    panels = _panels(analysis, store, study)
-    if panels:
+    if panels := _panels(analysis, store, study):
         target = str(study["data"].get("target_column") or "target")
         drawn["predictions"] = scatter_figure(panels, names, folder / "predictions", label=target)
     grid = grid_table(analysis, store)
@@ -90,14 +85,15 @@ def grid_table(analysis: Analysis, store: Store) -> pd.DataFrame | None:
 def _of_kinds(analysis: Analysis, store: Store, folder: Path) -> dict[str, Path]:
     """What each kind of arm draws of its runs."""
     done = analysis.frame.dropna(subset=[analysis.metric])
-    places: dict[str, dict[str, Path]] = {}
-    for arm, block, hash_ in done[["arm", "block", "hash"]].itertuples(index=False):
-        places.setdefault(arm, {})[block] = store.folder / "runs" / hash_
-    kinds = dict.fromkeys(arm.kind for arm in analysis.recipe.arms)
+    runs: dict[str, dict[str, dict[str, Path]]] = {}
+    for arm in analysis.recipe.arms:
+        own = done.loc[done["arm"] == arm.name]
+        if len(own):
+            places = [store.folder / "runs" / hash_ for hash_ in own["hash"]]
+            runs.setdefault(arm.kind, {})[arm.name] = dict(zip(own["block"], places, strict=True))
     figures: dict[str, Path] = {}
-    for name in kinds:
-        own = {arm.name: places[arm.name] for arm in analysis.recipe.arms if arm.kind == name and arm.name in places}
-        figures |= find_kind(name).draw(own, analysis.recipe, folder)
+    for kind, places_of in runs.items():
+        figures |= find_kind(kind).draw(places_of, analysis.recipe, folder)
     return figures
 
 
@@ -115,10 +111,10 @@ def _panels(analysis: Analysis, store: Store, study: Mapping[str, Any]) -> dict[
     molecules = store.molecules(study["data"]["key"])
     assert molecules is not None
     target = molecules.table.set_index("row")["target"]
-    done = analysis.frame.dropna(subset=[analysis.metric])
     own = analysis.recipe.shown or [arm.name for arm in analysis.recipe.arms if not (arm.control or arm.grid)]
+    done = analysis.frame.dropna(subset=[analysis.metric])
     done = done.loc[done["arm"].isin(own)]
-    first = done.loc[done["block"] == done["block"].iloc[0]] if len(done) else done
+    first = done.loc[done["block"].isin(done["block"].head(1))]
     panels = {}
     for arm, hash_ in first.sort_values(analysis.metric)[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
         result = store.result(hash_)

@@ -12,7 +12,6 @@ import pandas as pd
 from moltune.reports.summary import METRIC_LABELS, format_number
 from moltune.study.analysis.verdicts import Analysis, Comparison
 
-_LABELS = {**METRIC_LABELS, "seconds": "Seconds", "trainable_parameters": "Trained parameters"}
 DECIDED, UNDECIDED = ("better", "worse", "equivalent"), "cannot tell"
 SHOWN_METRICS = ("rmse", "mae", "median_absolute_error", "r2", "spearman")
 
@@ -29,48 +28,40 @@ def metric_label(metric: str, unit: str = "") -> str:
 
 def sentence(comparison: Comparison, analysis: Analysis) -> str:
     """One verdict in words, with the numbers behind it."""
-    names = titles(analysis)
+    names, decimals = titles(analysis), _decimals(comparison)
     one, other = names[comparison.arm], names[comparison.reference]
+    over = f"over {_count(comparison, analysis)}"
     if comparison.difference is None or comparison.interval is None:
         return (
-            f"Cannot tell {one} from {other}: they have {comparison.blocks} finished blocks on {comparison.units} "
-            "splits in common, and at least two splits are needed."
+            f"{one} cannot be compared with {other}: they have {comparison.blocks} finished blocks on "
+            f"{comparison.units} splits in common, and at least two splits are needed."
         )
-    label = METRIC_LABELS[analysis.metric]
-    decimals = _decimals(comparison)
-    gap = format_number(abs(comparison.difference), decimals)
-    low, high = (format_number(value, decimals) for value in comparison.interval)
-    share = ""
-    if comparison.reference_mean:
-        share = f", {format_number(100 * abs(comparison.difference) / comparison.reference_mean, 1)} %"
-    numbers = f"95 % interval of the difference {low} to {high}"
-    over = f"over {_count(comparison, analysis)}"
-    if comparison.word in ("better", "worse"):
-        way = "lower" if comparison.word == "better" else "higher"
-        p = f"corrected p {_p(comparison.p_holm)}"
-        return f"{one} is {comparison.word} than {other}: {label} {way} by {gap}{share} ({numbers}; {p}) {over}."
+    numbers = f"95 % interval of the difference {_ends(comparison.interval, decimals)}"
     if comparison.word == "equivalent":
+        margin, p = format_number(comparison.margin, decimals), _p(comparison.p_equivalence_holm)
         return (
-            f"{one} and {other} are equivalent: they differ by less than {format_number(comparison.margin, decimals)} "
-            f"({numbers}; corrected p of a larger difference {_p(comparison.p_equivalence_holm)}) {over}."
+            f"{one} and {other} are equivalent: they differ by less than {margin} "
+            f"({numbers}; corrected p of a larger difference {p}) {over}."
         )
+    gap = format_number(abs(comparison.difference), decimals)
+    if comparison.reference_mean:
+        gap += f", {format_number(100 * abs(comparison.difference) / comparison.reference_mean, 1)} %"
+    found = f"{METRIC_LABELS[analysis.metric]} {'lower' if comparison.difference < 0 else 'higher'} by {gap}"
     # Of several comparisons one interval can leave out zero, and still decide nothing.
-    if comparison.p_holm is not None and (comparison.interval[0] > 0 or comparison.interval[1] < 0):
+    if comparison.word != UNDECIDED or comparison.interval[0] > 0 or comparison.interval[1] < 0:
         numbers += f"; corrected p {_p(comparison.p_holm)}"
-    way = "lower" if comparison.difference < 0 else "higher"
-    detectable = format_number(comparison.detectable, decimals)
+    if comparison.word != UNDECIDED:
+        return f"{one} is {comparison.word} than {other}: {found} ({numbers}) {over}."
     return (
-        f"Cannot tell {one} from {other}: {label} {way} by {gap}{share} ({numbers}) {over}. "
-        f"Only differences above {detectable} would be found here; {_more(comparison)}."
+        f"{one} cannot be distinguished from {other}: {found} ({numbers}) {over}. The smallest difference that would "
+        f"be detected here is {format_number(comparison.detectable, decimals)}; {_more(comparison)}."
     )
 
 
 def in_order(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
     """What was decided and what was not, each in the recipe's order."""
-    return (
-        [item for item in comparisons if item.word != UNDECIDED],
-        [item for item in comparisons if item.word == UNDECIDED],
-    )
+    decided = [item for item in comparisons if item.word != UNDECIDED]
+    return decided, [item for item in comparisons if item.word == UNDECIDED]
 
 
 def tally(comparisons: Sequence[Comparison]) -> str:
@@ -83,21 +74,20 @@ def tally(comparisons: Sequence[Comparison]) -> str:
 
 def _more(comparison: Comparison) -> str:
     if comparison.margin is None:
-        return "the reference does not vary, so no margin is known below which differences do not matter"
+        return "the reference does not vary, so there is no margin below which differences do not matter"
     margin = format_number(comparison.margin, _decimals(comparison))
     if comparison.more_units is None:
-        return f"no number of further splits of these data would find one of {margin}, as they overlap too much"
+        return f"no number of further splits of these data would detect one of {margin}, since they overlap too much"
     splits = "split" if comparison.more_units == 1 else "splits"
-    return f"about {comparison.more_units:,} more {splits} would find one of {margin}"
+    return f"about {comparison.more_units:,} more {splits} would detect one of {margin}"
 
 
 def _count(comparison: Comparison, analysis: Analysis) -> str:
-    unit = "folds" if analysis.recipe.protocol.folds else "splits"
-    if len(analysis.recipe.protocol.splits) == 1 and not analysis.recipe.protocol.folds:
+    protocol = analysis.recipe.protocol
+    if len(protocol.splits) == 1 and not protocol.folds:
         return f"{comparison.blocks} seeds of one split"
-    if comparison.blocks == comparison.units:
-        return f"{comparison.units} {unit}"
-    return f"{comparison.blocks} blocks on {comparison.units} {unit}"
+    units = f"{comparison.units} {'folds' if protocol.folds else 'splits'}"
+    return units if comparison.blocks == comparison.units else f"{comparison.blocks} blocks on {units}"
 
 
 def _decimals(comparison: Comparison) -> int:
@@ -106,9 +96,11 @@ def _decimals(comparison: Comparison) -> int:
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _ends(interval: tuple[float, float] | None, decimals: int = 3) -> str:
+    return "–" if interval is None else " to ".join(format_number(end, decimals) for end in interval)
 
 
 def arms_table(analysis: Analysis) -> pd.DataFrame:
@@ -120,14 +112,13 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
     """
     interval = f"{METRIC_LABELS[analysis.metric]}, 95 % interval"
     theirs = [_with_rmse(published.metrics) for published in analysis.recipe.published]
-    # Who publishes squared errors is read beside ours in that unit, too.
+    # Published squared errors are read beside ours in that unit, too.
     shown = [*SHOWN_METRICS, *(["mse"] if any("mse" in metrics for metrics in theirs) else [])]
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
     means = done.groupby("arm")[analysis.metric].mean()
     ours = [arm for arm in analysis.recipe.arms if not arm.grid]
-    arms = sorted(ours, key=lambda arm: means.get(arm.name, float("inf")))
-    for arm in arms:
+    for arm in sorted(ours, key=lambda arm: means.get(arm.name, float("inf"))):
         runs = done.loc[done["arm"] == arm.name].drop_duplicates("hash")
         all_runs = analysis.frame.loc[analysis.frame["arm"] == arm.name, "hash"].nunique()
         row = {"Arm": arm.title + (" (control)" if arm.control else ""), "Kind": arm.kind}
@@ -135,19 +126,15 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         for metric in shown:
             row[METRIC_LABELS[metric]] = _spread(runs[metric])
             if metric == analysis.metric:
-                row[interval] = _interval(analysis.interval(arm.name))
+                row[interval] = _ends(analysis.interval(arm.name))
         # The median, as one run that waited for a busy machine says nothing of the arm.
-        row["Seconds"] = format_number(runs["seconds"].median()) if len(runs) else "–"
-        row["Trained parameters"] = _parameters(runs)
-        row["Peak memory"] = _megabytes(runs["peak_memory_mb"].max()) if len(runs) else "–"
-        row["Saved"] = _saved(runs)
+        row["Seconds"] = format_number(runs["seconds"].astype(float).median())
+        row |= _costs(runs)
         rows.append(row)
     for published, metrics in zip(analysis.recipe.published, theirs, strict=True):
         row = dict.fromkeys(rows[0], "–") | {"Arm": f"{published.label} (published)", "Kind": "theirs, not tested"}
-        for metric, value in metrics.items():
-            if METRIC_LABELS[metric] in row:
-                row[METRIC_LABELS[metric]] = format_number(value)
-        rows.append(row)
+        shown_here = {METRIC_LABELS[metric]: format_number(value) for metric, value in metrics.items()}
+        rows.append(row | {label: text for label, text in shown_here.items() if label in row})
     return pd.DataFrame(rows)
 
 
@@ -157,42 +144,33 @@ def _with_rmse(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _spread(values: pd.Series) -> str:
-    known = values.dropna()
-    if not len(known):
-        return "–"
-    sd = f" ± {format_number(float(known.std(ddof=1)), 3)}" if len(known) > 1 else ""
-    return f"{format_number(float(known.mean()), 3)}{sd}"
+    known = values.dropna().astype(float)
+    sd = f" ± {format_number(known.std(), 3)}" if len(known) > 1 else ""
+    return f"{format_number(known.mean(), 3)}{sd}"
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{format_number(interval[0], 3)} to {format_number(interval[1], 3)}"
-
-
-def _parameters(runs: pd.DataFrame) -> str:
-    """How many are trained, and their share of all."""
-    trained, total = _largest(runs, "trainable_parameters"), _largest(runs, "total_parameters")
-    if trained is None:
-        return "–"
-    return f"{int(trained):,}" + (f" ({trained / total:.3%})" if total else "")
-
-
-def _saved(runs: pd.DataFrame) -> str:
-    """Weights of one run, what its kernel head takes apart."""
-    saved = _largest(runs, "weights_bytes")
-    if saved is None:
-        return "–"
-    facts = [entry["refit"] for entry in runs["facts"] if isinstance(entry, Mapping) and entry.get("refit")]
-    kernel = max((entry.get("bytes", 0) for entry in facts), default=0)
-    return _megabytes((saved - kernel) / 1e6) + (f" + {_megabytes(kernel / 1e6)}" if kernel else "")
-
-
-def _largest(runs: pd.DataFrame, fact: str) -> float | None:
+def _costs(runs: pd.DataFrame) -> dict[str, str]:
+    """Trained parameters and their share of all, peak memory, and weights of one run + those of its kernel head."""
     facts = [entry for entry in runs["facts"] if isinstance(entry, Mapping)]
-    return max((float(entry[fact]) for entry in facts if entry.get(fact) is not None), default=None)
+
+    def largest(name: str) -> float | None:
+        return max((float(entry[name]) for entry in facts if entry.get(name) is not None), default=None)
+
+    trained, total, saved = largest("trainable_parameters"), largest("total_parameters"), largest("weights_bytes")
+    memory = runs["peak_memory_mb"].astype(float).max()
+    costs = dict.fromkeys(("Trained parameters", "Peak memory", "Saved"), "–")
+    if trained is not None:
+        costs["Trained parameters"] = f"{trained:,.0f}" + (f" ({trained / total:.3%})" if total else "")
+    if pd.notna(memory):
+        costs["Peak memory"] = _megabytes(memory)
+    if saved is not None:
+        kernel = max(((entry.get("refit") or {}).get("bytes", 0) for entry in facts), default=0)
+        costs["Saved"] = _megabytes((saved - kernel) / 1e6) + (f" + {_megabytes(kernel / 1e6)}" if kernel else "")
+    return costs
 
 
 def _megabytes(value: float) -> str:
-    return f"{format_number(value)} MB" if pd.notna(value) else "–"
+    return f"{format_number(value)} MB"
 
 
 def comparisons_table(analysis: Analysis) -> pd.DataFrame:
@@ -201,20 +179,14 @@ def comparisons_table(analysis: Analysis) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for item in analysis.comparisons:
         decimals = _decimals(item)
-
-        def pair(interval: tuple[float, float] | None, decimals: int = decimals) -> str:
-            if interval is None:
-                return "–"
-            return f"{format_number(interval[0], decimals)} to {format_number(interval[1], decimals)}"
-
         rows.append(
             {
                 "Arm": names[item.arm],
                 "Against": names[item.reference],
                 "Verdict": item.word,
                 f"Δ {METRIC_LABELS[analysis.metric]}": format_number(item.difference, decimals),
-                "95 % interval": pair(item.interval),
-                "Bootstrap": pair(item.bootstrap),
+                "95 % interval": _ends(item.interval, decimals),
+                "Bootstrap": _ends(item.bootstrap, decimals),
                 "p": _p(item.p),
                 "p (Holm)": _p(item.p_holm),
                 "p (equivalent, Holm)": _p(item.p_equivalence_holm),
@@ -229,24 +201,23 @@ def comparisons_table(analysis: Analysis) -> pd.DataFrame:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """A GitHub table."""
+    # DataFrame.to_markdown needs a package more.
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table.to_numpy().tolist()]
     return "\n".join(lines) + "\n"
 
 
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$"}
-_LATEX |= {"²": "$^2$", "ρ": r"$\rho$", "–": "--", "<": "$<$", "{": r"\{", "}": r"\}", "³": "$^3$"}
-_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+# What pandas does not escape.
+_LATEX = str.maketrans(
+    {"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "²": "$^2$", "³": "$^3$", "ρ": r"$\rho$", "–": "--", "<": "$<$"}
+)
 
 
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     """A booktabs table."""
-
-    def line(cells: list[str]) -> str:
-        return "  " + " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
-
-    body = [line(row) for row in table.to_numpy().tolist()]
     columns = "l" * min(3, table.shape[1]) + "r" * max(0, table.shape[1] - 3)
-    head = ["\\begin{table}", "  \\centering", f"  \\caption{{{line([caption]).strip()[:-3]}}}"]
-    head += [f"  \\begin{{tabular}}{{{columns}}}", "  \\toprule", line(list(table.columns)), "  \\midrule"]
-    return "\n".join([*head, *body, "  \\bottomrule", "  \\end{tabular}", "\\end{table}"]) + "\n"
+    styled = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    escaped = caption.replace("_", r"\_")
+    return styled.to_latex(hrules=True, column_format=columns, position_float="centering", caption=escaped).translate(
+        _LATEX
+    )

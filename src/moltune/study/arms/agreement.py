@@ -1,4 +1,4 @@
-"""Do scores of molecules repeat, with another seed and on another split? A score that does not selects at random."""
+"""Whether scores of molecules repeat with another seed and on another split; if not, selecting by them is random."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from moltune.reports.figures import _STYLE, BLUE, GREY, VERMILION, _new_figure, _save
+from moltune.reports.drawing import BLUE, GREY, VERMILION, drawing
 from moltune.reports.summary import format_number
 from moltune.study.recipe.protocol import Block
 
 SAME, OTHER = "same split, another seed", "another split"
-# Draws of dropout are those of the seed: two models of one seed share their noise.
+# Dropout draws with the seed: two models of one seed share that noise.
 SHARES_NOISE = ("variance",)
 
 
@@ -47,19 +46,18 @@ def agreement(tables: Mapping[str, pd.DataFrame], blocks: Mapping[str, Block], s
     Returns:
         One entry per score and kind of pair that there is, pairs with fewer than three common molecules left out.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    found = {(score, among): Agreement(score, among, []) for score in scores for among in (SAME, OTHER)}
     for first, second in combinations(tables, 2):
         one, two = blocks[first], blocks[second]
-        among = SAME if one.unit == two.unit else OTHER
         both = tables[first].merge(tables[second], on="row", suffixes=("_1", "_2"))
         for score in scores:
             if score in SHARES_NOISE and one.seed == two.seed:
                 continue
             left, right = both[f"{score}_1"], both[f"{score}_2"]
             if len(both) > 2 and left.nunique() > 1 and right.nunique() > 1:
-                found.setdefault((score, among), []).append(float(spearmanr(left, right).statistic))
-    order = [(score, among) for score in scores for among in (SAME, OTHER)]
-    return [Agreement(*key, found[key]) for key in order if key in found]
+                pairs = found[score, SAME if one.unit == two.unit else OTHER]
+                pairs.correlations.append(float(spearmanr(left, right).statistic))
+    return [item for item in found.values() if item.correlations]
 
 
 def agreement_words(found: list[Agreement], labels: Mapping[str, str]) -> str:
@@ -73,8 +71,7 @@ def agreement_words(found: list[Agreement], labels: Mapping[str, str]) -> str:
 def agreement_figure(found: list[Agreement], labels: Mapping[str, str], stem: Path) -> list[Path]:
     """Draw every pair as a dot, means marked, one line per score."""
     scores = list(dict.fromkeys(item.score for item in found))
-    with mpl.rc_context(_STYLE):
-        figure, axes = _new_figure((6.4, 1.6 + 0.75 * len(scores)))
+    with drawing(stem, (6.4, 1.6 + 0.75 * len(scores))) as (axes, paths):
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
         for among, colour, shift, marker in ((SAME, BLUE, -0.16, "o"), (OTHER, VERMILION, 0.16, "s")):
             shown = [item for item in found if item.among == among]
@@ -86,7 +83,7 @@ def agreement_figure(found: list[Agreement], labels: Mapping[str, str], stem: Pa
                 axes.plot([], [], marker, color=colour, label=among)
         axes.set_yticks(range(len(scores)), [labels[score] for score in scores])
         axes.set(ylim=(len(scores) - 0.5, -0.5), xlim=(None, 1.02), xlabel="Spearman's ρ of the molecules' ranks")
-        figure.suptitle("Do the scores repeat?")
+        axes.figure.suptitle("Do the scores repeat?")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
         axes.grid(visible=False, axis="y")
-        return _save(figure, stem)
+    return paths
