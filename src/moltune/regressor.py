@@ -23,7 +23,7 @@ from moltune.config import (
 )
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.data.splitting.split import make_split
+from moltune.data.splitting.split import make_split, parts_of
 from moltune.errors import DataError, RunFolderError
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.load import load_model
@@ -116,14 +116,16 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         if unfit:
             position, reason = next(iter(unfit.items()))
             raise _unreadable(position, molecules.smiles[position], reason)
-        smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
         # A probe looks at no validation part, so none is kept from it.
-        whole = method.name == PROBE
-        train, validation = (np.arange(len(molecules)), np.arange(0)) if whole else self._divide(molecules)
+        share = 0.0 if method.name == PROBE else self.validation_fraction
+        if not 0 <= share < 1:
+            raise DataError(f"validation_fraction is a share from 0 to below 1, not {share}")
+        split = make_split(molecules, SplitSettings(method="random", ratios=(1 - share, share, 0.0)), seed)
+        parts = parts_of(molecules, split)
         with tempfile.TemporaryDirectory(prefix="moltune-", ignore_cleanup_errors=True) as folder:
             tuned = tune_model(
-                (smiles[train].tolist(), target[train]),
-                (smiles[validation].tolist(), target[validation]),
+                parts["train"],
+                parts.get("validation"),
                 model=model,
                 method=method,
                 training=training,
@@ -190,15 +192,6 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         names = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
         named = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return make_settings(TrainingSettings, {**training_defaults(self.method), **(self.settings or {}), **named})
-
-    def _divide(self, molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
-        share = self.validation_fraction
-        if not 0 <= share < 1:
-            raise DataError(f"validation_fraction is a share from 0 to below 1, not {share}")
-        if not share:
-            return np.arange(len(molecules)), np.arange(0)
-        split = make_split(molecules, SplitSettings(method="random", ratios=(1 - share, share, 0.0)), self.seed)
-        return split.train, split.validation
 
 
 def _unreadable(position: int, smiles: str, reason: str) -> DataError:

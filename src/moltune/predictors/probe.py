@@ -109,8 +109,8 @@ class Probe(TunedModel, Baseline):
         """Write settings and arrays."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"scaler.{name}": value for name, value in self.scaler.arrays().items()}
-        arrays |= {f"head.{name}": value for name, value in self.head.arrays().items()}
+        arrays = {f"scaler.{name}": value for name, value in self.scaler.arrays.items()}
+        arrays |= {f"head.{name}": value for name, value in self.head.arrays.items()}
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / ARRAYS)
         values = {
             "model_type": PROBE_TYPE,
@@ -138,12 +138,9 @@ class Probe(TunedModel, Baseline):
             given: dict[str, Featurizer] = {EMBEDDING: _encoder(named, base)} if named else {}
             probe = cls(settings, FeatureTable(given, remember=False))
             arrays = load_file(place / ARRAYS)
-            scaler, head = (
-                {name.removeprefix(group): value for name, value in arrays.items() if name.startswith(group)}
-                for group in ("scaler.", "head.")
-            )
-            probe.scaler, probe.head = Scaler.from_arrays(scaler), make_probe_head(settings).restore(head)
-            probe.target = values["target"]
+            probe.scaler, probe.head, probe.target = Scaler(), make_probe_head(settings), values["target"]
+            probe.scaler.arrays = {name: arrays[f"scaler.{name}"] for name in ("median", "mean", "std")}
+            probe.head.arrays = {name: arrays[f"head.{name}"] for name in probe.head.stored}
         except ValidationError as error:
             raise CheckpointError(f"the probe in {place} is damaged: {explain(error)}") from None
         except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -26,7 +26,12 @@ class Scaler:
     Args:
         dtype: of the result. float32 keeps saved kernel regressors small, and rounding once, before the fit, makes a
             loaded one predict exactly as it did.
+
+    Attributes:
+        arrays: ``median``, ``mean`` and ``std`` of the training part, shape (d,) each.
     """
+
+    arrays: Arrays
 
     def __init__(self, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.dtype = dtype
@@ -41,62 +46,48 @@ class Scaler:
         if np.isinf(features).any():
             raise NumericsError(f"feature column {int(np.flatnonzero(np.isinf(features).any(0))[0])} is infinite")
         known = ~np.isnan(features).all(axis=0)
-        self.median = np.zeros(features.shape[1])
-        self.median[known] = np.nanmedian(features[:, known], axis=0)
-        filled = np.where(np.isnan(features), self.median, features)
-        self.mean, self.std = filled.mean(axis=0), filled.std(axis=0)
+        median = np.zeros(features.shape[1])
+        median[known] = np.nanmedian(features[:, known], axis=0)
+        filled = np.where(np.isnan(features), median, features)
+        mean, std = filled.mean(axis=0), filled.std(axis=0)
         # What is left of rounding in a constant column is no deviation.
-        self.std[self.std <= 10 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(self.mean))] = 1.0
+        std[std <= 10 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(mean))] = 1.0
+        self.arrays = {"median": median, "mean": mean, "std": std}
         return self
 
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Scale, shape (n, d)."""
         features = np.asarray(features, dtype=np.float64)
-        filled = np.where(np.isnan(features), self.median, features)
-        scaled = (filled - self.mean) / self.std
+        filled = np.where(np.isnan(features), self.arrays["median"], features)
+        scaled = (filled - self.arrays["mean"]) / self.arrays["std"]
         return np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(self.dtype)
-
-    def arrays(self) -> Arrays:
-        """What it learned."""
-        return {"median": self.median, "mean": self.mean, "std": self.std}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Self:
-        """The inverse of :meth:`arrays`."""
-        scaler = cls()
-        scaler.median, scaler.mean, scaler.std = (arrays[name] for name in ("median", "mean", "std"))
-        return scaler
 
 
 class ProbeHead(ABC):
     """A regressor on scaled features.
 
-    ``fit`` takes features (n, d) and targets (n,); ``predict`` maps (m, d) to float64 (m,); ``fitted`` is how many
-    numbers were estimated from the targets.
+    Attributes:
+        name: as settings write it.
+        stored: names of ``arrays``; the first holds one coefficient per feature or stored point.
+        arrays: everything that :meth:`predict` needs.
     """
 
     name: ClassVar[str]
+    stored: ClassVar[tuple[str, ...]]
+    arrays: Arrays
 
     @abstractmethod
     def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
-        """Learn."""
+        """Learn from features (n, d) and targets (n,)."""
 
     @abstractmethod
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Predict."""
-
-    @abstractmethod
-    def arrays(self) -> Arrays:
-        """Everything that :meth:`predict` needs."""
-
-    @abstractmethod
-    def restore(self, arrays: Arrays) -> Self:
-        """The inverse of :meth:`arrays`."""
+        """Map features (m, d) to float64 (m,)."""
 
     @property
-    @abstractmethod
     def fitted(self) -> int:
-        """Number of fitted coefficients."""
+        """How many numbers were estimated from the targets, the intercept included."""
+        return len(self.arrays[self.stored[0]]) + 1
 
 
 class RidgeHead(ProbeHead):
@@ -106,7 +97,7 @@ class RidgeHead(ProbeHead):
     doi:10.1080/00401706.1979.10489751).
     """
 
-    name = "ridge"
+    name, stored = "ridge", ("weights", "intercept")
     penalties = np.logspace(-8, 2, 81)
 
     def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
@@ -123,59 +114,28 @@ class RidgeHead(ProbeHead):
         left_over = ((1 - shrunk) ** 2 * along[None] ** 2).sum(axis=1) + outside
         freedom = np.maximum(len(target) - 1 - shrunk.sum(axis=1), 1e-9)
         self.penalty = float(grid[int((left_over / freedom**2).argmin())])
-        self.weights = right.T @ (values / (squares + self.penalty) * along)
-        self.intercept = offset - float(center @ self.weights)
+        weights = right.T @ (values / (squares + self.penalty) * along)
+        self.arrays = {"weights": weights, "intercept": np.array([offset - float(center @ weights)])}
         return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Linear."""
-        return np.asarray(features, dtype=np.float64) @ self.weights + self.intercept
-
-    def arrays(self) -> Arrays:
-        """Weights and intercept."""
-        return {"weights": self.weights, "intercept": np.array([self.intercept])}
-
-    def restore(self, arrays: Arrays) -> Self:
-        """Take them back."""
-        self.weights, self.intercept = arrays["weights"], float(arrays["intercept"][0])
-        return self
-
-    @property
-    def fitted(self) -> int:
-        """One per feature, and the intercept."""
-        return len(self.weights) + 1
+        return np.asarray(features, dtype=np.float64) @ self.arrays["weights"] + self.arrays["intercept"][0]
 
 
 class _KernelHead(ProbeHead):
-    """f(x) = Σ aᵢ exp(−γ‖x − xᵢ‖²) + b."""
+    """f(x) = Σ aᵢ exp(−γ‖x − xᵢ‖²) + b; ``kernel`` holds γ and b."""
 
-    points: np.ndarray
-    dual: np.ndarray
-    gamma: float
-    intercept: float
+    stored = ("dual", "points", "kernel")
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Sum over the stored points, some hundred molecules at a time."""
+        dual, points, (gamma, intercept) = (self.arrays[name] for name in self.stored)
         parts = [
-            np.exp(-self.gamma * cdist(features[start : start + _CHUNK], self.points, "sqeuclidean")) @ self.dual
+            np.exp(-gamma * cdist(features[start : start + _CHUNK], points, "sqeuclidean")) @ dual
             for start in range(0, len(features), _CHUNK)
         ]
-        return np.concatenate(parts) + self.intercept if parts else np.empty(0)
-
-    def arrays(self) -> Arrays:
-        """Points, weights, γ and b."""
-        return {"points": self.points, "dual": self.dual, "kernel": np.array([self.gamma, self.intercept])}
-
-    def restore(self, arrays: Arrays) -> Self:
-        """Take them back."""
-        self.points, self.dual = arrays["points"], arrays["dual"]
-        self.gamma, self.intercept = (float(value) for value in arrays["kernel"])
-        return self
-
-    @property
-    def fitted(self) -> int:
-        """One per stored point, and the intercept."""
-        return len(self.dual) + 1
+        return np.concatenate(parts) + intercept if parts else np.empty(0)
 
 
 class SvrHead(_KernelHead):
@@ -184,15 +144,15 @@ class SvrHead(_KernelHead):
     name = "svr"
 
     def __init__(self, C: float = 5.0, epsilon: float = 0.1, gamma: float | Literal["scale", "auto"] = "scale") -> None:
-        self.C, self.epsilon, self.width = C, epsilon, gamma
+        self.C, self.epsilon, self.gamma = C, epsilon, gamma
 
     def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
         """Solve with libsvm; the solution is unique."""
         from sklearn.svm import SVR
 
-        machine = SVR(C=self.C, epsilon=self.epsilon, gamma=self.width, cache_size=500).fit(features, target)
-        self.points, self.dual = features[machine.support_], machine.dual_coef_[0]
-        self.gamma, self.intercept = float(machine._gamma), float(machine.intercept_[0])
+        machine = SVR(C=self.C, epsilon=self.epsilon, gamma=self.gamma, cache_size=500).fit(features, target)
+        kernel = np.array([machine._gamma, machine.intercept_[0]])
+        self.arrays = {"dual": machine.dual_coef_[0], "points": features[machine.support_], "kernel": kernel}
         return self
 
 
@@ -221,17 +181,16 @@ class GpHead(_KernelHead):
             )
         chosen = np.random.default_rng(seed).permutation(len(target))[:_FOR_KERNEL]
         middle = float(np.median(cdist(features[chosen], features[chosen]))) or 1.0
-        kernel = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(middle, (middle * 1e-2, middle * 1e2)) + WhiteKernel(
-            0.1, (1e-5, 1e1)
-        )
+        smooth = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(middle, (middle * 1e-2, middle * 1e2))
         offset = float(target.mean())
-        process = GaussianProcessRegressor(kernel, alpha=1e-8, random_state=seed)
+        process = GaussianProcessRegressor(smooth + WhiteKernel(0.1, (1e-5, 1e1)), alpha=1e-8, random_state=seed)
         process.fit(features[chosen].astype(np.float64), target[chosen] - offset)
         signal, length, noise = np.exp(process.kernel_.theta)
-        self.gamma, self.points, self.intercept = float(0.5 / length**2), features, offset
-        covariance = signal * np.exp(-self.gamma * cdist(features, features, "sqeuclidean"))
+        gamma = float(0.5 / length**2)
+        covariance = signal * np.exp(-gamma * cdist(features, features, "sqeuclidean"))
         covariance[np.diag_indices_from(covariance)] += noise + 1e-8
-        self.dual = signal * cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), target - offset)
+        dual = signal * cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), target - offset)
+        self.arrays = {"dual": dual, "points": features, "kernel": np.array([gamma, offset])}
         return self
 
 

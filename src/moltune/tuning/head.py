@@ -21,6 +21,7 @@ from moltune.models.regression import RegressionModel
 from moltune.predictors.probe_heads import Scaler, SvrHead
 
 Part = tuple[Sequence[str], np.ndarray]
+"""SMILES, and targets in their own unit, shape (n,)."""
 
 PRICES = (0.5, 1.0, 2.0, 5.0)
 LEAST_VALIDATION, FOLDS = 20, 5
@@ -36,12 +37,7 @@ def start_head(
 ) -> bool:
     """Fit the head's linear layer by ridge regression on pooled training embeddings, in place.
 
-    Args:
-        model: with a fresh head.
-        tokenizer: that belongs to it.
-        smiles: training molecules.
-        target: their targets in their own unit, shape (n,).
-        max_length: cut inputs to this many tokens.
+    Targets, shape (n,), are in their own unit; inputs are cut to ``max_length`` tokens.
 
     Returns:
         Whether the head was fitted; a head that is not one linear layer stays as it is.
@@ -102,13 +98,6 @@ def refit_head(
     embeddings as they are, with ridge regression in the trained head's place; below ten molecules, the trained head
     stays. The kernel head that is put on the model has always learned from the training part alone.
 
-    Args:
-        model: in evaluation mode, trained.
-        tokenizer: that belongs to it.
-        train: SMILES and targets in their own unit.
-        validation: the same; None or empty: none.
-        max_length: cut inputs to this many tokens.
-
     Raises:
         NumericsError: an embedding is not finite.
     """
@@ -146,14 +135,9 @@ def refit_head(
 
 
 def cross_validate(embedded: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Root mean squared error over five folds of a linear head and of kernel heads by C, each fitted on the others.
+    """Root mean squared error over five folds of "linear" (ridge regression) and of each kernel head, such as "C=1".
 
-    Args:
-        embedded: (n, width).
-        target: (n,).
-
-    Returns:
-        "linear" (ridge regression) and "C=..." to errors in the target's unit; empty below ten molecules.
+    Embeddings are (n, width), targets (n,) in the unit of the errors; empty below ten molecules.
     """
     if len(target) < 2 * FOLDS:
         return {}
@@ -168,10 +152,16 @@ def cross_validate(embedded: np.ndarray, target: np.ndarray) -> dict[str, float]
 
 
 def _to_module(scaler: Scaler, head: SvrHead) -> KernelHead:
-    arrays = {"mean": scaler.mean, "scale": scaler.std, "points": head.points, "dual": head.dual}
-    tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in arrays.items()}
-    numbers = {"gamma": head.gamma, "intercept": head.intercept}
-    return KernelHead.from_tensors(tensors | {name: torch.tensor([value]) for name, value in numbers.items()})
+    gamma, intercept = head.arrays["kernel"]
+    arrays = {
+        "mean": scaler.arrays["mean"],
+        "scale": scaler.arrays["std"],
+        "points": head.arrays["points"],
+        "dual": head.arrays["dual"],
+        "gamma": [gamma],
+        "intercept": [intercept],
+    }
+    return KernelHead.from_tensors({name: torch.as_tensor(value) for name, value in arrays.items()})
 
 
 def _rmse(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -19,6 +19,9 @@ from moltune.data.splitting.similarity import cluster_labels
 from moltune.errors import DataError
 from moltune.files import write_text
 
+Parts = dict[str, tuple[list[str], np.ndarray]]
+"""Part -> its SMILES, and their targets, shape (n,)."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -50,6 +53,12 @@ class Split:
         for name, positions in self.parts().items():
             labels[positions] = name
         return molecules.table[["row", "smiles", "inchikey"]].assign(split=labels)
+
+
+def parts_of(molecules: Molecules, split: Split) -> Parts:
+    """SMILES and targets of each part that has molecules."""
+    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
+    return {name: (smiles[at].tolist(), target[at]) for name, at in split.parts().items() if len(at)}
 
 
 def make_split(molecules: Molecules, settings: SplitSettings, seed: int) -> Split:
