@@ -146,7 +146,7 @@ def compare_paired(
         true: measured values, shape (n,), in target units.
         predicted: the model's predictions, shape (n,), in target units.
         baseline_predicted: the baseline's predictions, shape (n,), in target units.
-        bootstrap: number of resamples; 0 leaves the interval out, and then nothing can be told.
+        bootstrap: number of resamples; 0 leaves the interval out, and the verdict is "cannot tell".
         confidence: share of the bootstrap distribution inside the interval, between 0 and 1.
         seed: seed of the resamples.
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from moltune.files import replacing
 
-# Okabe & Ito (2008): told apart by colour-blind readers, and in grey print through their lightness.
+# Okabe & Ito (2008): distinct for colour-blind readers, and in grey print through their lightness.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#4D4D4D"
 
 # In characters.
