@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moltune.errors import RunFolderError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -29,6 +31,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_free(folder: str | Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        RunFolderError: it does, or is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder} exists already; choose another folder")
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -1,4 +1,4 @@
-"""``moltune adapt`` and ``pretrain``, and the options of adaptation, random SMILES and blend."""
+"""``moltune adapt`` and ``pretrain``, and the options of adaptation and blend."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_adapt_then_finetune_and_predict(
     assert told["objective"] == "both"
     assert told["molecules"] == 84
     run = tmp_path / "run"
-    options = ["--blend", "--tta", "3", "--augment", "1", "--set", "prediction.blend=[ridge]"]
+    options = ["--blend", "--set", "prediction.blend=[ridge]"]
     done = moltune("finetune", small_csv, *quick, "--model", out, *options, "-o", run)
     assert done.exit_code == 0, done.output
     assert "The blend is" in done.output
     done = moltune("predict", run, small_csv, "-o", tmp_path / "p.csv")
     assert done.exit_code == 0, done.output
     table = pd.read_csv(tmp_path / "p.csv")
-    assert list(table.columns) == ["row", "input", "smiles", "predicted", "spread", "predicted_blend", "note"]
-    assert moltune("predict", run, "CCO", "--tta", "1", "--no-blend").stdout.splitlines()[0].count(",") == 4
+    assert list(table.columns) == ["row", "input", "smiles", "predicted", "predicted_blend", "note"]
+    assert moltune("predict", run, "CCO", "--no-blend").stdout.splitlines()[0].count(",") == 4
     judged = json.loads(moltune("evaluate", run, small_csv, "--bootstrap", "0", "--json").stdout)
     assert judged["blend"]["rmse"]["value"] > 0
 

@@ -505,10 +505,10 @@ def test_params_of_the_published_size(moltune: Invoke) -> None:
 
 def test_demo(moltune: Invoke, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the small run in place of the long one; a second call shows the run at once."""
-    import moltune.cli.demo as demo
+    import moltune.cli.start as start
     from moltune.config import make_config
 
-    monkeypatch.setattr(demo, "make_config", lambda values: make_config(settings(output=values["output"])))
+    monkeypatch.setattr(start, "make_config", lambda values: make_config(settings(output=values["output"])))
     for _ in range(2):
         result = moltune("demo", "-o", tmp_path / "run")
         assert result.exit_code == 0, result.stderr

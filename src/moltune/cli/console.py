@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from moltune.errors import MoltuneError
@@ -19,13 +28,16 @@ from moltune.progress import StageReport
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
+# What transformers calls the losses of an epoch, and what they are.
+_LOSSES = {"loss": "train", "eval_loss": "validation"}
+
 
 class _Lines(logging.Handler):
     """One line per notice, never wrapped: logs are searched and cut by other programs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "cyan"
-        err.print(f"[{style}]{record.levelname.lower()}:[/] {_escape(record.getMessage())}", soft_wrap=True)
+        err.print(f"[{style}]{record.levelname.lower()}:[/] {escape(record.getMessage())}", soft_wrap=True)
 
 
 def set_up_logging(quiet: bool = False) -> None:
@@ -45,7 +57,7 @@ def print_json(values: Any) -> None:
 
 def print_error(error: MoltuneError | OSError) -> None:
     """Print an error without a traceback."""
-    err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
 
 
 def facts(values: Mapping[str, Any], title: str = "") -> Table:
@@ -54,69 +66,41 @@ def facts(values: Mapping[str, Any], title: str = "") -> Table:
     table.add_column(style="bold")
     table.add_column()
     for name, value in _lines(values):
-        table.add_row(_escape(name), _escape(value))
+        table.add_row(escape(name), escape(value))
     return table
 
 
 @contextmanager
-def epoch_progress(quiet: bool = False) -> Iterator[Any]:
-    """A bar over training steps with the losses of the last epoch; yields the callback that feeds it.
+def step_progress(title: str, quiet: bool = False, epochs: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar over optimiser steps with the last losses; yields the callback that feeds it.
 
-    The bar appears with the first report. Where standard error is no terminal, one line is printed per epoch instead.
+    Where standard error is no terminal, a line is printed after each epoch or, without ``epochs``, at every tenth of
+    the way.
     """
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"))
-    progress = Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal
-    )
-    task = progress.add_task("training", total=None, losses="", start=False)
-    known: dict[str, float] = {}
+    known: dict[str, Any] = {}
+    with _bar(quiet, TextColumn(title), MofNCompleteColumn(), TextColumn("{task.fields[losses]}")) as progress:
 
-    def report(state: dict[str, Any]) -> None:
-        # Loading and cleaning come first; a bar that stands still, or above an error, would mislead.
-        if not progress.live.is_started:
-            progress.start()
-            progress.start_task(task)
-        for key, label in (("loss", "train"), ("eval_loss", "validation")):
-            if key in state:
-                known[label] = state[key]
-        losses = "  ".join(f"{label} {value:.4f}" for label, value in known.items())
-        progress.update(task, completed=state["step"], total=state["steps"], losses=losses)
-        if state.get("epoch_ended") and not err.is_terminal and not quiet:
-            err.print(f"epoch {state['epoch']:g}  {losses}")
+        def report(state: dict[str, Any]) -> None:
+            step, steps = state["step"], state["steps"]
+            # Loading and cleaning come first; a bar that stands still, or above an error, would mislead.
+            if not progress.tasks:
+                progress.start()
+                progress.add_task(title, total=steps, losses="")
+            names = _LOSSES if epochs else {name: name for name in state if name not in ("step", "steps")}
+            known.update({label: state[name] for name, label in names.items() if name in state})
+            losses = "  ".join(
+                f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in known.items()
+            )
+            progress.update(progress.tasks[0].id, completed=step, losses=losses)
+            if err.is_terminal or quiet:
+                return
+            if epochs and state.get("epoch_ended"):
+                err.print(f"epoch {state['epoch']:g}  {losses}")
+            elif not epochs and step * 10 // steps > (step - 1) * 10 // steps:
+                err.print(f"step {step} of {steps}  {losses}")
 
-    try:
         yield report
-    finally:
-        progress.stop()
-
-
-@contextmanager
-def step_progress(title: str, quiet: bool = False) -> Iterator[Any]:
-    """A bar over optimiser steps with losses by name; yields the callback that feeds it.
-
-    Where standard error is no terminal, a line is printed at every tenth of the way instead.
-    """
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"))
-    progress = Progress(*columns, TimeRemainingColumn(), console=err, disable=quiet or not err.is_terminal)
-    task = progress.add_task(title, total=None, losses="")
-
-    def report(state: dict[str, Any]) -> None:
-        if not progress.live.is_started:
-            progress.start()
-        step, steps = state["step"], state["steps"]
-        known = {name: value for name, value in state.items() if name not in ("step", "steps")}
-        texts = (
-            f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in known.items()
-        )
-        losses = "  ".join(texts)
-        progress.update(task, completed=step, total=steps, losses=losses)
-        if not err.is_terminal and not quiet and step * 10 // steps > (step - 1) * 10 // steps:
-            err.print(f"step {step} of {steps}  {losses}")
-
-    try:
-        yield report
-    finally:
-        progress.stop()
 
 
 @contextmanager
@@ -125,39 +109,41 @@ def stage_progress(quiet: bool = False) -> Iterator[StageReport]:
 
     Where standard error is no terminal, each stage is a line instead.
     """
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        disable=quiet or not err.is_terminal,
-    )
-    task, known = progress.add_task("", total=1), ""
+    with _bar(quiet, TextColumn("{task.description}")) as progress:
+        task, known = progress.add_task("", total=1), ""
 
-    def report(stage: str, share: float) -> None:
-        nonlocal known
-        if stage != known:
-            known = stage
-            progress.reset(task, description=stage, total=1)
-            progress.start()
-            if not err.is_terminal and not quiet:
-                err.print(stage, style="dim")
-        # A stage that does not know how far it is shows that it moves.
-        progress.update(task, completed=share, total=1 if share > 0 else None)
+        def report(stage: str, share: float) -> None:
+            nonlocal known
+            if stage != known:
+                known = stage
+                progress.reset(task, description=stage, total=1)
+                progress.start()
+                if not err.is_terminal and not quiet:
+                    err.print(stage, style="dim")
+            # A stage that does not know how far it is shows that it moves.
+            progress.update(task, completed=share, total=1 if share > 0 else None)
 
-    try:
         yield report
-    finally:
-        progress.stop()
 
 
 @contextmanager
-def molecule_progress(total: int | None, quiet: bool = False) -> Iterator[Any]:
+def molecule_progress(quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar over molecules; yields a callback that takes how many more are done."""
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as progress:
-        task = progress.add_task("predicting", total=total)
+    with _bar(quiet, TextColumn("predicting"), MofNCompleteColumn()) as progress:
+        progress.start()
+        task = progress.add_task("predicting", total=None)
         yield lambda done: progress.advance(task, done)
+
+
+@contextmanager
+def _bar(quiet: bool, *columns: ProgressColumn) -> Iterator[Progress]:
+    title, *others = columns
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    progress = Progress(title, BarColumn(), *others, *times, console=err, disable=quiet or not err.is_terminal)
+    try:
+        yield progress
+    finally:
+        progress.stop()
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
@@ -167,11 +153,6 @@ def _lines(values: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, s
             yield from _lines(value, indent + "  ")
         else:
             yield f"{indent}{name}", f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _escape(text: str) -> str:
-    # SMILES are full of brackets, which rich would read as its own markup.
-    return text.replace("[", "\\[")
 
 
 def _finite(values: Any) -> Any:

@@ -1,17 +1,15 @@
-"""``moltune predict``."""
+"""Predict: ``moltune predict`` and ``moltune evaluate``."""
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from moltune.cli.console import molecule_progress, print_json, set_up_logging
-from moltune.cli.options import Base, Json, Quiet, Smiles
+from moltune.cli.console import facts, molecule_progress, out, print_json
+from moltune.cli.options import Base, Given, Json, Quiet, argument, option, with_settings
+from moltune.config import DataSettings, EvaluationSettings
 from moltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,48 +17,54 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Run = Annotated[Path, argument("RUN", "Run folder, or its model folder.")]
+Blend = Annotated[
+    bool | None,
+    option("--blend/--no-blend", help="Also the blend.", default="where the run has one"),
+]
 
+
+@with_settings({DataSettings: {"smiles": "--smiles"}})
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its model folder.")],
+    given: Given,
+    run: Run,
     inputs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[INPUT]...", help="A file, a bundled set, SMILES, or - for SMILES on standard input."),
+        list[str] | None, argument("INPUT", "A file, a bundled set, SMILES, or - for SMILES on standard input.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV, TSV, Parquet or JSON lines; unset: CSV to the screen.")
+        Path | None,
+        option("--output", "-o", help="CSV, TSV, Parquet or JSON lines.", default="CSV on the screen"),
     ] = None,
-    smiles: Smiles = None,
-    blend: Annotated[
-        bool | None, typer.Option("--blend/--no-blend", help="Also the blend. [default: where the run has one]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    blend: Blend = None,
+    batch_size: Annotated[int, option("--batch-size", min=1, help="Molecules computed at once.")] = 32,
     base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict new molecules. Every input row comes back; one that cannot be predicted has a note that says why."""
-    set_up_logging(quiet)
-    inputs = inputs or ["-"]
-    source = _file_or_set(inputs)
+    """Predict new molecules. Every input row comes back; one that cannot be predicted has a note that says why.
+
+    Example: moltune predict runs/mine molecules.csv -o predictions.csv
+    """
+    source = _file_or_set(inputs or ["-"])
     from moltune.data.reading.write import check_output, write_table
+    from moltune.predictors.predictor import Predictor
 
     if output is not None:
         check_output(output, *([] if source is None else [source]))
-    listed = None if source is not None else _listed(inputs)
-    from moltune.predictors.predictor import Predictor
-
+    smiles = [] if source is not None else _listed(inputs or ["-"])
     predictor = Predictor.load(run, base, blend=blend)
-    with molecule_progress(None, quiet) as progress:
+    with molecule_progress(quiet) as progress:
         if source is not None:
-            table = predictor.predict_source(source, smiles=smiles, batch_size=batch_size, progress=progress)
+            column = given.options[DataSettings]["smiles"]
+            table = predictor.predict_source(source, smiles=column, batch_size=batch_size, progress=progress)
         else:
-            table = predictor.predict(listed or [], batch_size=batch_size, progress=progress)
+            table = predictor.predict(smiles, batch_size=batch_size, progress=progress)
     if output is not None:
         write_table(table, output)
     if as_json:
         print_json(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
     elif output is None:
-        sys.stdout.write(_csv(table))
+        sys.stdout.write(table.to_csv(index=False))
     _say(table, output)
 
 
@@ -94,12 +98,6 @@ def _listed(inputs: list[str]) -> list[str]:
     return listed
 
 
-def _csv(table: pd.DataFrame) -> str:
-    buffer = io.StringIO()
-    table.to_csv(buffer, index=False)
-    return buffer.getvalue()
-
-
 def _say(table: pd.DataFrame, output: Path | None) -> None:
     failed = int(table["predicted"].isna().sum())
     place = f", written to {output}" if output is not None else ""
@@ -109,3 +107,39 @@ def _say(table: pd.DataFrame, output: Path | None) -> None:
         logger.warning("%d not predicted, such as row %d (%s): %s", failed, first["row"], first["input"], first["note"])
     if failed == len(table):
         raise DataError("not one molecule could be predicted; the notes say why")
+
+
+@with_settings(
+    {DataSettings: {"target": "--target", "smiles": "--smiles"}, EvaluationSettings: {"bootstrap": "--bootstrap"}}
+)
+def evaluate(
+    given: Given,
+    run: Run,
+    data: Annotated[str, argument("DATA", "Labelled molecules: a file, bundled set or hub id.")],
+    blend: Blend = None,
+    base: Base = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a tuned model's predictions with the measurements of other molecules.
+
+    Example: moltune evaluate runs/mine measured_later.csv
+    """
+    from moltune.data.reading.read import source_kind
+    from moltune.predictors.predictor import Predictor
+    from moltune.reports.summary import METRIC_LABELS, format_estimate
+
+    source_kind(data)
+    resamples = given.settings(EvaluationSettings).bootstrap
+    metrics = Predictor.load(run, base, blend=blend).evaluate_source(
+        data, **given.options[DataSettings], bootstrap=resamples
+    )
+    if as_json:
+        print_json(metrics)
+        return
+    rows = metrics["rows"]
+    out.print(f"{rows['evaluated']} of {rows['in']} rows evaluated, {rows['left_out']} left out or merged")
+    out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
+    if "blend" in metrics:
+        values = {label: format_estimate(metrics["blend"][name]) for name, label in METRIC_LABELS.items()}
+        out.print(facts(values, title="blend with classical baselines"))

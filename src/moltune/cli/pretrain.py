@@ -1,56 +1,45 @@
-"""``moltune pretrain``."""
+"""Pretrain: ``moltune pretrain`` and ``moltune adapt``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from moltune.cli.console import out, print_json, step_progress
+from moltune.cli.options import FILES, Given, Json, Overwrite, Quiet, Resume, option, with_settings
+from moltune.config import AdaptConfig, PretrainConfig
 
-from moltune.cli.console import out, print_json, set_up_logging, step_progress
-from moltune.cli.options import ConfigFile, Json, Quiet, Seed, Set, values_from
 
-
+@with_settings(
+    {
+        PretrainConfig: {
+            "corpus": "CORPUS",
+            "objectives": "--objectives",
+            "training.steps": "--steps",
+            "training.tokens_per_batch": "--tokens-per-batch",
+            "training.learning_rate": "--learning-rate --lr",
+            "training.seed": "--seed",
+            "jobs": "--jobs",
+            "threads": "--threads",
+        }
+    },
+    more=FILES,
+)
 def pretrain(
-    corpus: Annotated[Path, typer.Argument(help="SMILES or CSV file (also .gz), wheel, or corpus folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the checkpoint is model/ in it.")],
-    objectives: Annotated[str | None, typer.Option("--objectives", help="mlm,mtr or one. [default: mlm,mtr]")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps. [default: 20000]")] = None,
-    tokens_per_batch: Annotated[
-        int | None, typer.Option("--tokens-per-batch", help="Token budget of a step. [default: 5120]")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr")] = None,
-    seed: Seed = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes that prepare the corpus.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    config: ConfigFile = None,
-    overrides: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    given: Given,
+    output: Annotated[Path, option("--output", "-o", help="Folder of the run; the checkpoint is model/ in it.")],
+    resume: Resume = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain a MoLFormer on your own molecules by masked tokens and descriptors; benchmark molecules are left out."""
-    set_up_logging(quiet)
-    values = values_from(
-        config,
-        {
-            "corpus": str(corpus),
-            "output": str(output),
-            "objectives": None if objectives is None else [name.strip() for name in objectives.split(",")],
-            "jobs": jobs,
-            "threads": threads,
-            "training.steps": steps,
-            "training.tokens_per_batch": tokens_per_batch,
-            "training.learning_rate": learning_rate,
-            "training.seed": seed,
-        },
-        overrides,
-    )
-    from moltune.config import PretrainConfig, make_settings
+    """Pretrain a MoLFormer on your own molecules by masked tokens and descriptors; benchmark molecules are left out.
+
+    Example: moltune pretrain molecules.smi -o runs/pretrained --steps 20000
+    """
+    settings = given.settings(PretrainConfig, {"output": output})
     from moltune.pretraining.pretrain import MODEL
     from moltune.pretraining.pretrain import pretrain as run_pretrain
 
-    settings = make_settings(PretrainConfig, values)
     with step_progress("pretraining", quiet) as show:
 
         def report(progress: Any) -> None:
@@ -64,3 +53,48 @@ def pretrain(
     losses = ", ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
     out.print(f"{progress.step} steps, {progress.molecules:,} molecules, {progress.seconds:.0f} s: {losses}")
     out.print(f"checkpoint: {output / MODEL}", markup=False, soft_wrap=True)
+
+
+@with_settings(
+    {
+        AdaptConfig: {
+            "model.name": "MODEL",
+            "data.source": "DATA",
+            "data.target": "--target",
+            "data.smiles": "--smiles",
+            "split.method": "--split",
+            "split.ratios": "--ratios",
+            "split.seed": "--split-seed",
+            "adapt.objective": "--objective",
+            "adapt.epochs": "--epochs",
+            "adapt.learning_rate": "--learning-rate --lr",
+            "adapt.transductive": "--transductive/--training-part",
+            "seed": "--seed",
+        }
+    },
+    more=FILES,
+)
+def adapt(
+    given: Given,
+    output: Annotated[Path, option("--output", "-o", help="Folder of the new checkpoint.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue training a checkpoint on a task's own molecules, without labels; `finetune --model` takes the result.
+
+    Example: moltune adapt moltune/mini my.csv -o runs/adapted
+    """
+    settings = given.settings(AdaptConfig, {"output": output})
+    from moltune.pretraining.adapt import adapt as run_adapt
+
+    with step_progress("adapting", quiet) as report:
+        adapted = run_adapt(settings, resume=resume, overwrite=overwrite, report=report)
+    if as_json:
+        print_json(adapted.to_dict())
+        return
+    out.print(f"{adapted.result.words}\nlearnt from: {adapted.part}", markup=False, soft_wrap=True)
+    out.print(f"checkpoint: {adapted.path}", markup=False, soft_wrap=True)
+    next_ = f"moltune finetune {settings.data.source} --model {adapted.path}"
+    out.print(f"next:       {next_}", markup=False, soft_wrap=True)

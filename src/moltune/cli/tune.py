@@ -1,89 +1,213 @@
-"""``moltune tune``."""
+"""Tune: ``moltune finetune``, ``tune``, ``merge`` and ``params``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from rich.table import Table
 
-from moltune.cli.console import err, facts, out, print_json, set_up_logging
-from moltune.cli.options import ConfigFile, Json, Quiet, Ratios, Seed, Set, Smiles, SplitName, Target, settings_from
+from moltune.cli.console import err, facts, out, print_json, set_up_logging, step_progress
+from moltune.cli.options import (
+    FILES,
+    Base,
+    Given,
+    Json,
+    Overwrite,
+    Quiet,
+    Resume,
+    argument,
+    option,
+    sets,
+    with_settings,
+)
+from moltune.config import DEFAULT_BLEND, FinetuneConfig, SearchSettings
+from moltune.errors import ConfigError
 
-if TYPE_CHECKING:
-    from moltune.tuning.search.result import Searched
+_TASK = {
+    "data.source": "[DATA]",
+    "data.target": "--target",
+    "data.smiles": "--smiles",
+    "split.method": "--split",
+    "split.ratios": "--ratios",
+    "model.name": "--model",
+    "method.name": "--method",
+    "seed": "--seed",
+}
 
 
-def tune(
-    data: Annotated[
-        str | None, typer.Argument(help="File, bundled set (lipophilicity, esol, freesolv) or hub id.")
+@with_settings(
+    {
+        FinetuneConfig: {
+            **_TASK,
+            "split.seed": "--split-seed",
+            "data.add": "--add",
+            "method.probe.features": "--features",
+            "training.epochs": "--epochs",
+            "training.batch_size": "--batch-size",
+            "training.learning_rate": "--learning-rate --lr",
+            "training.freeze_encoder_epochs": "--freeze-encoder-epochs",
+            "adapt.objective": "--adapt",
+            "adapt.transductive": "--transductive",
+            "output": "--output -o",
+        }
+    },
+    more=FILES,
+)
+def finetune(
+    given: Given,
+    head: Annotated[
+        str | None,
+        option(
+            "--head",
+            help="Regression head: mean, cls or molformer; with --method probe: ridge, svr or gp.",
+            default="mean; ridge with probe",
+            rich_help_panel="Model",
+        ),
     ] = None,
-    target: Target = None,
-    smiles: Smiles = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Bundled name, folder or hub id. [default: moltune/mini]")
-    ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="Tuning method. [default: full]")] = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="In all, other processes and earlier calls included.")
-    ] = None,
-    splits: Annotated[int | None, typer.Option("--splits", min=2, help="Validation splits averaged over.")] = None,
-    space: Annotated[
-        list[str] | None,
-        typer.Option("--space", metavar="KEY=RANGE", help="LOW:HIGH, LOW:HIGH:log or a,b,c; repeatable."),
-    ] = None,
-    hours: Annotated[float | None, typer.Option("--hours", help="Begin no trial after this time.")] = None,
-    prune: Annotated[bool, typer.Option("--prune/--no-prune", help="Stop hopeless trials early.")] = True,
-    split: SplitName = None,
-    ratios: Ratios = None,
-    seed: Seed = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the study; goes on in one.")] = None,
-    config: ConfigFile = None,
-    overrides: Set = None,
+    blend: Annotated[
+        bool, option("--blend", help="Average with XGBoost and a kernel head; prediction.blend=[...] names others.")
+    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search for a method's best settings on validation data. The same command goes on with an interrupted search."""
-    set_up_logging(quiet)
-    settings = settings_from(
-        config,
+    """Fine-tune a model on one property, compare it with simple baselines, and write a run folder.
+
+    Example: moltune finetune my.csv --target pIC50 --output runs/mine
+    """
+    of_probe = head in ("ridge", "svr", "gp")
+    settings = given.settings(
+        FinetuneConfig,
         {
-            "data.source": data,
-            "data.target": target,
-            "data.smiles": smiles,
-            "model.name": model,
-            "method.name": method,
-            "split.method": split,
-            "split.ratios": ratios,
-            "seed": seed,
+            "method.probe.head" if of_probe else "model.head": head,
+            "prediction.blend": DEFAULT_BLEND if blend else None,
         },
-        overrides,
     )
-    from moltune.config import make_settings
-    from moltune.tuning.search.search import SearchSettings, search
+    features = given.options[FinetuneConfig]["method.probe.features"]
+    if (of_probe or features is not None) and settings.method.name != "probe":
+        wrong = f"--head {head}" if of_probe else "--features"
+        raise ConfigError(f"{wrong} belongs to --method probe, not to {settings.method.name}")
+    from moltune.tuning.check import check_request
 
-    given: dict[str, Any] = {"trials": trials, "splits": splits, "hours": hours, "space": space, "prune": prune}
-    wanted = make_settings(SearchSettings, {name: value for name, value in given.items() if value is not None})
-    found = search(settings, wanted, output=output, report=None if quiet else _say)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        _show(found)
+    check_request(settings, resume=resume, overwrite=overwrite)
+    from moltune.cli.show import show_run
+    from moltune.tuning.finetune import finetune as run_finetune
 
-
-def _say(state: dict[str, Any]) -> None:
-    value = "–" if state["value"] is None else f"{state['value']:.4f}"
-    best = "–" if state["best"] is None else f"{state['best']:.4f}"
-    err.print(f"trial {state['number']} {state['state']} {value}  best {best}  ({state['done']}/{state['trials']})")
+    with step_progress("training", quiet, epochs=True) as report:
+        run = run_finetune(settings, resume=resume, overwrite=overwrite, report=report)
+    show_run(run, as_json)
 
 
-def _show(found: Searched) -> None:
+@with_settings(
+    {
+        FinetuneConfig: _TASK,
+        SearchSettings: {
+            "trials": "--trials",
+            "splits": "--splits",
+            "space": "--space",
+            "hours": "--hours",
+            "prune": "--prune/--no-prune",
+        },
+    },
+    more=FILES,
+)
+def tune(
+    given: Given,
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", help="Folder of the search.", default="runs/tune-<data>-<model>-<method>"),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search for a method's best settings on validation data.
+
+    The same command goes on with an interrupted search. Example: moltune tune my.csv --target pIC50 --method lora
+    """
+    settings, wanted = given.settings(FinetuneConfig), given.settings(SearchSettings)
+    from moltune.tuning.check import check_files
+
+    check_files(settings)
+    from moltune.tuning.search.search import search
+
+    def say(state: dict[str, Any]) -> None:
+        value, best = ("–" if state[name] is None else f"{state[name]:.4f}" for name in ("value", "best"))
+        err.print(f"trial {state['number']} {state['state']} {value}  best {best}  ({state['done']}/{state['trials']})")
+
+    found = search(settings, wanted, output=output, report=None if quiet else say)
     values = found.to_dict()
-    given = values["default_validation_rmse"]
+    if as_json:
+        print_json(values)
+        return
+    before = values["default_validation_rmse"]
     out.print(
         f"\nbest mean validation RMSE {found.value:.4f}"
-        + (f" (settings as given: {given:.4f})" if given is not None else "")
+        + (f" (settings as given: {before:.4f})" if before is not None else "")
         + "; chosen among many, so expect a little worse on new molecules\n"
     )
     out.print(facts(values["best"]))
     out.print(f"\nmoltune finetune --config {values['config']}", soft_wrap=True)
+
+
+def merge(
+    run: Annotated[Path, argument("RUN", "Run of an adapter method, or its model folder.")],
+    output: Annotated[Path, option("--output", "-o", help="Folder for the plain model.")],
+    base: Base = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fold an adapter into its base: a plain model with the same predictions, which needs no base any more.
+
+    Example: moltune merge runs/lora -o merged
+    """
+    set_up_logging(quiet)
+    from moltune.files import check_free
+    from moltune.models.names import resolve
+
+    resolve(run)
+    check_free(output)
+    from moltune.models.checkpoints import merge_checkpoint
+
+    merge_checkpoint(run, output, base)
+
+
+@with_settings(
+    {FinetuneConfig: {"model.name": "--model", "method.name": "--method", "model.head": "--head"}},
+    more=sets("peft.r=4"),
+)
+def params(
+    given: Given,
+    config_only: Annotated[
+        str | None,
+        option("--config-only", help="A size by name, such as molformer-xl; needs no weights."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count parameters: how many each method, or the one named, trains in the encoder and in the head.
+
+    Example: moltune params --method lora
+    """
+    set_up_logging(quiet=True)
+    settings = given.settings(FinetuneConfig)
+    from moltune.models.names import resolve
+
+    if config_only is None:
+        resolve(settings.model.name)
+    from moltune.models.methods.registry import METHODS, count_parameters
+
+    one = as_json or given.options[FinetuneConfig]["method.name"]
+    counts = [
+        count_parameters(settings.model, settings.method.model_copy(update={"name": name}), config_only)
+        for name in ([settings.method.name] if one else METHODS)
+    ]
+    if as_json:
+        print_json(counts[0].to_dict())
+        return
+    table = Table(title=config_only or settings.model.name, title_justify="left")
+    for heading in ("method", "adapter", "head", "trainable", "total", "share"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for count in counts:
+        numbers = (f"{value:,}" for value in (count.adapter, count.head, count.trainable, count.total))
+        table.add_row(count.method, *numbers, f"{count.share:.4%}")
+    out.print(table)

@@ -61,7 +61,7 @@ class InfluenceSettings(SolverSettings):
     solver: Literal["cg", "exact", "lissa", "identity"] = Field(
         "cg", description="how the curvature is inverted: cg, exact, lissa or identity"
     )
-    curvature: Literal["gauss-newton", "hessian"] = Field("gauss-newton", description="gauss-newton or hessian")
+    curvature: Literal["gauss-newton", "hessian"] = Field("gauss-newton", description="matrix: gauss-newton or hessian")
     damping: NonNegativeFloat = Field(0.1, description="added to the curvature, in units of its mean eigenvalue")
     damping_unit: Literal["mean-eigenvalue", "absolute"] = "mean-eigenvalue"
     weight_decay: NonNegativeFloat | None = Field(None, description="of the training loss; unset: the run's")
@@ -73,7 +73,9 @@ class InfluenceSettings(SolverSettings):
     convention: Literal["negative-helps", "positive-helps"] = Field(
         "negative-helps", description="sign of a score: negative-helps or positive-helps"
     )
-    target: Literal["validation", "test"] = Field("validation", description="part whose loss counts")
+    target: Literal["validation", "test"] = Field(
+        "validation", description="part whose loss counts: validation or test"
+    )
     curvature_molecules: PositiveInt | None = Field(None, description="random training molecules; unset: all")
     tokens: PositiveInt = Field(8192, description="padded tokens per batch; bounds memory")
     halves: bool = Field(
@@ -95,7 +97,7 @@ class UncertaintySettings(Settings):
     """How uncertainty is estimated."""
 
     method: Literal["dropout", "ensemble"] = Field(
-        "dropout", description="dropout (Monte-Carlo dropout) or ensemble (of this run and its --member runs)"
+        "dropout", description="Monte-Carlo dropout, or ensemble (of this run and its --member runs)"
     )
     passes: int = Field(30, ge=2, description="stochastic passes of Monte-Carlo dropout")
     batch_size: PositiveInt = 32
@@ -118,8 +120,8 @@ class SelectSettings(Settings):
         "none",
     ] = Field(
         "influence",
-        description="influence, influence-reversed, uncertainty, residual, similarity, diversity, cluster, random, "
-        "all or none",
+        description="what is preferred: influence, influence-reversed, uncertainty, residual, similarity, diversity, "
+        "cluster, random, all or none",
     )
     count: NonNegativeInt | None = Field(None, description="take this many")
     percentile: float | None = Field(None, ge=0, le=100, description="take this share, in percent")

@@ -231,7 +231,7 @@ class AdaptSettings(Settings):
     retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
 
     objective: Literal["none", "mlm", "mtr", "both"] = Field(
-        "none", description="what is learnt without labels: mlm (masked tokens), mtr (descriptors) or both"
+        "none", description="learning without labels: mlm (masked tokens), mtr (descriptors), both or none"
     )
     epochs: PositiveInt = Field(5, description="passes over the molecules")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")

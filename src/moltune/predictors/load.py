@@ -20,7 +20,7 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
     Raises:
         CheckpointError: there is no tuned model, or a file of it is damaged.
     """
-    if _model_type(folder) == PROBE_TYPE:
+    if _model_type(Path(resolve(folder))) == PROBE_TYPE:
         from moltune.predictors.probe import Probe
 
         return Probe.load(folder, base)
@@ -31,8 +31,8 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
     return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
 
 
-def _model_type(folder: str | Path) -> str | None:
+def _model_type(folder: Path) -> str | None:
     try:
-        return json.loads((Path(resolve(folder)) / "config.json").read_text(encoding="utf-8"))["model_type"]
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
