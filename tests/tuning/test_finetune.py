@@ -27,8 +27,7 @@ from moltune.models.molformer.tokenization import build_tokenizer, published_voc
 from moltune.run import Run
 from moltune.tuning.check import default_output
 from moltune.tuning.finetune import finetune
-from moltune.tuning.loop import planned_epochs
-from moltune.tuning.precision import wants_bf16
+from moltune.tuning.loop import planned_epochs, wants_bf16
 
 FILES = {
     "config.yaml",

@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from moltune.errors import CheckpointError, RunFolderError
+from moltune.errors import CheckpointError
+from moltune.files import check_free
 from moltune.models.methods.adapters import ADAPTER_CONFIG, load_adapter, merge_adapter, save_adapter
 from moltune.models.names import resolve
 from moltune.models.regression import RegressionConfig, RegressionModel, build_encoder, encoder_arguments
@@ -52,10 +53,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def load_encoder(name: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load the encoder of any checkpoint, without its head.
-
-    Returns:
-        The encoder in evaluation mode, float32.
+    """Load the encoder of any checkpoint, without its head; float32, in evaluation mode.
 
     Raises:
         CheckpointError: a tensor of the encoder is missing, misshapen or surplus, or the file is no safetensors.
@@ -114,11 +112,7 @@ def empty_encoder(name: str | Path, revision: str | None = None) -> PreTrainedMo
 
 
 def load_regression(name: str | Path, base: str | Path | None = None) -> RegressionModel:
-    """Load a tuned regression model in evaluation mode.
-
-    Args:
-        name: folder, run folder, or hub id.
-        base: where an adapter's base checkpoint is now; unset: where it was in training.
+    """Load a tuned regression model in evaluation mode; ``base`` says where an adapter's checkpoint is now.
 
     Raises:
         CheckpointError: it is no such model, or incomplete, or an adapter whose base is not there or another one.
@@ -146,24 +140,17 @@ def save_regression(model: RegressionModel, tokenizer: PreTrainedTokenizerBase, 
 def merge_checkpoint(name: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:
     """Write a tuned model with its adapter merged, in ``save_pretrained`` layout.
 
-    Args:
-        name: run or model folder that holds an adapter.
-        folder: for the plain model.
-        base: where the base checkpoint is now; unset: where it was in training.
-
     Raises:
         CheckpointError: there is no adapter, or its base is not there.
         ConfigError: the tuner cannot be merged.
         RunFolderError: the folder holds something already.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder} exists already; choose another folder")
+    check_free(folder)
     model = load_regression(name, base)
     if model.adapter is None:
         raise CheckpointError(f"{name} is a whole model already: there is no adapter to merge")
     save_regression(merge_adapter(model), load_tokenizer(name), folder)
-    return folder
+    return Path(folder)
 
 
 def make_regression(

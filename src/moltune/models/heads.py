@@ -105,10 +105,9 @@ def fit_by_ridge(layer: nn.Linear, embedded: np.ndarray, target: np.ndarray) -> 
     error of the linear probe and keeps the pretrained features (Kumar et al. 2022, arXiv:2202.10054).
 
     Args:
-        layer: maps width to outputs; changed in place.
-        embedded: (n, width), with the noise of training in them (dropout on): fitted on clean embeddings, the layer
-            would lean on differences that are smaller than that noise, and its first loss would be many times the
-            variance.
+        layer: changed in place.
+        embedded: (n, width), with dropout on: fitted on clean embeddings, the layer would lean on differences that are
+            smaller than the noise of training, and its first loss would be many times the variance.
         target: standardised, (n,) or (n, outputs).
 
     Raises:

@@ -73,8 +73,7 @@ def run_batches(
         tokenizer: that belongs to it.
         smiles: n SMILES.
         function: returns (batch, k).
-        batch_size: molecules at a time.
-        max_length: cut inputs to this many tokens.
+        batch_size, max_length: molecules at a time, and tokens of each at most.
         training: whether the model is in training mode meanwhile.
         progress: takes how many molecules more are done.
 

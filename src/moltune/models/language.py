@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
@@ -35,7 +36,7 @@ def load_for_adaptation(
     config = load_config(name, revision)
     has_head = any("MaskedLM" in made_for for made_for in config.architectures or ())
     if has_head and weights == "pretrained":
-        whole = load_strictly(AutoModelForMaskedLM, name, config, revision)
+        whole: Any = load_strictly(AutoModelForMaskedLM, name, config, revision)
         return whole.base_model, whole
     encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
     if not need_head:

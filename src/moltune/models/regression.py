@@ -77,8 +77,8 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
     """Arguments that the encoder class of ``config`` needs besides the configuration."""
-    known = type(config) in AutoModel._model_mapping
-    takes = inspect.signature(AutoModel._model_mapping[type(config)]).parameters if known else ()
+    kinds: Any = AutoModel._model_mapping
+    takes = inspect.signature(kinds[type(config)]).parameters if type(config) in kinds else ()
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 

@@ -42,13 +42,7 @@ SETTINGS, RESULT, CARD, WORK = "adapt.yaml", "adaptation.json", "README.md", "wo
 
 @dataclass(frozen=True)
 class Adapted:
-    """A finished adaptation.
-
-    Attributes:
-        path: the new checkpoint.
-        result: counts and losses.
-        part: which molecules it learnt from, in words.
-    """
+    """A finished adaptation: the new checkpoint, counts and losses, and which molecules it learnt from, in words."""
 
     path: Path
     result: Adaptation
@@ -61,14 +55,7 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The molecules of an adaptation.
-
-    Attributes:
-        smiles: those to learn from.
-        part: which they are, in words.
-        warning: what a user has to know about them; empty where nothing.
-        provenance: of the data.
-    """
+    """The molecules to learn from, which part of the data they are in words, what to warn of, and their provenance."""
 
     smiles: list[str]
     part: str

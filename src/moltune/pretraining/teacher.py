@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,8 +44,7 @@ class TeacherRun:
     """What one call of :func:`run_teacher` did.
 
     Attributes:
-        asked: molecules in the list.
-        known: molecules of the list that were in the cache before.
+        asked, known: molecules in the list, and those of them that were in the cache before.
         computed: molecules added now, failures included.
         failed: molecules of the list, old and new, that the teacher cannot take.
         seconds: wall-clock time.
@@ -141,13 +140,7 @@ class TeacherCache:
 
 
 def run_teacher(
-    smiles: Sequence[str],
-    folder: str | Path,
-    teacher: Teacher,
-    *,
-    shard_size: int = SHARD_SIZE,
-    time_limit: float | None = None,
-    progress: Callable[[TeacherRun], None] | None = None,
+    smiles: Sequence[str], folder: str | Path, teacher: Teacher, *, shard_size: int = SHARD_SIZE
 ) -> TeacherRun:
     """Compute the fingerprints that ``folder`` does not hold yet, in the order of the list.
 
@@ -156,8 +149,6 @@ def run_teacher(
         folder: of the cache.
         teacher: the model.
         shard_size: molecules written at a time; a killed run loses at most this many.
-        time_limit: seconds after which no further shard is begun.
-        progress: called after each shard.
 
     Raises:
         DataError: the folder belongs to another teacher, or a shard is damaged.
@@ -166,23 +157,17 @@ def run_teacher(
     missing = [one for one in dict.fromkeys(smiles) if one not in cache]
     known = sum(one in cache for one in smiles)
     started = time.monotonic()
-    computed = 0
     for start in range(0, len(missing), shard_size):
-        if time_limit is not None and time.monotonic() - started >= time_limit:
-            break
         shard = missing[start : start + shard_size]
         cache.add(shard, teacher(shard))
-        computed += len(shard)
-        state = TeacherRun(len(smiles), known, computed, 0, time.monotonic() - started)
-        rate = computed / max(state.seconds, 1e-9)
-        left = (len(missing) - computed) / rate / 60
-        logger.info("%d of %d molecules, %.1f/s, %.0f min left", computed, len(missing), rate, left)
-        if progress is not None:
-            progress(state)
+        done = start + len(shard)
+        rate = done / max(time.monotonic() - started, 1e-9)
+        left = (len(missing) - done) / rate / 60
+        logger.info("%d of %d molecules, %.1f/s, %.0f min left", done, len(missing), rate, left)
     failed = sum(one in cache for one in smiles) - len(cache.lookup(smiles)[0])
     if failed:
         logger.warning("%s could not take %d of %d molecules", teacher.name, failed, len(smiles))
-    return TeacherRun(len(smiles), known, computed, failed, time.monotonic() - started)
+    return TeacherRun(len(smiles), known, len(missing), failed, time.monotonic() - started)
 
 
 def _to_half(fingerprints: np.ndarray) -> np.ndarray:

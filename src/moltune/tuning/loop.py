@@ -8,14 +8,14 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, get_scheduler
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -25,7 +25,6 @@ from moltune.models.batches import LengthBucketSampler, PadCollator, SmilesDatas
 from moltune.models.regression import RegressionModel
 from moltune.models.strict import quiet_transformers
 from moltune.tuning.history import EpochReport, make_history
-from moltune.tuning.precision import wants_bf16
 from moltune.tuning.resume import StopEarly, last_whole_checkpoint
 from moltune.tuning.schedule import FreezeEncoder, parameter_groups
 
@@ -37,8 +36,8 @@ class Fitted:
     """What a training loop leaves behind; the model itself was trained in place.
 
     Attributes:
-        history: one line per epoch, with the columns of :mod:`moltune.tuning.history`; losses in units of the training
-            targets' variance, NaN where there is no validation part.
+        history: one line per epoch; losses in units of the training targets' variance, NaN where there is no
+            validation part.
         best_epoch: the epoch whose weights the model now has.
         molecules_per_second: through the training steps of this process; None where it took none.
         precision: arithmetic of the training steps, bf16 or fp32.
@@ -124,16 +123,14 @@ class _Watch(TrainerCallback):
         self.report = report or (lambda known: None)
         self.seconds, self._started = 0.0, 0.0
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.seconds += time.monotonic() - self._started
         self.report({"step": state.global_step, "steps": state.max_steps})
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         entry = state.log_history[-1]
         # The validation loss is an epoch's last word; without a validation part it is the training loss.
         ended = "eval_loss" in entry or (args.eval_strategy == "no" and "loss" in entry)
@@ -287,3 +284,23 @@ def check_settings(settings: TrainingSettings) -> None:
 def _in_short(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def wants_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Whether to train under bf16 autocast; ``auto`` says yes only where the hardware multiplies bf16 natively.
+
+    Raises:
+        ConfigError: bf16 is asked for, and this GPU cannot do it.
+    """
+    if precision == "fp32":
+        return False
+    if precision == "bf16":
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ConfigError("this GPU cannot multiply bf16 numbers; leave training.precision at auto, or take fp32")
+        return True
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return False

@@ -14,14 +14,13 @@ from moltune.data.load import load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out, shared_molecules
 from moltune.data.splitting.leakage import Leakage, check_leakage
-from moltune.data.splitting.split import Split, make_split
+from moltune.data.splitting.split import Parts, Split, make_split, parts_of
 from moltune.models.coverage import unfit_molecules
 from moltune.tuning.train import reads_tokens
 
 logger = logging.getLogger(__name__)
 
 ADDED = "added"
-Parts = dict[str, tuple[list[str], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,9 @@ class Prepared:
     def notes(self) -> list[str]:
         """What the reader of a report should know about the data, one sentence each."""
         notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(self.molecules).items()]
-        if len(self.molecules.conflicts):
-            notes.append(
-                f"{len(self.molecules.conflicts)} molecules were measured more than once with labels that disagree"
-            )
+        conflicts = len(self.molecules.conflicts)
+        if conflicts:
+            notes.append(f"{conflicts} molecules were measured more than once with labels that disagree")
         if self.added is not None:
             source = self.added["source"]
             notes.append(f"{self.added[ADDED]} molecules of {source} were added to the training part")
@@ -96,12 +94,6 @@ class Prepared:
         if ADDED not in self.molecules.table:
             return frame
         return frame.assign(**{ADDED: self.molecules.table[ADDED].to_numpy(dtype=bool)})
-
-
-def parts_of(molecules: Molecules, split: Split) -> Parts:
-    """SMILES and targets of each part that has molecules."""
-    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
-    return {name: (smiles[at].tolist(), target[at]) for name, at in split.parts().items() if len(at)}
 
 
 def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepared:

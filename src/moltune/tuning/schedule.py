@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from moltune.config import TrainingSettings
 from moltune.models.regression import RegressionModel
@@ -23,12 +23,12 @@ def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list
     last layer at the full rate. Weight decay acts on matrices only: not on biases, layer norms or scaling vectors.
     """
     rate = settings.head_learning_rate or settings.learning_rate
-    head = {id(parameter) for parameter in model.head.parameters()}
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     below = layers_below_the_top([name for name, _ in model.encoder.named_parameters()])
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
-    for name, parameter in named.items():
-        is_head = id(parameter) in head
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_head = name.startswith("head.")
         distance = 0 if is_head or settings.layer_decay == 1 else below[name.removeprefix("encoder.")]
         groups.setdefault((is_head, distance, parameter.ndim <= 1), []).append(parameter)
     return [
@@ -56,18 +56,13 @@ class FreezeEncoder(TrainerCallback):
 
     def __init__(self, model: RegressionModel, epochs: int) -> None:
         self.epochs = epochs
-        head = {id(parameter) for parameter in model.head.parameters()}
-        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in head]
+        self.parameters = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Freeze or unfreeze; a resumed run knows its epoch."""
         self._set(round(state.epoch or 0) >= self.epochs)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the model as the method left it."""
         self._set(True)
 

@@ -74,9 +74,7 @@ def tune_model(
     Args:
         train: SMILES and targets in their own unit.
         validation: the same, for early stopping; ``None`` or empty: train for all epochs.
-        model: encoder and head.
-        method: which parameters.
-        training: the optimisation.
+        model, method, training: encoder and head, which parameters, and the optimisation.
         seed: of the head's first weights, order, dropout and redrawn features.
         folder: for the checkpoints by which a killed training resumes.
         resume: go on from them.

@@ -48,7 +48,6 @@ class Method(ABC):
     """
 
     name: str
-    description: str
     takes_peft: ClassVar[bool] = False
 
     def __init__(self, settings: MethodSettings) -> None:

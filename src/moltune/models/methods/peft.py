@@ -118,7 +118,6 @@ class Lora(PeftMethod):
 
     name = "lora"
     kind = "LORA"
-    description = "low-rank updates of query and value projections (peft.r, peft.lora_alpha)"
     defaults: ClassVar[dict[str, Any]] = {"r": 8, "lora_alpha": 16}
 
 
@@ -126,7 +125,6 @@ class Dora(Lora):
     """DoRA (Liu et al. 2024, arXiv:2402.09353): LoRA of the direction, and a magnitude per output."""
 
     name = "dora"
-    description = "LoRA with trained magnitudes (weight-decomposed)"
     defaults: ClassVar[dict[str, Any]] = {**Lora.defaults, "use_dora": True}
 
 
@@ -135,7 +133,6 @@ class Ia3(PeftMethod):
 
     name = "ia3"
     kind = "IA3"
-    description = "scaling vectors on key and value projections (method.ia3_start)"
     targets = ("key", "value")
     defaults: ClassVar[dict[str, Any]] = {"feedforward_modules": []}
 
@@ -152,7 +149,6 @@ class LayerNormTuning(PeftMethod):
 
     name = "ln"
     kind = "LN_TUNING"
-    description = "weights and biases of the layer norms"
 
     def find_targets(self, encoder: nn.Module) -> list[str]:
         """The names of all layer norms."""
@@ -168,7 +164,6 @@ class BitFit(AdapterMethod):
     """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199): the biases of linear layers; of layer norms on request."""
 
     name = "bitfit"
-    description = "biases of linear layers (method.layer_norm_biases for more)"
 
     def put_on(self, model: RegressionModel) -> None:
         """Unfreeze the biases; an encoder without any is a ConfigError."""
@@ -187,7 +182,7 @@ def peft_method(name: str) -> type[PeftMethod] | None:
     kind = name.upper()
     # These two start from random weights unless told not to.
     defaults = {"init_weights": True} if kind in ("C3A", "FOURIERFT") else {}
-    own = {"name": name.lower(), "kind": kind, "description": f"peft's {kind}", "defaults": defaults}
+    own = {"name": name.lower(), "kind": kind, "defaults": defaults}
     return type("PeftMethod", (LayerNormTuning if kind == "LN_TUNING" else PeftMethod,), own)
 
 

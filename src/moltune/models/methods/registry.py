@@ -17,7 +17,6 @@ class FullFineTuning(Method):
     """Train every parameter of encoder and head."""
 
     name = "full"
-    description = "every parameter of encoder and head"
 
     def switch_on(self, model: RegressionModel) -> RegressionModel:
         """Leave everything trainable."""
@@ -28,7 +27,6 @@ class HeadOnly(Method):
     """Train the head on a frozen encoder (its dropout stays on)."""
 
     name = "head"
-    description = "the head alone, on a frozen encoder"
 
     def switch_on(self, model: RegressionModel) -> RegressionModel:
         """Freeze the encoder."""
@@ -41,7 +39,6 @@ class Probe(Method):
     """A head fitted on frozen features by :mod:`moltune.predictors.probe`; no step of the optimiser is taken."""
 
     name = "probe"
-    description = "a head fitted on frozen features (method.probe.head, method.probe.features)"
 
     def switch_on(self, model: RegressionModel) -> RegressionModel:
         """Freeze everything; the count is that of a linear head on the embedding."""

@@ -108,16 +108,13 @@ class MolformerSelfAttention(nn.Module):
         mask: Tensor | None = None,
         feature_weight: Tensor | None = None,
     ) -> Tensor:
-        """Attend.
+        """Map (batch, length, hidden_size) to the same shape.
 
         Args:
             hidden_states: (batch, length, hidden_size).
             rotary: tables (length, head_size) each.
             mask: (batch, 1, length, 1), float32, one for real tokens and zero for padding; ``None``: no padding.
             feature_weight: (head_size, num_random_features), used in place of the stored feature map.
-
-        Returns:
-            Tensor of shape (batch, length, hidden_size).
         """
         batch, length, width = hidden_states.shape
         shape = (batch, length, self.num_heads, self.head_size)

@@ -11,19 +11,12 @@ class MolformerConfig(PreTrainedConfig):
     """Sizes and switches of a MoLFormer encoder; the defaults are those of the published MoLFormer-XL.
 
     Args:
-        vocab_size: number of tokens.
-        hidden_size: width of the residual stream.
-        num_hidden_layers: number of blocks.
         num_attention_heads: heads per block; must divide ``hidden_size`` into heads of even size.
-        intermediate_size: width of the feed-forward layer.
         num_random_features: number m of random features that stand for the softmax kernel, per layer.
         feature_map_kernel: activation of the random features.
         hidden_act: activation of the feed-forward layer and the heads.
         hidden_dropout_prob: dropout after attention and feed-forward.
-        embedding_dropout_prob: dropout after the embedding.
         max_position_embeddings: longest input, in tokens, special tokens included.
-        initializer_range: standard deviation of the initial weights.
-        layer_norm_eps: epsilon of the layer norms.
         linear_attention_eps: floor of the attention normaliser.
         classifier_dropout_prob: dropout of the classification head; ``None``: ``hidden_dropout_prob``.
         classifier_skip_connection: add the input of each head layer to its output.

@@ -67,11 +67,7 @@ class MolformerAttention(nn.Module):
         self.output = MolformerResidual(config, config.hidden_size)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        feature_weight: Tensor | None,
+        self, hidden_states: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, feature_weight: Tensor | None
     ) -> Tensor:
         """Map the residual stream (batch, length, hidden_size) to the next one."""
         return self.output(self.self(hidden_states, rotary, mask, feature_weight), hidden_states)
@@ -100,11 +96,7 @@ class MolformerLayer(GradientCheckpointingLayer):
         self.output = MolformerResidual(config, config.intermediate_size)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        feature_weight: Tensor | None,
+        self, hidden_states: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, feature_weight: Tensor | None
     ) -> Tensor:
         """Map the residual stream (batch, length, hidden_size) to the next one."""
         attended = self.attention(hidden_states, rotary, mask, feature_weight)
@@ -190,18 +182,12 @@ class MolformerModel(MolformerPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
-        """Encode.
-
-        Args:
-            input_ids: token ids, (batch, length).
-            attention_mask: one for real tokens, zero for padding, (batch, length).
-            inputs_embeds: embeddings (batch, length, hidden_size) in place of ``input_ids``.
-            output_hidden_states: also return the stream before the first block and after each one (the last of
-                them before the final layer norm).
-            return_dict: ``False`` returns a tuple.
+        """Encode; arguments as of transformers' encoders.
 
         Returns:
-            ``last_hidden_state`` (batch, length, hidden_size) and ``pooler_output`` (batch, hidden_size).
+            ``last_hidden_state`` (batch, length, hidden_size) and ``pooler_output`` (batch, hidden_size); on request
+            ``hidden_states``, the stream before the first block and after each one (the last of them before the final
+            layer norm).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")

@@ -2,7 +2,7 @@
 
 Three packages on the Python index carry the molecules (:data:`SOURCES`); any SMILES or CSV file can be added. Each
 molecule is parsed, rewritten as RDKit's canonical isomeric SMILES, kept once, and dropped when it is larger than
-``max_heavy_atoms`` or when it is a molecule of an evaluation set.
+60 heavy atoms or when it is a molecule of an evaluation set.
 
 **How evaluation molecules are found.** Two molecules are the same here when the connectivity block (first 14
 characters) of their InChIKey agrees, for the whole molecule or for its largest fragment, with bonds to metals cut.
@@ -39,9 +39,6 @@ from moltune.run import library_versions
 
 logger = logging.getLogger(__name__)
 
-CHEMBL_SOURCES = ("moleculeace", "molscore")
-"""Sources whose molecules come from ChEMBL: measured, drug-like, and what the teacher is run on first."""
-
 MAX_HEAVY_ATOMS = 60
 _CHUNK = 2000
 # What InChI treats as a non-metal: bonds between these are never broken.
@@ -64,11 +61,6 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.smiles)
-
-    @property
-    def chembl(self) -> np.ndarray:
-        """Positions (int64) of the molecules that come from ChEMBL, in corpus order."""
-        return np.flatnonzero(np.isin(self.source, CHEMBL_SOURCES))
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,6 @@ def build_corpus(
     excluded: Excluded,
     *,
     seed: int = 0,
-    max_heavy_atoms: int = MAX_HEAVY_ATOMS,
     n_jobs: int = 1,
 ) -> Corpus:
     """Read, canonicalise, filter, deduplicate and shuffle.
@@ -133,7 +124,6 @@ def build_corpus(
         sources: where molecules come from; ``Source.sample`` takes a seeded sample of a file's rows.
         excluded: from :func:`exclude`.
         seed: of the samples and of the final order.
-        max_heavy_atoms: larger molecules are left out.
         n_jobs: processes.
 
     Raises:
@@ -145,9 +135,12 @@ def build_corpus(
         if source.name in report:
             raise DataError(f"two sources are called {source.name!r}; give each its own name")
         rows = read_smiles(source)
-        taken = _sample(rows, source.sample, np.random.default_rng([seed, number]))
+        taken = rows
+        if source.sample is not None and source.sample < len(rows):
+            chosen = np.random.default_rng([seed, number]).choice(len(rows), source.sample, replace=False)
+            taken = [rows[i] for i in np.sort(chosen)]
         counts: Counter[str] = Counter()
-        chunks = _in_chunks(_judge_chunk, taken, n_jobs, excluded, max_heavy_atoms)
+        chunks = _in_chunks(_judge_chunk, taken, n_jobs, excluded)
         for status, smiles in itertools.chain.from_iterable(chunks):
             if status == "kept" and smiles in kept:
                 status = "duplicate"
@@ -174,7 +167,7 @@ def build_corpus(
         "excluded_sets": dict(excluded.counts),
         "excluded_blocks": len(excluded.blocks),
         "seed": seed,
-        "max_heavy_atoms": max_heavy_atoms,
+        "max_heavy_atoms": MAX_HEAVY_ATOMS,
         "smiles_sha256": smiles_checksum(shuffled),
         "versions": library_versions(("rdkit", "numpy", "moltune")),
     }
@@ -207,17 +200,17 @@ def _in_chunks(work: Callable[..., Any], smiles: list[str], n_jobs: int, *argume
     return parallel(delayed(work)(chunk, *arguments) for chunk in chunks)
 
 
-def _judge_chunk(chunk: list[str], excluded: Excluded, max_heavy_atoms: int) -> list[tuple[str, str]]:
+def _judge_chunk(chunk: list[str], excluded: Excluded) -> list[tuple[str, str]]:
     with rdBase.BlockLogs():
-        return [_judge(smiles, excluded, max_heavy_atoms) for smiles in chunk]
+        return [_judge(smiles, excluded) for smiles in chunk]
 
 
-def _judge(text: str, excluded: Excluded, max_heavy_atoms: int) -> tuple[str, str]:
+def _judge(text: str, excluded: Excluded) -> tuple[str, str]:
     """What becomes of one molecule: a status ("kept" or a reason) and its canonical SMILES."""
     mol = _parse(text)
     if mol is None:
         return "unreadable", text
-    if mol.GetNumHeavyAtoms() > max_heavy_atoms:
+    if mol.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
         return "too large", text
     smiles = Chem.MolToSmiles(mol)
     for part in _parts(mol):
@@ -283,9 +276,3 @@ def _skeleton(mol: Chem.Mol) -> bytes:
         numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
     counts = _generator().GetSparseCountFingerprint(mol, customAtomInvariants=numbers)
     return hashlib.blake2b(counts.ToBinary(), digest_size=16).digest()
-
-
-def _sample(rows: list[str], size: int | None, rng: np.random.Generator) -> list[str]:
-    if size is None or size >= len(rows):
-        return rows
-    return [rows[i] for i in np.sort(rng.choice(len(rows), size, replace=False))]

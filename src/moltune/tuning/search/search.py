@@ -33,13 +33,13 @@ from filelock import FileLock
 
 from moltune.config import FinetuneConfig, SearchSettings, SplitSettings, make_config
 from moltune.data.molecules import Molecules
-from moltune.data.splitting.split import Split, make_split
+from moltune.data.splitting.split import Split, make_split, parts_of
 from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
 from moltune.models.methods.registry import make_method
 from moltune.run import settings_of
 from moltune.tuning.check import check_files, default_output
 from moltune.tuning.loop import check_settings, planned_epochs
-from moltune.tuning.prepare import parts_of, prepare
+from moltune.tuning.prepare import prepare
 from moltune.tuning.search.result import SECONDS, Searched, summarise, trial_config, trials_table
 from moltune.tuning.search.spaces import Space, change_space, default_space, is_inside, load_optuna, to_text
 from moltune.tuning.train import tune_model
@@ -297,12 +297,13 @@ def _alive(owner: list[float] | None) -> bool:
 def _known(study: optuna.Study, number: int, trials: int) -> dict[str, Any]:
     """What to report after a trial."""
     table = trials_table(study).set_index("number")
-    value, best = table.loc[number, "value"], table.loc[table["state"] == "complete", "value"].min()
+    line: dict[str, Any] = table.loc[number].to_dict()
+    best = table.loc[table["state"] == "complete", "value"].min()
     return {
         "number": number,
-        "state": table.loc[number, "state"],
-        "value": float(value) if pd.notna(value) else None,
-        "best": float(best) if pd.notna(best) else None,
+        "state": line["state"],
+        "value": None if pd.isna(line["value"]) else float(line["value"]),
+        "best": None if pd.isna(best) else float(best),
         "done": len(table),
         "trials": trials,
     }

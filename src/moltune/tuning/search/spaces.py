@@ -6,15 +6,12 @@ import importlib.util
 import math
 from collections.abc import Iterable
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moltune.errors import ConfigError
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-Space = dict[str, "BaseDistribution"]
-"""Dotted setting -> Optuna's distribution of its values."""
+Space = dict[str, Any]
+"""Dotted setting -> Optuna's distribution of its values, a number's or a choice."""
 
 _NEAR = 0.05
 # Beyond these ends there is nothing, so a best value that lies there is no reason to widen the range.
@@ -84,14 +81,14 @@ def change_space(space: Space, texts: Iterable[str]) -> Space:
     return result
 
 
-def is_inside(distribution: BaseDistribution, value: Any) -> bool:
+def is_inside(distribution: Any, value: Any) -> bool:
     """Whether a value can be drawn from a distribution."""
     if hasattr(distribution, "choices"):
         return value in distribution.choices
     return isinstance(value, int | float) and distribution.low <= value <= distribution.high
 
 
-def bound_of(name: str, value: Any, distribution: BaseDistribution) -> str | None:
+def bound_of(name: str, value: Any, distribution: Any) -> str | None:
     """``lower`` or ``upper`` where a value lies at that end of its range, beyond which others could be tried.
 
     That is within a twentieth of a range, and for a choice the first or last of at least three numbers.
@@ -110,14 +107,14 @@ def bound_of(name: str, value: Any, distribution: BaseDistribution) -> str | Non
     return None if (name, side) in _NATURAL else side
 
 
-def to_text(distribution: BaseDistribution) -> str:
+def to_text(distribution: Any) -> str:
     """A distribution as :func:`change_space` reads it."""
     if hasattr(distribution, "choices"):
         return ",".join(map(str, distribution.choices))
     return f"{distribution.low:g}:{distribution.high:g}" + (":log" if distribution.log else "")
 
 
-def _range(name: str, raw: str) -> BaseDistribution:
+def _range(name: str, raw: str) -> Any:
     first, second, *rest = parts = raw.split(":")
     try:
         low, high, log = float(first), float(second), {(): False, ("log",): True}[tuple(rest)]
