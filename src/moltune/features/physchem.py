@@ -144,7 +144,8 @@ class DescriptorScaler:
         sample = sample[~np.isnan(sample).all(axis=1)]
         if not len(sample):
             raise DataError("no molecule of the sample has descriptors; check its SMILES")
-        kept, mean, sd, dropped = [], [], [], {}
+        kept: dict[str, tuple[float, float]] = {}
+        dropped: dict[str, str] = {}
         for name, column in zip(names, sample.T, strict=True):
             finite = column[~np.isnan(column)]
             if len(finite) < (1 - _MAX_NON_FINITE) * len(column):
@@ -154,15 +155,14 @@ class DescriptorScaler:
             # Rounding alone gives a constant column a standard deviation of about 1e-16 of its size.
             if spread <= 1e-9 * max(1.0, abs(centre)):
                 dropped[name] = "constant"
-                continue
-            kept.append(name)
-            mean.append(centre)
-            sd.append(spread)
+            else:
+                kept[name] = centre, spread
         if not kept:
             raise DataError("every descriptor is constant on this sample; fit the scaler on more molecules")
         if dropped:
             logger.info("descriptors left out: %s", ", ".join(f"{name} ({why})" for name, why in dropped.items()))
-        return cls(tuple(kept), np.array(mean), np.array(sd), dropped)
+        mean, sd = np.array(list(kept.values())).T
+        return cls(tuple(kept), mean, sd, dropped)
 
     def transform(self, values: np.ndarray, names: Sequence[str] = DESCRIPTORS) -> np.ndarray:
         """Standardise an array of shape (n, d) whose columns are ``names``; float32, shape (n, len(self.names)).
@@ -193,13 +193,8 @@ class DescriptorScaler:
             DataError: a field is missing, or the lengths disagree.
         """
         try:
-            scaler = cls(
-                tuple(values["names"]),
-                np.array(values["mean"], dtype=np.float64),
-                np.array(values["sd"], dtype=np.float64),
-                dict(values["dropped"]),
-                float(values["clip"]),
-            )
+            mean, sd = (np.array(values[name], dtype=np.float64) for name in ("mean", "sd"))
+            scaler = cls(tuple(values["names"]), mean, sd, dict(values["dropped"]), float(values["clip"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored descriptor scaler is damaged: {error!r}") from None
         if not scaler.names or scaler.mean.shape != (len(scaler.names),) or scaler.sd.shape != scaler.mean.shape:

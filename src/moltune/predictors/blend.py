@@ -20,6 +20,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from moltune.baselines.classical import Baseline
+from moltune.baselines.compare import BaselineResult
+from moltune.data.splitting.split import Parts
 from moltune.errors import DataError, NumericsError, RunFolderError
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.features.registry import FeatureTable
@@ -30,7 +32,6 @@ from moltune.reports.summary import is_probe_name
 logger = logging.getLogger(__name__)
 
 MODEL, BLEND, FILE = "model", "blend", "blend.json"
-Parts = Mapping[str, tuple[Sequence[str], np.ndarray]]
 
 
 def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -58,13 +59,12 @@ def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     errors = predicted - true[:, None]
     if not np.isfinite(errors).all():
         raise NumericsError("a prediction of the validation part is not finite, so no blend can be made")
-    scale = float(np.sqrt((errors**2).mean()))
-    if scale == 0:
-        return np.full(errors.shape[1], 1 / errors.shape[1])
+    members = errors.shape[1]
+    size = float(np.sqrt((errors**2).sum() / members))
+    if size == 0:
+        return np.full(members, 1 / members)
     # Divided by their size, the errors weigh about as much as the row of ones, whatever the unit.
-    system = np.vstack([errors / (scale * np.sqrt(len(errors))), np.ones(errors.shape[1])])
-    wanted = np.append(np.zeros(len(errors)), 1.0)
-    found, _ = nnls(system, wanted)
+    found, _ = nnls(np.vstack([errors / size, np.ones(members)]), np.append(np.zeros(len(errors)), 1.0))
     return found / found.sum()
 
 
@@ -89,7 +89,7 @@ class Blend:
         if not len(smiles):
             return np.empty(0)
         # A member of weight zero would cost its features and change nothing.
-        own = {name: one.predict(smiles) for name, one in self.baselines.items() if self.weights[name]}
+        own = {name: member.predict(smiles) for name, member in self.baselines.items() if self.weights[name]}
         return self.combine({MODEL: model, **own})
 
     def save(self, folder: Path) -> None:
@@ -127,44 +127,38 @@ def _folders(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def make_blend(
-    names: Sequence[str], baselines: Mapping[str, Baseline], predicted: Mapping[str, np.ndarray], true: np.ndarray
-) -> Blend:
-    """Choose the weights on the validation part.
+    names: Sequence[str],
+    results: Mapping[str, BaselineResult],
+    model: Mapping[str, np.ndarray],
+    parts: Parts,
+    **options: Any,
+) -> tuple[Blend, dict[str, np.ndarray], dict[str, Any]]:
+    """Choose the weights of a blend on the validation part, and evaluate it.
 
     Args:
-        names: baselines that take part.
-        baselines: fitted, by name.
-        predicted: predictions of the validation part by member, the model's among them, shape (n,).
-        true: its measurements, shape (n,).
-    """
-    members = [MODEL, *names]
-    weights = blend_weights(true, np.column_stack([predicted[name] for name in members]))
-    shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(members, weights, strict=True))
-    logger.info("blend, weights from %d validation molecules: %s", len(true), shown)
-    return Blend(dict(zip(members, weights.tolist(), strict=True)), {name: baselines[name] for name in names})
-
-
-def judge_blend(
-    blend: Blend, parts: Parts, predicted: Mapping[str, Mapping[str, np.ndarray]], **options: Any
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Predictions of the blend and what they are worth.
-
-    Args:
-        blend: with weights.
+        names: baselines that take part beside the model.
+        results: of fitted baselines, by name.
+        model: part -> predictions of the model; the validation part is among them.
         parts: SMILES and measurements of each part.
-        predicted: member -> part -> predictions.
         options: bootstrap, confidence and seed, as :func:`moltune.evaluation.metrics.evaluate` takes them.
 
     Returns:
-        Part -> predictions, and the entry of ``metrics.json``: weights, metrics of each part, and on the test part the
-        blend's RMSE minus each member's (below zero the blend is better).
+        The blend, its predictions of each part in ``model``, and its entry of ``metrics.json``: weights, metrics of
+        each part, and on the test part the blend's RMSE minus each member's (below zero the blend is better).
     """
-    found = {part: blend.combine({name: predicted[name][part] for name in blend.weights}) for part in parts}
-    metrics: dict[str, Any] = {"weights": blend.weights}
-    metrics |= {part: evaluate(true, found[part], **options) for part, (_, true) in parts.items()}
-    if "test" in parts:
-        true = parts["test"][1]
+    members = {MODEL: model, **{name: results[name].predictions for name in names}}
+    true = parts["validation"][1]
+    found = blend_weights(true, np.column_stack([predicted["validation"] for predicted in members.values()]))
+    weights = dict(zip(members, found.tolist(), strict=True))
+    shown = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    logger.info("blend, weights from %d validation molecules: %s", len(true), shown)
+    blend = Blend(weights, {name: results[name].baseline for name in names})
+    blended = {part: blend.combine({name: members[name][part] for name in members}) for part in model}
+    metrics: dict[str, Any] = {"weights": weights}
+    metrics |= {part: evaluate(parts[part][1], blended[part], **options) for part in blended}
+    if "test" in blended:
         metrics["comparison"] = {
-            name: compare_paired(true, found["test"], predicted[name]["test"], **options) for name in blend.weights
+            name: compare_paired(parts["test"][1], blended["test"], predicted["test"], **options)
+            for name, predicted in members.items()
         }
-    return found, metrics
+    return blend, blended, metrics

@@ -21,8 +21,7 @@ from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.features.embedding import Encoder
 from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer, find_feature
 from moltune.models.methods.registry import make_method
-from moltune.predictors.blend import BLEND, Blend, judge_blend, make_blend
-from moltune.predictors.blend import MODEL as LANGUAGE_MODEL
+from moltune.predictors.blend import BLEND, Blend, make_blend
 from moltune.predictors.members import baselines_of, check_baselines, check_members, make_member
 from moltune.pretraining.adapt import adapt_run
 from moltune.reports.figures import loss_curves, residual_histogram, true_against_predicted
@@ -211,14 +210,10 @@ def judge(
             name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
-    members = {LANGUAGE_MODEL: predicted, **{name: result.predictions for name, result in baselines.items()}}
-    columns = {"predicted": predicted} | {f"predicted_{name}": members[name] for name in baselines}
+    columns = {"predicted": predicted} | {f"predicted_{name}": one.predictions for name, one in baselines.items()}
     blend = None
     if config.prediction.blend:
-        validation = {name: found["validation"] for name, found in members.items()}
-        fitted = {name: result.baseline for name, result in baselines.items()}
-        blend = make_blend(config.prediction.blend, fitted, validation, parts["validation"][1])
-        blended, metrics[BLEND] = judge_blend(blend, {name: parts[name] for name in wanted}, members, **options)
+        blend, blended, metrics[BLEND] = make_blend(config.prediction.blend, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
     metrics |= {
         "trainable_parameters": tuned.parameters.trainable,
