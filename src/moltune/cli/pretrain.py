@@ -37,6 +37,9 @@ def pretrain(
     Example: moltune pretrain molecules.smi -o runs/pretrained --steps 20000
     """
     settings = given.settings(PretrainConfig, {"output": output})
+    from moltune.pretraining.check import check_pretraining
+
+    check_pretraining(settings, resume=resume)
     from moltune.pretraining.pretrain import MODEL
     from moltune.pretraining.pretrain import pretrain as run_pretrain
 
@@ -87,6 +90,9 @@ def adapt(
     Example: moltune adapt moltune/mini my.csv -o runs/adapted
     """
     settings = given.settings(AdaptConfig, {"output": output})
+    from moltune.pretraining.check import check_adaptation
+
+    check_adaptation(settings, resume=resume, overwrite=overwrite)
     from moltune.pretraining.adapt import adapt as run_adapt
 
     with step_progress("adapting", quiet) as report:

@@ -323,6 +323,11 @@ class AdaptConfig(_Task):
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     output: Path | None = Field(None, description="folder of the new checkpoint")
 
+    @field_validator("adapt", mode="before")
+    @classmethod
+    def _with_objective(cls, values: Any) -> Any:
+        return {"objective": "mtr", **values} if isinstance(values, dict) else values
+
 
 def make_config(values: dict[str, Any]) -> FinetuneConfig:
     """Validate a nested dictionary of settings.

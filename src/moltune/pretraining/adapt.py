@@ -26,18 +26,17 @@ import torch
 
 from moltune.config import AdaptConfig, FinetuneConfig, ModelSettings, make_settings
 from moltune.data.load import load_molecules
-from moltune.data.reading.read import source_kind
 from moltune.data.splitting.split import make_split
-from moltune.errors import ConfigError, DataError, RunFolderError
+from moltune.errors import DataError, RunFolderError
 from moltune.files import write_json, write_text
 from moltune.models.coverage import unfit_molecules
-from moltune.models.names import resolve
-from moltune.pretraining.continue_pretraining import Adaptation, AdaptReport, adapt_encoder, objective_weights
-from moltune.run import ADAPTED, CHECKPOINTS, Run, WorkFolder
+from moltune.pretraining.check import ADAPT_RESULT, check_adaptation
+from moltune.pretraining.continue_pretraining import Adaptation, AdaptReport, adapt_encoder
+from moltune.run import ADAPTED, CHECKPOINTS, Run
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, RESULT, CARD, WORK = "adapt.yaml", "adaptation.json", "README.md", "work"
+CARD, WORK = "README.md", "work"
 
 
 @dataclass(frozen=True)
@@ -93,17 +92,7 @@ def adapt(
         NumericsError: a loss is not finite.
     """
     config = config if isinstance(config, AdaptConfig) else make_settings(AdaptConfig, dict(config))
-    if config.data.source is None or config.output is None:
-        raise ConfigError(
-            "an adaptation needs data.source, the molecules, and output, the folder of the new checkpoint"
-        )
-    objective_weights(config.adapt)
-    source_kind(config.data.source)
-    resolve(config.model.name)
-    folder, values = WorkFolder(config.output, "adaptation", SETTINGS, RESULT), _stored(config)
-    before = folder.check(
-        values, lambda stored: _stored(make_settings(AdaptConfig, stored)), resume=resume, overwrite=overwrite
-    )
+    folder, values, before = check_adaptation(config, resume=resume, overwrite=overwrite)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     chosen = choose_molecules(config)
@@ -111,7 +100,7 @@ def adapt(
         folder.begin(values, {"data": chosen.provenance}, overwrite=overwrite)
     elif before.get("data", {}).get("sha256") != chosen.provenance.get("sha256"):
         raise RunFolderError(f"the data changed since the adaptation in {folder.path} began: choose another --output")
-    if (folder.path / RESULT).is_file():
+    if (folder.path / ADAPT_RESULT).is_file():
         logger.info("%s holds the finished adaptation already", folder.path)
         return load_adapted(folder.path)
     return _fill(folder.path, folder.path / WORK, chosen, config, report)
@@ -135,7 +124,7 @@ def adapt_run(
     config, folder = run.config, run.path / ADAPTED
     if config.adapt.objective == "none":
         return config.model, None
-    if not (folder / RESULT).is_file():
+    if not (folder / ADAPT_RESULT).is_file():
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         whole = config.adapt.transductive
@@ -155,7 +144,7 @@ def load_adapted(folder: str | Path) -> Adapted:
     """
     folder = Path(folder)
     try:
-        values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        values = json.loads((folder / ADAPT_RESULT).read_text(encoding="utf-8"))
         return Adapted(folder, Adaptation(**values["adaptation"]), values["part"])
     except (OSError, ValueError, KeyError, TypeError):
         raise RunFolderError(f"{folder} holds no finished adaptation: repeat its command with --resume") from None
@@ -198,10 +187,6 @@ def _words(transductive: bool, several: bool) -> tuple[str, str]:
     )
 
 
-def _stored(config: AdaptConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"output", "threads"})
-
-
 def _fill(
     folder: Path, work: Path, chosen: Chosen, config: AdaptConfig | FinetuneConfig, report: AdaptReport | None
 ) -> Adapted:
@@ -221,7 +206,7 @@ def _fill(
         "settings": settings.model_dump(mode="json"),
         "seed": config.seed,
     }
-    write_json(folder / RESULT, values)
+    write_json(folder / ADAPT_RESULT, values)
     shutil.rmtree(work, ignore_errors=True)
     return load_adapted(folder)
 

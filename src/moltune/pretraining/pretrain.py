@@ -28,8 +28,9 @@ from moltune.errors import ConfigError, DataError
 from moltune.files import write_text
 from moltune.models.molformer import MolformerConfig, MolformerTokenizer
 from moltune.models.molformer.tokenization import make_vocabulary, published_vocabulary, split_smiles
+from moltune.pretraining.check import check_pretraining
 from moltune.pretraining.corpus.build import benchmark_sets, build_corpus, exclude
-from moltune.pretraining.corpus.sources import Source, sha256_of
+from moltune.pretraining.corpus.sources import Source
 from moltune.pretraining.corpus.store import (
     CORPUS_FILE,
     PHYSCHEM_FILE,
@@ -41,17 +42,10 @@ from moltune.pretraining.corpus.store import (
 from moltune.pretraining.corpus.tokens import TokenCorpus, write_tokens
 from moltune.pretraining.loop import PretrainingData, Progress, pretrain_loop
 from moltune.pretraining.model import PretrainingModel, Vocabulary
-from moltune.run import WorkFolder
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, VOCABULARY, MODEL, CORPUS, DESCRIPTORS = (
-    "pretrain.yaml",
-    "vocabulary.json",
-    "model",
-    "corpus",
-    "descriptors.json",
-)
+VOCABULARY, MODEL, CORPUS, DESCRIPTORS = "vocabulary.json", "model", "corpus", "descriptors.json"
 
 
 def pretrain(
@@ -77,28 +71,19 @@ def pretrain(
         NumericsError: a loss is not finite.
     """
     config = config if isinstance(config, PretrainConfig) else make_settings(PretrainConfig, dict(config))
-    if config.corpus is None or config.output is None:
-        raise ConfigError("pretraining needs corpus, a file or folder of molecules, and output, the folder of the run")
-    if not config.corpus.exists():
-        raise DataError(f"there is no corpus {config.corpus}")
-    source = config.corpus / CORPUS_FILE if config.corpus.is_dir() else config.corpus
-    if not source.is_file():
-        raise DataError(f"{config.corpus} is a folder without {CORPUS_FILE}; give a file of SMILES or a corpus folder")
-    values = config.model_dump(mode="json", exclude={"output", "jobs", "threads", "corpus"})
-    values["corpus_sha256"] = sha256_of(source)
-    folder = WorkFolder(config.output, "pretraining", SETTINGS, None, "--resume")
-    if folder.check(values, lambda stored: {name: stored.get(name) for name in values}, resume=resume) is None:
-        folder.begin(values, {"corpus": config.corpus.name})
+    folder, values, before = check_pretraining(config, resume=resume)
+    if before is None:
+        folder.begin(values, {"corpus": Path(str(config.corpus)).name})
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     weights = {name: config.training.weights.get(name, 1.0) for name in config.objectives}
     settings = config.training.model_copy(update={"weights": weights})
-    data, tokenizer = prepare(config, config.output)
+    data, tokenizer = prepare(config, folder.path)
     model = _build(config, settings, data, tokenizer)
     size = model.encoder.num_parameters() / 1e6
     logger.info("%d molecules, vocabulary %d, encoder %.2f M parameters", len(data), len(tokenizer), size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return pretrain_loop(model, data, settings, config.output, device=device, report=report)
+    return pretrain_loop(model, data, settings, folder.path, device=device, report=report)
 
 
 def prepare(config: PretrainConfig, folder: Path) -> tuple[PretrainingData, MolformerTokenizer]:
