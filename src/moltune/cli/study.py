@@ -133,10 +133,10 @@ def run(
     Example: moltune study run quick -o runs/quick --workers 2
     """
     set_up_logging(quiet)
+    loaded = _load(recipe, data, model, external, splits=splits, seeds=seeds)
     from moltune.study.engine.run import run_study
     from moltune.study.report.page import write_study
 
-    loaded = _load(recipe, data, model, external, splits=splits, seeds=seeds)
     executor = None
     if ray is not None:
         from moltune.study.engine.cluster import RayExecutor
@@ -174,11 +174,13 @@ def show(folder: Folder, as_json: Json = False) -> None:
     """
     set_up_logging(quiet=True)
     from moltune.study.engine.store import Store
+
+    facts = Store(folder).study()
     from moltune.study.report.page import results, write_study
 
     analysis = write_study(folder)
     if as_json:
-        print_json(results(analysis, Store(folder).study()))
+        print_json(results(analysis, facts))
     else:
         _print(analysis, folder)
 

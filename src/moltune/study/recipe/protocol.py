@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
-from sklearn.model_selection import KFold
 
 from moltune.config import Settings, SplitSettings
 from moltune.data.molecules import Molecules
@@ -97,6 +96,8 @@ class Protocol(Settings):
         n = len(molecules)
         if self.folds > n:
             raise ConfigError(f"{n} molecules cannot be divided into {self.folds} folds")
+        from sklearn.model_selection import KFold
+
         folds = list(KFold(self.folds, shuffle=True, random_state=block.split).split(np.arange(n)))
         rest, test = folds[block.fold]
         shuffled = np.random.default_rng([block.split, block.fold]).permutation(rest)
