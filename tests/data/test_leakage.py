@@ -7,9 +7,8 @@ from rdkit import DataStructs
 from moltune.config import SplitSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.splitting.leakage import check_leakage
-from moltune.data.splitting.similarity import nearest_similarity
+from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 from moltune.data.splitting.split import Split, make_split
-from moltune.features.descriptors import morgan_bits
 
 
 def split_of(train, validation, test):

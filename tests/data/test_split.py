@@ -11,10 +11,9 @@ from moltune.config import SplitSettings
 from moltune.data.chemistry import parse_all, scaffold_smiles
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.reading.write import write_table
-from moltune.data.splitting.similarity import cluster_labels, nearest_similarity
+from moltune.data.splitting.similarity import cluster_labels, morgan_bits, nearest_similarity
 from moltune.data.splitting.split import Split, _dealt, _fill, make_split, part_sizes, write_index_file
 from moltune.errors import DataError, InputError
-from moltune.features.descriptors import morgan_bits
 
 RATIOS = st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
 
@@ -157,7 +156,7 @@ def test_too_few_groups_or_molecules_say_so():
 @pytest.mark.parametrize("algorithm", ["sphere", "butina"])
 def test_clusters_are_within_the_cutoff_of_a_member(freesolv, algorithm):
     smiles = freesolv.smiles[:300]
-    labels = cluster_labels(parse_all(smiles), 0.5, algorithm, np.random.default_rng(0))
+    labels = cluster_labels(smiles, 0.5, algorithm, np.random.default_rng(0))
     bits = morgan_bits(smiles)
     assert set(labels.tolist()) == set(range(labels.max() + 1))
     for label in range(labels.max() + 1):
@@ -171,7 +170,7 @@ def test_butina_starts_with_the_most_crowded():
     # Five alcohols that are alike, and two others: the crowd is one cluster whatever the order.
     smiles = ["CCCCCCCCO", "CCCCCCCCCO", "CCCCCCCCCCO", "CCCCCCCCCCCO", "CCCCCCCCCCCCO", "c1ccncc1", "FC(F)F"]
     for seed in range(5):
-        labels = cluster_labels(parse_all(smiles), 0.2, "butina", np.random.default_rng(seed))
+        labels = cluster_labels(smiles, 0.2, "butina", np.random.default_rng(seed))
         assert len(set(labels[:5].tolist())) == 1
         assert len(set(labels.tolist())) == 3
 

@@ -3,8 +3,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors
 
+from moltune.data.splitting.similarity import morgan_bits
 from moltune.errors import DataError
-from moltune.features.descriptors import morgan_bits, morgan_counts, rdkit_descriptors
+from moltune.features.descriptors import morgan_counts, rdkit_descriptors
 
 SMILES = ["CCO", "c1ccccc1C(=O)[O-]", "C[C@H](N)C(=O)O", "[Na+].[Cl-]", "C" * 60]
 

@@ -35,6 +35,10 @@ class Baseline(ABC):
     def __init__(self, features: FeatureTable | None = None) -> None:
         self.features = FeatureTable() if features is None else features
 
+    def _x(self, smiles: Sequence[str]) -> np.ndarray:
+        """Descriptors and counts, float32, shape (n, 217 + 2048)."""
+        return self.features.get(DESCRIPTORS_AND_COUNTS, smiles)
+
     @abstractmethod
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
         """Learn from the training part; the validation part may choose a setting but is never trained on.
@@ -83,14 +87,7 @@ class MeanBaseline(Baseline):
         self.mean_ = float(json.loads((folder / self._file).read_text(encoding="utf-8"))["mean"])
 
 
-class _OnFeatures(Baseline):
-    """A regressor on descriptors and counts, (n, 217 + 2048)."""
-
-    def _x(self, smiles: Sequence[str]) -> np.ndarray:
-        return self.features.get(DESCRIPTORS_AND_COUNTS, smiles)
-
-
-class RidgeBaseline(_OnFeatures):
+class RidgeBaseline(Baseline):
     """Ridge regression; its penalty comes from generalised cross-validation on the training part.
 
     Features are imputed by their median, brought to sign(x) log(1 + |x|) (some descriptors span thirty orders of
@@ -140,7 +137,7 @@ class RidgeBaseline(_OnFeatures):
             raise ValueError("its arrays do not have one length")
 
 
-class RandomForestBaseline(_OnFeatures):
+class RandomForestBaseline(Baseline):
     """Random forest of 300 trees (Breiman 2001), a tenth of the features tried at each split."""
 
     name = "random-forest"
@@ -162,7 +159,7 @@ class RandomForestBaseline(_OnFeatures):
         return np.asarray(self.model_.predict(_signed_log(self._x(smiles))), dtype=np.float64)
 
 
-class XGBoostBaseline(_OnFeatures):
+class XGBoostBaseline(Baseline):
     """Gradient-boosted trees (Chen & Guestrin, KDD 2016); a validation part stops the boosting early.
 
     The settings were chosen on validation parts of Lipophilicity, for accuracy and speed; the script

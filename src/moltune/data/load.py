@@ -47,6 +47,20 @@ def load_molecules(
     return molecules
 
 
+def load_molecules_labelled_or_not(source: str | Path | pd.DataFrame, settings: DataSettings) -> Molecules:
+    """Load molecules with labels, or without where no target column is named and none is found.
+
+    Raises:
+        DataError: see :func:`load_molecules`.
+    """
+    try:
+        return load_molecules(source, settings)
+    except DataError:
+        if settings.target is not None:
+            raise
+        return load_molecules(source, settings, need_target=False)
+
+
 def summary(molecules: Molecules) -> str:
     """One line: rows in, kept, and rejected by reason."""
     text = f"{molecules.rows_in} rows, {len(molecules)} kept, {len(molecules.rejected)} left out"

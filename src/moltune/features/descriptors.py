@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from rdkit import DataStructs
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from moltune.data.chemistry import parse_all, rdkit_log
-from moltune.data.splitting.similarity import fingerprints
 
 _CHUNK = 64
 _LARGEST = float(np.finfo(np.float32).max)
@@ -60,12 +58,3 @@ def morgan_counts(smiles: Sequence[str], radius: int = 2, size: int = 2048) -> n
     for position, mol in enumerate(parse_all(list(smiles))):
         counts[position] = np.minimum(generator.GetCountFingerprintAsNumPy(mol), 255)
     return counts
-
-
-def morgan_bits(smiles: Sequence[str]) -> list[DataStructs.ExplicitBitVect]:
-    """Morgan bit fingerprints (radius 2, 2048 bits) for similarity searches, one per SMILES.
-
-    Raises:
-        DataError: a SMILES is not valid; the message names its position.
-    """
-    return fingerprints(parse_all(list(smiles)))

@@ -1,4 +1,4 @@
-"""What is in an external file, before anything is trained on it."""
+"""Audit of an external file before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import AuditSettings, CleanSettings, DataSettings, ModelSettings
-from moltune.data.load import load_molecules
+from moltune.data.load import load_molecules, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
-from moltune.data.splitting.similarity import nearest_similarity
+from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 from moltune.errors import DataError
 from moltune.evaluation.shift import embedding_shift, number_shift
 from moltune.evaluation.statistics import holm
-from moltune.features.descriptors import morgan_bits
 from moltune.features.embedding import Encoder
 from moltune.features.physchem import DESCRIPTORS, physchem
 from moltune.progress import StageReport, no_report
@@ -71,7 +70,7 @@ def audit(
     known, parts, run_clean = _known(against, clean)
     steps = clean or run_clean or CleanSettings()
     if not isinstance(external, Molecules):
-        external = _load_external(external, data.model_copy(update={"clean": steps}))
+        external = load_molecules_labelled_or_not(external, data.model_copy(update={"clean": steps}))
     for name, molecules in (("external file", external), ("training set", known)):
         if len(molecules) < 5:
             raise DataError(f"the {name} holds {len(molecules)} usable molecules; an audit needs five or more")
@@ -84,19 +83,21 @@ def audit(
     rng = np.random.default_rng(settings.seed)
     similarity, reference = _similarities(external, known, rng, settings.reference)
     values = physchem(external.smiles), physchem(known.smiles)
-    shifts = {name: number_shift(*(v[:, DESCRIPTORS.index(name)] for v in values)) for name in SHIFTED}
+    shifts = {name: number_shift(*(of[:, DESCRIPTORS.index(name)] for of in values)) for name in SHIFTED}
     adjusted = dict(zip(SHIFTED, holm([shift.p for shift in shifts.values()]).tolist(), strict=True))
     report("embeddings", 0)
     encoder = Encoder(ModelSettings(name=settings.model, too_long="truncate"))
-    embedded = tuple(encoder(molecules.smiles).astype(np.float64) for molecules in (external, known))
+    embedded = [encoder(molecules.smiles).astype(np.float64) for molecules in (external, known)]
     labelled = np.isfinite(external.target)
-    target = number_shift(external.target, known.target) if labelled.sum() > 1 else None
+    if not labelled.any():
+        # Overlap, similarity and shift need no labels.
+        logger.warning("%s has no usable label column; name one with --target", external.provenance.get("source"))
     noise = None
     # A molecule whose label the model has learned says nothing about how well it predicts new ones.
     fresh = np.flatnonzero(labelled & ~np.isin(np.arange(len(external)), shared["position"].to_numpy(dtype=int)))
     if len(fresh) >= 5:
         report("label noise by a cross-validated model", 0)
-        features = tuple(np.hstack([v, e]).astype(np.float64) for v, e in zip(values, embedded, strict=True))
+        features = [np.hstack(pair).astype(np.float64) for pair in zip(values, embedded, strict=True)]
         noise = label_noise(
             (features[0][fresh], external.target[fresh], [external.smiles[i] for i in fresh]),
             (features[1], known.target, known.smiles),
@@ -105,7 +106,7 @@ def audit(
         )
     report("permutation test of the embeddings", 0)
     embeddings = embedding_shift(
-        embedded[0], embedded[1], permutations=settings.permutations, most=settings.reference, seed=settings.seed
+        *embedded, permutations=settings.permutations, most=settings.reference, seed=settings.seed
     )
     return Audit(
         external=external,
@@ -114,7 +115,7 @@ def audit(
         overlap=overlap,
         similarity=similarity,
         reference_similarity=reference,
-        target=target,
+        target=number_shift(external.target, known.target) if labelled.sum() > 1 else None,
         descriptors=shifts,
         adjusted=adjusted,
         embeddings=embeddings,
@@ -137,24 +138,12 @@ def _known(
     return load_molecules(against, DataSettings(clean=clean or CleanSettings())), None, None
 
 
-def _load_external(source: str | Path | pd.DataFrame, data: DataSettings) -> Molecules:
-    try:
-        return load_molecules(source, data)
-    except DataError:
-        if data.target is not None:
-            raise
-        # Without labels an audit still tells overlap, similarity and shift.
-        molecules = load_molecules(source, data, need_target=False)
-        logger.warning("%s has no usable label column; name one with --target", molecules.provenance.get("source"))
-        return molecules
-
-
 def _similarities(
     external: Molecules, known: Molecules, rng: np.random.Generator, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """To the nearest training molecule: of each external molecule, and of up to ``most`` training molecules."""
     bits = morgan_bits([*known.smiles, *external.smiles])
-    n = len(known)
-    everyone = np.arange(n)
-    similarity = nearest_similarity(bits, np.arange(n, n + len(external)), everyone)
-    sample = np.sort(rng.choice(n, min(most, n), replace=False))
+    everyone = np.arange(len(known))
+    similarity = nearest_similarity(bits, np.arange(len(known), len(bits)), everyone)
+    sample = np.sort(rng.choice(everyone, min(most, len(known)), replace=False))
     return similarity, np.array([nearest_similarity(bits, np.array([i]), everyone[everyone != i])[0] for i in sample])

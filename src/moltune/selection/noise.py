@@ -1,22 +1,22 @@
-"""How far the labels of an external file are off what the training labels say, measured by a cross-validated model."""
+"""Noise of the labels of an external file, estimated with a cross-validated model of the training labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.impute import SimpleImputer
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVR
 
-from moltune.data.splitting.similarity import nearest_similarity
-from moltune.features.descriptors import morgan_bits
+from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 
-EDGES = np.array([0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0 + 1e-9])
+# Similarities at which one stratum ends and the next begins.
+_EDGES = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.85])
 _LEAST_IN_STRATUM = 20
 _RESAMPLES = 1000
 
@@ -62,7 +62,6 @@ def label_noise(
     *,
     folds: int = 5,
     seed: int = 0,
-    make_model: Callable[[], Pipeline] | None = None,
 ) -> LabelNoise:
     """Estimate the noise of external labels against a model of the known ones.
 
@@ -76,38 +75,36 @@ def label_noise(
         known: the same for the training molecules.
         folds: of the cross-validation.
         seed: of folds and bootstrap.
-        make_model: another regression; unset: the one above.
     """
     x, y, smiles = external
     known_x, known_y, known_smiles = known
-    make_model = make_model or _support_vectors
+    model, parts = _support_vectors(), KFold(folds, shuffle=True, random_state=seed)
     bits = morgan_bits([*known_smiles, *smiles])
     n = len(known_y)
-    out_of_fold, similarity = np.empty(n), np.empty(n)
-    for rest, left_out in KFold(folds, shuffle=True, random_state=seed).split(known_x):
-        out_of_fold[left_out] = make_model().fit(known_x[rest], known_y[rest]).predict(known_x[left_out])
+    errors = (known_y - cross_val_predict(model, known_x, known_y, cv=parts)) ** 2
+    similarity = np.empty(n)
+    for rest, left_out in parts.split(known_x):
         similarity[left_out] = nearest_similarity(bits, left_out, rest)
-    errors = (known_y - out_of_fold) ** 2
-    predicted = make_model().fit(known_x, known_y).predict(x)
+    predicted = model.fit(known_x, known_y).predict(x)
     residuals = y - predicted
-    stratum = _strata(nearest_similarity(bits, np.arange(n, n + len(y)), np.arange(n)))
-    known_stratum = _strata(similarity)
-    rng = np.random.default_rng(seed)
+    squares = residuals**2
+    stratum = np.digitize(nearest_similarity(bits, np.arange(n, n + len(y)), np.arange(n)), _EDGES)
+    known_stratum = np.digitize(similarity, _EDGES)
     expected, extrapolated = _expected(errors, known_stratum, stratum)
-    samples = []
+    rng, samples = np.random.default_rng(seed), []
     for _ in range(_RESAMPLES):
         a, b = rng.integers(0, n, n), rng.integers(0, len(y), len(y))
         resampled, _ = _expected(errors[a], known_stratum[a], stratum[b])
-        samples.append(_excess(np.mean(residuals[b] ** 2), resampled))
+        samples.append(_excess(squares[b].mean(), resampled))
     lower, upper = np.quantile(samples, [0.025, 0.975]).tolist()
     constant = y.std() == 0 or predicted.std() == 0
     return LabelNoise(
         cv_rmse=float(np.sqrt(errors.mean())),
         expected_rmse=float(np.sqrt(expected)),
-        external_rmse=float(np.sqrt(np.mean(residuals**2))),
+        external_rmse=float(np.sqrt(squares.mean())),
         bias=float(residuals.mean()),
         correlation=None if constant else float(np.corrcoef(y, predicted)[0, 1]),
-        excess=_excess(np.mean(residuals**2), expected),
+        excess=_excess(squares.mean(), expected),
         excess_lower=lower,
         excess_upper=upper,
         extrapolated=extrapolated,
@@ -124,19 +121,15 @@ def _support_vectors() -> Pipeline:
     )
 
 
-def _strata(similarity: np.ndarray) -> np.ndarray:
-    return np.digitize(similarity, EDGES[1:-1])
-
-
 def _expected(errors: np.ndarray, known_stratum: np.ndarray, stratum: np.ndarray) -> tuple[float, float]:
     """Mean squared error at the strata of the external molecules, and the share of these that is extrapolated."""
-    counts = np.bincount(known_stratum, minlength=len(EDGES) - 1)
-    sums = np.bincount(known_stratum, weights=errors, minlength=len(EDGES) - 1)
+    counts = np.bincount(known_stratum, minlength=len(_EDGES) + 1)
+    sums = np.bincount(known_stratum, weights=errors, minlength=len(_EDGES) + 1)
     usable = np.flatnonzero(counts >= min(_LEAST_IN_STRATUM, counts.max()))
-    means = np.array([sums[s] / counts[s] for s in usable])
+    means = sums[usable] / counts[usable]
     nearest = np.abs(usable[None, :] - stratum[:, None]).argmin(axis=1)
     return float(means[nearest].mean()), float(np.mean(usable[nearest] != stratum))
 
 
-def _excess(observed: Any, expected: float) -> float:
-    return float(np.sqrt(max(0.0, float(observed) - expected)))
+def _excess(observed: float, expected: float) -> float:
+    return float(np.sqrt(max(0.0, observed - expected)))

@@ -1,11 +1,10 @@
-"""Which molecules to add: one contract, candidates in, positions out, the best first."""
+"""Which molecules to add: every strategy puts candidates in order, and ``choose`` takes the best of them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,8 @@ from rdkit.SimDivFilters import rdSimDivPickers
 from sklearn.cluster import KMeans
 
 from moltune.config import SelectSettings
-from moltune.data.splitting.similarity import nearest_similarity
+from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 from moltune.errors import ConfigError, DataError
-from moltune.features.descriptors import morgan_bits
 
 EMBEDDING = "embedding"
 
@@ -69,7 +67,7 @@ class Ranking:
 
     Attributes:
         order: positions, the best first, int64.
-        goodness: of each candidate in table order, higher is better; None where the order is all there is.
+        goodness: of each candidate in table order, higher is better; None for a strategy that has only an order.
         sign: 1, or -1 where low numbers are good.
     """
 
@@ -78,177 +76,96 @@ class Ranking:
     sign: float = 1.0
 
 
-class Strategy(ABC):
-    """Ranks candidates."""
-
-    name: str
-    description: str
-
-    @abstractmethod
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Put the candidates in order.
-
-        Raises:
-            DataError: what the strategy needs of them is missing.
-        """
+Strategy = Callable[[Candidates, SelectSettings], Ranking]
+"""Puts candidates in order; raises DataError where something that it needs of them is missing."""
 
 
 def _by_goodness(goodness: np.ndarray, sign: float = 1.0) -> Ranking:
-    return Ranking(np.argsort(-goodness, kind="stable").astype(np.int64), goodness, sign)
+    return Ranking(np.argsort(-goodness, kind="stable"), goodness, sign)
 
 
-class ByInfluence(Strategy):
-    """Scores of ``moltune influence``, most helpful first."""
-
-    name = "influence"
-    description = "the most helpful by influence"
-    reverse = False
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Lowest first under negative-helps, highest first under positive-helps; or the other way round."""
-        scores = candidates.column("score", "influence")
-        sign = -1.0 if (settings.convention == "negative-helps") != self.reverse else 1.0
-        return _by_goodness(sign * scores, sign)
+def by_influence(candidates: Candidates, settings: SelectSettings, *, reverse: bool = False) -> Ranking:
+    """Scores of ``moltune influence``, the most helpful first; or the most harmful first, as a control."""
+    sign = -1.0 if (settings.convention == "negative-helps") != reverse else 1.0
+    return _by_goodness(sign * candidates.column("score", "influence"), sign)
 
 
-class ByReversedInfluence(ByInfluence):
-    """The control that a claim for influence needs: most harmful first."""
-
-    name = "influence-reversed"
-    description = "the most harmful by influence, a control"
-    reverse = True
+def by_uncertainty(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Variances of ``moltune uncertainty``, the highest first."""
+    return _by_goodness(candidates.column("variance", "uncertainty"))
 
 
-class ByUncertainty(Strategy):
-    """Variances of ``moltune uncertainty``, least sure first."""
-
-    name = "uncertainty"
-    description = "the least sure"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Highest variance first."""
-        return _by_goodness(candidates.column("variance", "uncertainty"))
+def by_residual(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Smallest absolute residual first, which leaves out contradicting labels; a threshold is the largest taken."""
+    return _by_goodness(-np.abs(candidates.column("residual", "influence")), -1.0)
 
 
-class ByResidual(Strategy):
-    """Molecules that the model predicts well: |residual| lowest first, which leaves out contradicting labels."""
-
-    name = "residual"
-    description = "those that the model predicts best already"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Smallest absolute residual first; a threshold is the largest |residual| taken."""
-        return _by_goodness(-np.abs(candidates.column("residual", "influence")), -1.0)
+def at_random(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """A permutation drawn with the seed, the control of every selection."""
+    return Ranking(np.random.default_rng(settings.seed).permutation(len(candidates)))
 
 
-class AtRandom(Strategy):
-    """A random order: the control of every selection."""
-
-    name = "random"
-    description = "at random, a control"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Permutation drawn with the seed."""
-        return Ranking(np.random.default_rng(settings.seed).permutation(len(candidates)).astype(np.int64))
-
-
-class BySimilarity(Strategy):
-    """Similarity to the nearest molecule of the validation part: Tanimoto, or cosine of embeddings."""
-
-    name = "similarity"
-    description = "the most similar to the validation part"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Most similar first."""
-        if settings.space == EMBEDDING:
-            own, other = candidates.embeddings, candidates.reference_embeddings
-            if own is None or other is None:
-                raise DataError("similarity of embeddings needs a run; name one with --run")
-            cosine = _unit(own) @ _unit(other).T
-            return _by_goodness(cosine.max(axis=1))
-        if not len(candidates.reference):
-            raise DataError("similarity needs the validation part of a run; name one with --run")
-        n = len(candidates)
-        bits = [*candidates.bits, *morgan_bits(list(candidates.reference))]
-        return _by_goodness(nearest_similarity(bits, np.arange(n), np.arange(n, len(bits))))
+def by_similarity(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Most similar to a molecule of the validation part first: Tanimoto similarity, or cosine of embeddings."""
+    if settings.space == EMBEDDING:
+        own, other = candidates.embeddings, candidates.reference_embeddings
+        if own is None or other is None:
+            raise DataError("similarity of embeddings needs a run; name one with --run")
+        return _by_goodness((_unit(own) @ _unit(other).T).max(axis=1))
+    if not len(candidates.reference):
+        raise DataError("similarity needs the validation part of a run; name one with --run")
+    n = len(candidates)
+    bits = [*candidates.bits, *morgan_bits(list(candidates.reference))]
+    return _by_goodness(nearest_similarity(bits, np.arange(n), np.arange(n, len(bits))))
 
 
-class ByDiversity(Strategy):
-    """MaxMin picking (Ashton et al. 2002): each next molecule is the one furthest from those taken."""
+def by_diversity(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """MaxMin picking (Ashton et al. 2002) on Tanimoto distances, from a molecule drawn with the seed.
 
-    name = "diversity"
-    description = "far from each other (MaxMin)"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Picking order on Tanimoto distances, from a molecule drawn with the seed."""
-        n = len(candidates)
-        if n == 0:
-            return Ranking(np.empty(0, dtype=np.int64))
-        first = int(np.random.default_rng(settings.seed).integers(n))
-        picked = rdSimDivPickers.MaxMinPicker().LazyBitVectorPick(candidates.bits, n, n, [first], settings.seed)
-        return Ranking(np.array(list(picked), dtype=np.int64))
+    Each next molecule is the one furthest from those already taken.
+    """
+    n = len(candidates)
+    if n == 0:
+        return Ranking(np.empty(0, dtype=np.int64))
+    first = int(np.random.default_rng(settings.seed).integers(n))
+    picked = rdSimDivPickers.MaxMinPicker().LazyBitVectorPick(candidates.bits, n, n, [first], settings.seed)
+    return Ranking(np.array(list(picked), dtype=np.int64))
 
 
-class ByCluster(Strategy):
-    """One molecule of each k-means cluster in turn, nearest to its centre first: covers the candidates evenly."""
-
-    name = "cluster"
-    description = "from each cluster in turn"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Round robin over clusters, the largest first."""
-        n = len(candidates)
-        if settings.space == EMBEDDING:
-            if candidates.embeddings is None:
-                raise DataError("clusters of embeddings need a run; name one with --run")
-            points = np.asarray(candidates.embeddings, dtype=np.float64)
-        else:
-            points = np.array([list(bits) for bits in candidates.bits], dtype=np.float64).reshape(n, -1)
-        if n == 0:
-            return Ranking(np.empty(0, dtype=np.int64))
-        found = KMeans(min(settings.clusters, n), n_init=4, random_state=settings.seed).fit(points)
-        distance = np.linalg.norm(points - found.cluster_centers_[found.labels_], axis=1)
-        place = np.empty(n, dtype=np.int64)
-        sizes = np.bincount(found.labels_)
-        for cluster in range(len(sizes)):
-            members = np.flatnonzero(found.labels_ == cluster)
-            place[members[np.argsort(distance[members], kind="stable")]] = np.arange(len(members))
-        order = np.lexsort((np.arange(n), -sizes[found.labels_], place))
-        return Ranking(order.astype(np.int64))
+def by_cluster(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """One molecule of each k-means cluster in turn, the largest cluster and those nearest to its centre first."""
+    n = len(candidates)
+    if settings.space == EMBEDDING:
+        if candidates.embeddings is None:
+            raise DataError("clusters of embeddings need a run; name one with --run")
+        points = np.asarray(candidates.embeddings, dtype=np.float64)
+    else:
+        points = np.array([list(bits) for bits in candidates.bits], dtype=np.float64).reshape(n, -1)
+    if n == 0:
+        return Ranking(np.empty(0, dtype=np.int64))
+    found = KMeans(min(settings.clusters, n), n_init=4, random_state=settings.seed).fit(points)
+    distances = pd.Series(np.linalg.norm(points - found.cluster_centers_[found.labels_], axis=1))
+    place = distances.groupby(found.labels_).rank(method="first")
+    size = np.bincount(found.labels_)[found.labels_]
+    return Ranking(np.lexsort((-size, place)))
 
 
-class Everything(Strategy):
-    """All candidates: the control that asks whether selecting helps at all."""
-
-    name = "all"
-    description = "all, a control"
-
-    def rank(self, candidates: Candidates, settings: SelectSettings) -> Ranking:
-        """Table order."""
-        return Ranking(np.arange(len(candidates), dtype=np.int64))
+def in_table_order(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Table order, for the controls that take all candidates or none."""
+    return Ranking(np.arange(len(candidates)))
 
 
-class Nothing(Everything):
-    """No candidate: the control that asks whether adding helps at all."""
-
-    name = "none"
-    description = "none, a control"
-
-
-STRATEGIES: dict[str, type[Strategy]] = {
-    strategy.name: strategy
-    for strategy in (
-        ByInfluence,
-        ByReversedInfluence,
-        ByUncertainty,
-        AtRandom,
-        BySimilarity,
-        ByDiversity,
-        ByCluster,
-        ByResidual,
-        Everything,
-        Nothing,
-    )
+STRATEGIES: dict[str, Strategy] = {
+    "influence": by_influence,
+    "influence-reversed": partial(by_influence, reverse=True),
+    "uncertainty": by_uncertainty,
+    "random": at_random,
+    "similarity": by_similarity,
+    "diversity": by_diversity,
+    "cluster": by_cluster,
+    "residual": by_residual,
+    "all": in_table_order,
+    "none": in_table_order,
 }
 
 
@@ -262,7 +179,7 @@ def choose(candidates: Candidates, settings: SelectSettings) -> np.ndarray:
         DataError: the candidates lack what the strategy needs.
         ConfigError: a threshold where the strategy has no number.
     """
-    ranking = STRATEGIES[settings.strategy]().rank(candidates, settings)
+    ranking = STRATEGIES[settings.strategy](candidates, settings)
     if settings.strategy == "all":
         return ranking.order
     if settings.strategy == "none":

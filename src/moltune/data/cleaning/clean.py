@@ -18,7 +18,7 @@ from moltune.data.chemistry import parse_smiles, rdkit_log
 from moltune.data.cleaning.duplicates import CONFLICT_COLUMNS, merge_duplicates
 from moltune.data.molecules import KEPT_COLUMNS, REJECT_COLUMNS, Molecules
 from moltune.data.reading.columns import find_columns, is_empty, numeric_columns, to_number
-from moltune.data.reading.read import RawTable
+from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, one_line
 
 _DEFAULT = CleanSettings()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
+from moltune.data.reading.table import RawTable, raw_table
 from moltune.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -20,17 +19,7 @@ logger = logging.getLogger(__name__)
 SEPARATORS = (",", ";", "\t", "|")
 
 
-@dataclass
-class Parsed:
-    """What a parser found: good rows, their 1-based data row numbers, and bad rows as (row, input, value, reason)."""
-
-    frame: pd.DataFrame
-    rows: list[int]
-    bad: list[tuple[int, str, str, str]] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-def read_delimited(text: str, label: str, separator: str | None = None) -> Parsed:
+def read_delimited(text: str, label: str, separator: str | None = None) -> RawTable:
     """Parse delimited text with a header line; every cell stays text, an empty cell becomes None.
 
     Blank lines are no data rows. A row with too few or too many fields, or with quotes that do not match, is a bad
@@ -54,7 +43,7 @@ def _find_separator(text: str) -> str:
     return max(SEPARATORS, key=outside.count)
 
 
-def _parse(text: str, label: str, separator: str) -> Parsed:
+def _parse(text: str, label: str, separator: str) -> RawTable:
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] | None = None
@@ -73,7 +62,7 @@ def _parse(text: str, label: str, separator: str) -> Parsed:
             blank += header is not None
             continue
         if header is None:
-            header = unique_names(fields, label)
+            header = fields
             continue
         row = len(rows) + len(bad) + 1
         if not reason and len(fields) != len(header):
@@ -92,22 +81,7 @@ def _parse(text: str, label: str, separator: str) -> Parsed:
     if blank:
         logger.info("%s: %d blank lines skipped", label, blank)
     frame = pd.DataFrame(cells, columns=header, dtype=object)
-    return Parsed(frame, rows, bad, {"separator": separator, "blank_lines": blank})
-
-
-def unique_names(names: list[str], label: str) -> list[str]:
-    """Column names with surrounding blanks removed, unnamed ones numbered, repeated ones suffixed (``y``, ``y.1``)."""
-    result: list[str] = []
-    for position, raw in enumerate(names, start=1):
-        base = name = str(raw).strip() or f"column {position}"
-        copy = 0
-        while name in result:
-            copy += 1
-            name = f"{base}.{copy}"
-        if copy:
-            logger.warning("%s has more than one column %r; number %d is now called %r", label, base, copy + 1, name)
-        result.append(name)
-    return result
+    return raw_table(frame, label, rows, bad, separator=separator, blank_lines=blank)
 
 
 def _refuse_open_quote(message: str, label: str, first_line: int, last_line: int, in_header: bool) -> None:

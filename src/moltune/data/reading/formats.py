@@ -1,6 +1,6 @@
 """Parsers of the other formats: JSON lines, Parquet, .smi and SDF.
 
-Each takes the content and a label for messages and returns a :class:`~moltune.data.reading.delimited.Parsed`.
+Each takes the content and a label for messages.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pandas as pd
 from rdkit import Chem
 
 from moltune.data.chemistry import rdkit_log
-from moltune.data.reading.delimited import Parsed, unique_names
+from moltune.data.reading.table import RawTable, raw_table
 from moltune.errors import DataError, one_line
 
 SMILES_HEADERS = {"smiles", "smile", "canonical_smiles", "isomeric_smiles"}
 
 
-def read_json(text: str, label: str) -> Parsed:
+def read_json(text: str, label: str) -> RawTable:
     """JSON lines (one object per line), or one JSON array of objects; a broken line is a bad row.
 
     Raises:
@@ -34,9 +34,7 @@ def read_json(text: str, label: str) -> Parsed:
         if bad:
             raise DataError(f"{label} has no row that is a JSON object; row 1: {bad[0][3]}.")
         raise DataError(f"{label} is empty: it has no rows.")
-    frame = _frame([record for _, record in good])
-    frame.columns = pd.Index(unique_names(list(frame.columns), label), dtype=object)
-    return Parsed(frame, [row for row, _ in good], bad)
+    return raw_table(_frame([record for _, record in good]), label, [row for row, _ in good], bad)
 
 
 def _frame(records: list[dict[str, Any]], first: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -89,7 +87,7 @@ def _why_no_object(value: Any) -> str:
     return f"a JSON {kinds.get(type(value), 'number')} instead of an object"
 
 
-def read_parquet(content: bytes, label: str) -> Parsed:
+def read_parquet(content: bytes, label: str) -> RawTable:
     """Parquet through pyarrow; dtypes are kept.
 
     Raises:
@@ -104,7 +102,7 @@ def read_parquet(content: bytes, label: str) -> Parsed:
     return from_frame(frame, label)
 
 
-def from_frame(frame: pd.DataFrame, label: str) -> Parsed:
+def from_frame(frame: pd.DataFrame, label: str) -> RawTable:
     """Take over a frame: a named index becomes a column, column names become text, rows are numbered from 1.
 
     Raises:
@@ -114,12 +112,10 @@ def from_frame(frame: pd.DataFrame, label: str) -> Parsed:
         frame = frame.reset_index(drop=any(name in frame.columns for name in frame.index.names))
     if frame.shape[1] == 0 or len(frame) == 0:
         raise DataError(f"{label} is empty: it has {len(frame)} rows and {frame.shape[1]} columns.")
-    frame = frame.reset_index(drop=True)
-    frame.columns = pd.Index(unique_names([str(name) for name in frame.columns], label), dtype=object)
-    return Parsed(frame, list(range(1, len(frame) + 1)))
+    return raw_table(frame, label)
 
 
-def read_smi(text: str, label: str) -> Parsed:
+def read_smi(text: str, label: str) -> RawTable:
     """One ``SMILES [blank name]`` per line; a first line that starts with the word SMILES is a header.
 
     A ChemAxon extension (``SMILES |...| name``) stays with its SMILES.
@@ -132,8 +128,9 @@ def read_smi(text: str, label: str) -> Parsed:
         del lines[0]
     if not lines:
         raise DataError(f"{label} is empty: it has no molecules.")
-    frame = pd.DataFrame([_split_smi(line) for line in lines], columns=["smiles", "name"], dtype=object)
-    return Parsed(frame, list(range(1, len(frame) + 1)))
+    return raw_table(
+        pd.DataFrame([_split_smi(line) for line in lines], columns=["smiles", "name"], dtype=object), label
+    )
 
 
 def _split_smi(line: str) -> tuple[str, str | None]:
@@ -143,7 +140,7 @@ def _split_smi(line: str) -> tuple[str, str | None]:
     return smiles, rest.strip() or None
 
 
-def read_sdf(text: str, label: str) -> Parsed:
+def read_sdf(text: str, label: str) -> RawTable:
     """SDF records: column ``smiles`` from the mol block, ``name`` from the title line, one column per property.
 
     A property that is itself called ``smiles`` (or ``name``) is kept as ``smiles (property)``. A record that RDKit
@@ -168,7 +165,7 @@ def read_sdf(text: str, label: str) -> Parsed:
         except DataError as error:
             bad.append((row, title or f"record {row}", "", f"the SDF record cannot be read: {error}"))
     frame = _frame(good, ("smiles", "name"))
-    return Parsed(frame if frame["name"].notna().any() else frame.drop(columns="name"), rows, bad)
+    return raw_table(frame if frame["name"].notna().any() else frame.drop(columns="name"), label, rows, bad)
 
 
 def _read_record(record: str) -> dict[str, Any]:

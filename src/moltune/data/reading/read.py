@@ -9,17 +9,16 @@ import logging
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from moltune import datasets as bundled
-from moltune.data.molecules import REJECT_COLUMNS
-from moltune.data.reading.delimited import Parsed, read_delimited
+from moltune.data.reading.delimited import read_delimited
 from moltune.data.reading.formats import from_frame, read_json, read_parquet, read_sdf, read_smi
+from moltune.data.reading.table import RawTable
 from moltune.datasets.bundled import read_bytes
 from moltune.errors import DataError, one_line
 
@@ -34,7 +33,7 @@ FORMATS = {
     **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
 }
 """Format by extension; any of them may be gzipped."""
-_TEXT_PARSERS: dict[str, Callable[[str, str], Parsed]] = {
+_TEXT_PARSERS: dict[str, Callable[[str, str], RawTable]] = {
     "csv": read_delimited,
     "tsv": lambda text, label: read_delimited(text, label, "\t"),
     "jsonl": read_json,
@@ -52,28 +51,6 @@ _FOREIGN = {
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
-@dataclass(frozen=True)
-class RawTable:
-    """A table as read, before any chemistry.
-
-    Attributes:
-        frame: the good rows, index 0..n-1. Cells of text formats stay text; an empty cell is None.
-        rows: 1-based data row number in the source of each row of ``frame``, int64, shape (n,).
-        bad_rows: rows that could not be read at all, with the columns of ``REJECT_COLUMNS``.
-        provenance: source, format, sha256 of the bytes as stored (None without a file), columns, further notes.
-    """
-
-    frame: pd.DataFrame
-    rows: np.ndarray
-    bad_rows: pd.DataFrame
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def rows_in(self) -> int:
-        """Number of data rows of the source, good and bad."""
-        return len(self.frame) + len(self.bad_rows)
-
-
 def read_table(source: str | Path | pd.DataFrame) -> RawTable:
     """Read a table of molecules.
 
@@ -86,7 +63,7 @@ def read_table(source: str | Path | pd.DataFrame) -> RawTable:
         DataError: nothing of that name, an empty or unreadable file, or content that does not fit its extension.
     """
     if isinstance(source, pd.DataFrame):
-        return _table(from_frame(source, "the data frame"), "data frame", "dataframe", None)
+        return _named(from_frame(source, "the data frame"), "data frame", "dataframe")
     if isinstance(source, Path):
         return _read_file(source)
     if not isinstance(source, str):
@@ -107,7 +84,8 @@ def source_kind(source: str) -> Literal["bundled", "file", "hub"]:
         return "bundled"
     if _exists(source):
         return "file"
-    if _HUB_ID.fullmatch(source) and _format_of(source) is None:
+    # A name in a folder that exists here is a file that does not, not the id of somebody's data set.
+    if _HUB_ID.fullmatch(source) and _format_of(source) is None and not Path(source).parent.is_dir():
         return "hub"
     raise DataError(
         f"{source[:200]!r} was not found: it is no bundled dataset ({', '.join(bundled.names())}) and no file"
@@ -130,10 +108,9 @@ def _format_of(name: str) -> str | None:
 
 def _read_bundled(name: str) -> RawTable:
     entry = bundled.info(name)
-    parsed = read_delimited(gzip.decompress(read_bytes(name)).decode("utf-8"), entry.name)
-    table = _table(parsed, entry.name, "bundled", entry.sha256)
-    table.provenance.update(unit=entry.unit, licence=entry.licence, citation=entry.citation)
-    return table
+    table = read_delimited(gzip.decompress(read_bytes(name)).decode("utf-8"), entry.name)
+    notes = {"unit": entry.unit, "licence": entry.licence, "citation": entry.citation}
+    return _named(table, entry.name, "bundled", entry.sha256, **notes)
 
 
 def _read_file(path: Path) -> RawTable:
@@ -151,15 +128,13 @@ def _read_file(path: Path) -> RawTable:
     if content.startswith(b"PAR1"):
         if kind not in (None, "parquet"):
             logger.warning("%s is a Parquet file in spite of its name; read as Parquet", label)
-        return _table(read_parquet(content, label), label, "parquet", digest)
+        return _named(read_parquet(content, label), label, "parquet", digest)
     if kind == "parquet":
         raise DataError(f"{label} is not a Parquet file, in spite of its name.")
     text, encoding = _decode(content, label)
     kind = kind or ("sdf" if _is_sdf(text) else "jsonl" if text.lstrip()[:1] == "{" else "csv")
     _refuse_mismatch(text, kind, label)
-    table = _table(_TEXT_PARSERS[kind](text, label), label, kind, digest)
-    table.provenance["encoding"] = encoding
-    return table
+    return _named(_TEXT_PARSERS[kind](text, label), label, kind, digest, encoding=encoding)
 
 
 def _unpack(content: bytes, label: str) -> bytes:
@@ -241,22 +216,11 @@ def _read_hub(name: str) -> RawTable:
             part: frame.assign(**{"hub_split" if "split" in frame.columns else "split": part})
             for part, frame in frames.items()
         }
-    table = _table(from_frame(pd.concat(frames.values(), ignore_index=True), name), name, "hub", None)
-    table.provenance["fingerprints"] = {part: getattr(data, "_fingerprint", None) for part, data in parts.items()}
-    return table
+    fingerprints = {part: getattr(data, "_fingerprint", None) for part, data in parts.items()}
+    table = from_frame(pd.concat(frames.values(), ignore_index=True), name)
+    return _named(table, name, "hub", fingerprints=fingerprints)
 
 
-def _table(parsed: Parsed, source: str, kind: str, digest: str | None) -> RawTable:
-    provenance = {
-        "source": source,
-        "format": kind,
-        "sha256": digest,
-        "columns": [str(name) for name in parsed.frame.columns],
-        **parsed.notes,
-    }
-    return RawTable(
-        frame=parsed.frame.reset_index(drop=True),
-        rows=np.asarray(parsed.rows, dtype=np.int64),
-        bad_rows=pd.DataFrame(parsed.bad, columns=REJECT_COLUMNS),
-        provenance=provenance,
-    )
+def _named(table: RawTable, source: str, kind: str, digest: str | None = None, **notes: Any) -> RawTable:
+    provenance = {"source": source, "format": kind, "sha256": digest, **table.provenance, **notes}
+    return replace(table, provenance=provenance)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moltune.data.chemistry import parse_all
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import connectivity
-from moltune.data.splitting.similarity import fingerprints, nearest_similarity
+from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 from moltune.data.splitting.split import Split
 
 _PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
@@ -49,7 +48,7 @@ def check_leakage(molecules: Molecules, split: Split) -> Leakage:
         {f"{b} in {a}": int(names.iloc[parts[b]].isin(names.iloc[parts[a]]).sum()) for a, b in _PAIRS}
         for names in (keys, connectivity(keys))
     )
-    bits = fingerprints(parse_all(molecules.smiles))
+    bits = morgan_bits(molecules.smiles)
     nearest = {
         f"{name}->train": _summary(nearest_similarity(bits, parts[name], parts["train"]))
         for name in ("test", "validation")

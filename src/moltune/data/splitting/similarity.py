@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from rdkit import DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.SimDivFilters import rdSimDivPickers
 
+from moltune.data.chemistry import parse_all
 
-def fingerprints(mols: Sequence[Any], radius: int = 2, size: int = 2048) -> list[DataStructs.ExplicitBitVect]:
-    """Morgan bit fingerprints without chirality (Rogers and Hahn 2010, doi:10.1021/ci100050t)."""
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
-    return [generator.GetFingerprint(mol) for mol in mols]
+
+def morgan_bits(smiles: Sequence[str]) -> list[DataStructs.ExplicitBitVect]:
+    """Morgan bit fingerprints, radius 2, 2048 bits, without chirality (Rogers and Hahn 2010, doi:10.1021/ci100050t).
+
+    Raises:
+        DataError: a SMILES is not valid; the message names its position.
+    """
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    return [generator.GetFingerprint(mol) for mol in parse_all(list(smiles))]
 
 
 def nearest_similarity(
@@ -29,7 +35,7 @@ def nearest_similarity(
 
 
 def cluster_labels(
-    mols: Sequence[Any], cutoff: float, algorithm: Literal["butina", "sphere"], rng: np.random.Generator
+    smiles: Sequence[str], cutoff: float, algorithm: Literal["butina", "sphere"], rng: np.random.Generator
 ) -> np.ndarray:
     """Cluster number of each molecule, int64, shape (n,), numbered 0..k-1.
 
@@ -41,10 +47,10 @@ def cluster_labels(
     Every member is within ``cutoff`` of the centre of its cluster. Two molecules of different clusters may be closer
     than that; the leakage check tells how close the parts of a split came.
     """
-    order = rng.permutation(len(mols))
-    bits = fingerprints([mols[position] for position in order])
+    order = rng.permutation(len(smiles))
+    bits = morgan_bits([smiles[position] for position in order])
     found = _sphere(bits, cutoff) if algorithm == "sphere" else _butina(bits, cutoff)
-    labels = np.empty(len(mols), dtype=np.int64)
+    labels = np.empty(len(smiles), dtype=np.int64)
     labels[order] = np.unique(found, return_inverse=True)[1]
     return labels
 

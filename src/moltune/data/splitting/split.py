@@ -159,10 +159,9 @@ def _dealt(sizes: np.ndarray) -> np.ndarray:
 
 
 def _groups(molecules: Molecules, settings: SplitSettings, rng: np.random.Generator) -> np.ndarray:
-    mols = parse_all(molecules.smiles)
-    if settings.method == "scaffold":
-        return np.unique(np.array([scaffold_smiles(mol) for mol in mols]), return_inverse=True)[1]
-    return cluster_labels(mols, settings.cutoff, settings.algorithm, rng)
+    if settings.method == "cluster":
+        return cluster_labels(molecules.smiles, settings.cutoff, settings.algorithm, rng)
+    return np.unique([scaffold_smiles(mol) for mol in parse_all(molecules.smiles)], return_inverse=True)[1]
 
 
 def _grouped(
