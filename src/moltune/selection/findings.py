@@ -1,10 +1,10 @@
-"""What an audit measured, and what it says in words."""
+"""The measurements of an audit, and the findings that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,15 @@ from moltune.selection.noise import LabelNoise
 _CONTRADICTION = 0.5
 _FEW = 0.3
 _ALPHA = 0.05
+_SAME = {
+    "smiles": "same canonical SMILES",
+    "inchikey": "same InChIKey, tautomers included",
+    "connectivity": "same connectivity, stereoisomers included",
+}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that the audit found.
-
-    Attributes:
-        level: "good", "note" or "bad".
-        text: one sentence.
-    """
+class Finding(NamedTuple):
+    """One sentence about what the audit found, and whether that is "good", "bad" or something to "note"."""
 
     level: Literal["good", "note", "bad"]
     text: str
@@ -51,6 +50,7 @@ class Audit:
         embeddings: shift of the embeddings.
         noise: estimate of the label noise; None without external labels.
         unit: of the target.
+        descriptor_values: all descriptors of the external and of the training molecules, shapes (n, d) and (m, d).
     """
 
     external: Molecules
@@ -65,14 +65,14 @@ class Audit:
     embeddings: EmbeddingShift
     noise: LabelNoise | None
     settings: AuditSettings
-    unit: str = ""
-    descriptor_values: tuple[np.ndarray, np.ndarray] = field(default=(np.empty(0), np.empty(0)), repr=False)
+    unit: str
+    descriptor_values: tuple[np.ndarray, np.ndarray] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
         return {
             "verdict": self.verdict,
-            "findings": [{"level": one.level, "text": one.text} for one in self.findings],
+            "findings": [one._asdict() for one in self.findings],
             "external": _rows(self.external),
             "against": _rows(self.known),
             "target_sd": self.target_sd,
@@ -94,15 +94,15 @@ class Audit:
         levels = {one.level for one in self.findings}
         if "bad" in levels:
             return (
-                "These labels contradict the training data or would leak into its evaluation: do not add them unseen. "
-                "Find out what was measured, or add only what a control arm shows to help."
+                "These labels contradict the training data or would leak into its evaluation: do not add them as they "
+                "are. Find out what was measured, or add only what helps in a comparison with control arms."
             )
         if "note" in levels:
             return (
-                "Nothing contradicts the training data, but the molecules differ from it: whether they help must be "
-                "measured, against random selection, all and none."
+                "The labels do not contradict the training data, but the molecules differ from it. Whether they help "
+                "must be measured, against random selection, all and none."
             )
-        return "Nothing speaks against these molecules; whether they help must still be measured against none."
+        return "The audit found no problem. Whether these molecules help must still be measured, against adding none."
 
     @property
     def target_sd(self) -> float:
@@ -118,35 +118,28 @@ class Audit:
     def _unusable(self) -> list[Finding]:
         rejected = len(self.external.rejected)
         if not rejected:
-            return [Finding("good", f"All {len(self.external)} rows are valid molecules, each there once.")]
+            return [Finding("good", f"All {len(self.external)} rows are valid molecules without duplicates.")]
         reasons = "; ".join(f"{count} {reason}" for reason, count in reason_counts(self.external).items())
         return [Finding("note", f"{rejected} of {self.external.rows_in} rows cannot be used: {reasons}.")]
 
     def _overlap(self) -> list[Finding]:
-        sd = self.target_sd
-        found = []
-        names = {
-            "smiles": "are in the training data too (same canonical SMILES)",
-            "inchikey": "are there by InChIKey, tautomers included",
-            "connectivity": "are there by connectivity, stereoisomers included",
-        }
-        seen = 0
-        for level, words in names.items():
+        found, seen = [], 0
+        for level, words in _SAME.items():
             facts = self.overlap[level]
             if facts["molecules"] == seen:
                 continue
             seen = facts["molecules"]
-            text = f"{seen} of {len(self.external)} molecules {words}"
+            text = f"{seen} of {len(self.external)} molecules are in the training data too ({words})"
             if facts["rmse"] is None:
                 found.append(Finding("note", f"{text}."))
                 continue
-            ratio = facts["rmse"] / sd if sd else float("inf")
+            ratio = facts["rmse"] / self.target_sd if self.target_sd else float("inf")
             text += (
                 f"; their labels differ by an RMSE of {facts['rmse']:.3g}, {ratio:.0%} of the target's standard "
-                f"deviation ({sd:.3g}), by up to {facts['largest']:.3g}."
+                f"deviation ({self.target_sd:.3g}), and by at most {facts['largest']:.3g}."
             )
             found.append(Finding("bad" if ratio > _CONTRADICTION else "note", text))
-        if "part" in self.shared and seen:
+        if "part" in self.shared:
             held_out = self.shared.loc[self.shared["part"].isin(["validation", "test"]), "position"].nunique()
             if held_out:
                 text = f"{held_out} of them are in the run's validation or test part: adding them would leak."
@@ -154,35 +147,26 @@ class Audit:
         return found or [Finding("good", "No molecule is in the training data already.")]
 
     def _chemistry(self) -> list[Finding]:
-        found = []
         ours, theirs = np.median(self.similarity), np.median(self.reference_similarity)
-        far = float(np.mean(self.similarity < _FEW))
         text = (
             f"The nearest training molecule has a median Tanimoto similarity of {ours:.2f}; among training molecules "
-            f"it is {theirs:.2f}."
+            f"it is {theirs:.2f}. {np.mean(self.similarity < _FEW):.0%} have no training molecule at {_FEW} or more."
         )
-        far_text = f" {far:.0%} have none at {_FEW} or more."
-        found.append(Finding("note" if theirs - ours > 0.1 else "good", text + far_text))
+        found = [Finding("note" if theirs - ours > 0.1 else "good", text)]
         moved = [name for name, p in self.adjusted.items() if p < _ALPHA]
         if moved:
-            text = f"Descriptors that are distributed differently (Kolmogorov-Smirnov, Holm): {', '.join(moved)}."
+            text = f"The distributions of these descriptors differ (Kolmogorov-Smirnov, Holm): {', '.join(moved)}."
             found.append(Finding("note", text))
-        if self.embeddings.p < _ALPHA:
-            found.append(
-                Finding(
-                    "note",
-                    "The embeddings come from another distribution (MMD permutation test, "
-                    f"p = {self.embeddings.p:.3g}): these molecules are of another chemical regime.",
-                )
-            )
-        else:
-            found.append(Finding("good", f"No shift of embeddings is seen (MMD, p = {self.embeddings.p:.2g})."))
-        return found
+        p = self.embeddings.p
+        if p >= _ALPHA:
+            return [*found, Finding("good", f"No shift of the embeddings is detected (MMD, p = {p:.2g}).")]
+        text = f"The embeddings come from another distribution (MMD permutation test, p = {p:.3g})."
+        return [*found, Finding("note", text)]
 
     def _target(self) -> list[Finding]:
-        if self.target is None:
-            return [Finding("note", "There are no labels, so nothing can be said about them.")]
         shift = self.target
+        if shift is None:
+            return [Finding("note", "There are no labels, so they could not be compared.")]
         text = (
             f"The labels have mean {shift.means[0]:.3g} and standard deviation {shift.sds[0]:.3g}, against "
             f"{shift.means[1]:.3g} and {shift.sds[1]:.3g} (Kolmogorov-Smirnov p = {shift.p:.2g})."
@@ -193,19 +177,18 @@ class Audit:
         noise = self.noise
         if noise is None:
             return []
-        sd = self.target_sd
         text = (
-            f"A model of the training labels is off by an RMSE of {noise.external_rmse:.3g} on the new molecules, "
-            f"where {noise.expected_rmse:.3g} was to be expected at their similarity; the labels' excess standard "
-            f"deviation is {noise.excess:.3g} (95 % interval {noise.excess_lower:.3g} to {noise.excess_upper:.3g})"
+            f"A model of the training labels has an RMSE of {noise.external_rmse:.3g} on the new molecules, where "
+            f"{noise.expected_rmse:.3g} is expected at their similarity; the excess standard deviation of the labels "
+            f"is {noise.excess:.3g} (95 % interval {noise.excess_lower:.3g} to {noise.excess_upper:.3g})"
         )
         if noise.correlation is not None:
-            text += f", and their correlation with the predictions {noise.correlation:.2f}"
+            text += f", and their correlation with the predictions is {noise.correlation:.2f}"
         if noise.extrapolated > 0.1:
             text += f"; for {noise.extrapolated:.0%} of them the expected error is extrapolated"
-        bad = noise.excess_lower > _CONTRADICTION * sd
-        level: Literal["good", "note", "bad"] = "bad" if bad else "note" if noise.excess_lower > 0 else "good"
-        return [Finding(level, f"{text}.")]
+        if noise.excess_lower > _CONTRADICTION * self.target_sd:
+            return [Finding("bad", f"{text}.")]
+        return [Finding("note" if noise.excess_lower > 0 else "good", f"{text}.")]
 
 
 def _rows(molecules: Molecules) -> dict[str, Any]:

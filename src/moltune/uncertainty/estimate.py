@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, UncertaintySettings
-from moltune.data.load import load_molecules
+from moltune.data.load import load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
@@ -160,7 +160,7 @@ def uncertainty(
     opened = Run.load(run)
     if not isinstance(molecules, Molecules):
         columns = (data or DataSettings()).model_copy(update={"clean": opened.config.data.clean})
-        molecules = _load(molecules, columns)
+        molecules = load_molecules_labelled_or_not(molecules, columns)
     policy = opened.config.model.model_copy(update={"name": str(opened.model_path), "revision": None})
     molecules = molecules.reject(unfit_molecules(molecules.smiles, policy))
     if not len(molecules):
@@ -251,15 +251,6 @@ def _doubt(repeats: float, passes: int) -> str | None:
     if times is None:
         return f"{text}: this order is noise; take many more passes, or an ensemble"
     return f"{text}: for {TRUSTED:g} take about {math.ceil(times * passes / 10) * 10:,}"
-
-
-def _load(source: str | Path | pd.DataFrame, columns: DataSettings) -> Molecules:
-    try:
-        return load_molecules(source, columns)
-    except DataError:
-        if columns.target is not None:
-            raise
-        return load_molecules(source, columns, need_target=False)
 
 
 def _dropouts(model: nn.Module) -> list[nn.Dropout]:
