@@ -22,6 +22,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "finetune": tune.finetune,
         "predict": predict.predict,
         "evaluate": predict.evaluate,
+        "ionisation": predict.ionisation,
         "tune": tune.tune,
         "params": tune.params,
         "merge": tune.merge,

