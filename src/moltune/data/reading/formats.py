@@ -27,14 +27,17 @@ def read_json(text: str, label: str) -> RawTable:
     Raises:
         DataError: there are no rows, or not one of them is a JSON object.
     """
-    found = list(_json_values(text))
-    bad = [(row, raw[:500], "", _why_no_object(value)) for row, (raw, value) in enumerate(found, 1) if _bad(value)]
-    good = [(row, value) for row, (_, value) in enumerate(found, 1) if not _bad(value)]
+    good: dict[int, dict[str, Any]] = {}
+    bad: list[tuple[int, str, str, str]] = []
+    for row, (raw, value) in enumerate(_json_values(text), start=1):
+        if isinstance(value, dict):
+            good[row] = value
+        else:
+            bad.append((row, raw[:500], "", _why_no_object(value)))
     if not good:
-        if bad:
-            raise DataError(f"{label} has no row that is a JSON object; row 1: {bad[0][3]}.")
-        raise DataError(f"{label} is empty: it has no rows.")
-    return raw_table(_frame([record for _, record in good]), label, [row for row, _ in good], bad)
+        found = f"has no row that is a JSON object; row 1: {bad[0][3]}" if bad else "is empty: it has no rows"
+        raise DataError(f"{label} {found}.")
+    return raw_table(_frame(list(good.values())), label, list(good), bad)
 
 
 def _frame(records: list[dict[str, Any]], first: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -72,10 +75,6 @@ def _writable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_writable(key): _writable(item) for key, item in value.items()}
     return [_writable(item) for item in value] if isinstance(value, list) else value
-
-
-def _bad(value: Any) -> bool:
-    return not isinstance(value, dict)
 
 
 def _why_no_object(value: Any) -> str:
@@ -154,18 +153,16 @@ def read_sdf(text: str, label: str) -> RawTable:
         del records[-1]
     if not records:
         raise DataError(f"{label} is empty: it has no records.")
-    good: list[dict[str, Any]] = []
-    rows: list[int] = []
+    good: dict[int, dict[str, Any]] = {}
     bad: list[tuple[int, str, str, str]] = []
     for row, record in enumerate(records, start=1):
         title = record.split("\n", 1)[0].strip()
         try:
-            good.append({**_read_record(record), "name": title or None})
-            rows.append(row)
+            good[row] = {**_read_record(record), "name": title or None}
         except DataError as error:
             bad.append((row, title or f"record {row}", "", f"the SDF record cannot be read: {error}"))
-    frame = _frame(good, ("smiles", "name"))
-    return raw_table(frame if frame["name"].notna().any() else frame.drop(columns="name"), label, rows, bad)
+    frame = _frame(list(good.values()), ("smiles", "name"))
+    return raw_table(frame if frame["name"].notna().any() else frame.drop(columns="name"), label, list(good), bad)
 
 
 def _read_record(record: str) -> dict[str, Any]:
