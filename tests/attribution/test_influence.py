@@ -238,7 +238,7 @@ def test_what_does_not_fit_into_memory_is_said_with_the_cure(
     kept, silent = scores()
     assert "MB" not in silent
     anew, said = scores(jacobian_mb=0.01)
-    wanted = re.search(r"--set jacobian_mb=(\d+) keeps them", said)
+    wanted = re.search(r"--set jacobian_mb=(\d+) keeps them in memory", said)
     assert wanted is not None
     again, silent = scores(jacobian_mb=float(wanted[1]))
     assert "MB" not in silent
@@ -247,7 +247,7 @@ def test_what_does_not_fit_into_memory_is_said_with_the_cure(
     memory = type("Memory", (), {"total": 2**20 * float(wanted[1]) * 1.5})
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     _, said = scores(jacobian_mb=0.01)
-    some = re.search(r"--set curvature_molecules=(\d+) --set jacobian_mb=(\d+) keeps those of some", said)
+    some = re.search(r"--set curvature_molecules=(\d+) --set jacobian_mb=(\d+) uses fewer molecules", said)
     assert some is not None
     _, silent = scores(curvature_molecules=int(some[1]), jacobian_mb=float(some[2]))
     assert "MB" not in silent

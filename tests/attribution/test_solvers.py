@@ -10,31 +10,31 @@ from scipy.stats import spearmanr
 from moltune.attribution.curvature import (
     AmongMolecules,
     Curvature,
+    FewMolecules,
     GaussNewton,
     Hessian,
-    kept_jacobian,
+    few_molecules,
     largest_eigenvalue,
     mean_eigenvalue,
 )
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.preconditioner import FewMolecules, few_molecules
 from moltune.attribution.solvers import SolverSettings, leading_eigenpairs, make_solver
 from moltune.errors import ConfigError, NumericsError
 
 Make = Callable[..., Linearised]
 
 
-def curvature_of(made: Linearised, damping: float = 1e-3, jacobian_mb: float = 1024.0) -> GaussNewton:
-    kept = kept_jacobian(made, range(len(made)), jacobian_mb)
-    return GaussNewton(made, made.scope.decay(0.01), damping, jacobian=kept)
+def curvature_of(made: Linearised, damping: float = 1e-3, *, keep: bool = True) -> GaussNewton:
+    jacobian = made.jacobian(range(len(made))) if keep else None
+    return GaussNewton(made, made.scope.decay(0.01), damping, jacobian=jacobian)
 
 
 def test_gauss_newton_matrix_is_its_definition_and_does_not_depend_on_the_cache(linearise: Make) -> None:
     made = linearise("head", 0, 40)
     rows = made.jacobian(range(40)).double()
     expected = 2 / 40 * rows.T @ rows + torch.diag(made.scope.decay(0.01) + 1e-3)
-    for cache in (1024.0, 0.0):
-        torch.testing.assert_close(curvature_of(made, jacobian_mb=cache).dense(), expected, rtol=1e-4, atol=1e-5)
+    for keep in (True, False):
+        torch.testing.assert_close(curvature_of(made, keep=keep).dense(), expected, rtol=1e-4, atol=1e-5)
     # The bias of the head is no matrix, so it is not decayed.
     assert made.scope.decay(0.01).tolist() == [pytest.approx(0.01)] * 32 + [0.0]
 
@@ -110,7 +110,7 @@ def test_coordinates_from_products_in_float32_are_taken_where_they_are_good_enou
         made,
         torch.zeros(made.scope.size, dtype=torch.float64),
         damping,
-        jacobian=kept_jacobian(made, range(25), 1024.0),
+        jacobian=made.jacobian(range(25)),
     )
     v = other.loss_gradient()
     inner = AmongMolecules(curvature, v, error=error)
@@ -125,10 +125,9 @@ def test_coordinates_from_products_in_float32_are_taken_where_they_are_good_enou
 
 def test_coordinates_before_the_scope_are_computed_where_they_are_needed(linearise: Make) -> None:
     made = linearise("last-1", 0, 30)
-    assert made.inputs._cached is not None
-    assert all(row is None for row in made.inputs._cached)
+    assert not made.inputs._kept
     rows = made.jacobian([4, 9])
-    assert [place for place, row in enumerate(made.inputs._cached) if row is not None] == [4, 9]
+    assert sorted(made.inputs._kept) == [4, 9]
     torch.testing.assert_close(made.jacobian(range(30))[[4, 9]], rows, rtol=1e-4, atol=1e-6)
 
 
@@ -196,7 +195,7 @@ def test_a_preconditioner_shortens_the_way_and_changes_nothing_else(
 ) -> None:
     made, other = linearise("last-1", 0, 80), linearise("last-1", 80, 120)
     assert made.scope.size > 4096
-    gauss_newton = curvature_of(made, 1e-2, 1024.0 if kept else 0.0)
+    gauss_newton = curvature_of(made, 1e-2, keep=kept)
     # A Hessian is positive where the damping outweighs its second term.
     hessian = Hessian(made, made.scope.decay(0.01), 0.5 * largest_eigenvalue(gauss_newton))
     curvature = gauss_newton if kind is GaussNewton else hessian
@@ -256,9 +255,7 @@ def test_progress_goes_from_nothing_to_all(linearise: Make, name: str, scope: st
 def test_a_preconditioner_names_a_gradient_that_is_not_finite(linearise: Make) -> None:
     made = linearise("last-1", 0, 8)
     made.inputs.prepare(range(len(made)))
-    assert made.inputs._cached is not None
-    for states in made.inputs._cached:
-        assert states is not None
+    for states in made.inputs._kept.values():
         states[0, 5] = float("inf")
     with pytest.raises(NumericsError, match=r"gradient of .*is not finite"):
         few_molecules(GaussNewton(made, made.scope.decay(0.01), 1e-2), 4, 1024.0, 0)

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.problem import InfluenceSettings, Setting, make_curvature, make_setting
-from moltune.attribution.solvers import Solution, Solver, SolverSettings, make_solver
+from moltune.attribution.solvers import Solver, SolverSettings, make_solver
 from moltune.config import DataSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
@@ -80,9 +80,9 @@ def influence(
     Args:
         run: a finished fine-tuning run.
         external: labelled molecules.
-        settings: how.
+        settings: scope, solver, curvature, target and so on; unset: the defaults.
         data: columns of the external file; it is cleaned as the run's data were.
-        report: is told what is being done.
+        report: receives the stage in progress and its share.
 
     Raises:
         DataError: the external molecules have no labels, or the run has no such part.
@@ -100,17 +100,18 @@ def influence(
     if not isinstance(external, Molecules):
         columns = (data or DataSettings()).model_copy(update={"clean": run.config.data.clean})
         external = load_molecules(external, columns)
-    external = external.reject(unfit_molecules(external.smiles, run.config.model.model_copy(update=_same_model(run))))
+    policy = run.config.model.model_copy(update={"name": str(run.model_path), "revision": None})
+    external = external.reject(unfit_molecules(external.smiles, policy))
     if not len(external):
         raise DataError("the model can read none of the external molecules")
     if settings.target == "test":
-        logger.warning("scores against the test part: every number that follows from them is %s", BIASED)
+        logger.warning("The scores use the test part: every number that follows from them is %s.", BIASED)
+    decay = run.config.training.weight_decay if settings.weight_decay is None else settings.weight_decay
     started = time.monotonic()
     setting = make_setting(run, molecules, parts, external, settings)
-    seconds = {"prepare": time.monotonic() - started}
-    started = time.monotonic()
-    scores, facts = score(setting, settings, _decay(run, settings), report=report)
-    seconds["score"] = time.monotonic() - started
+    prepared = time.monotonic()
+    scores, facts = score(setting, settings, decay, report=report)
+    seconds = {"prepare": round(prepared - started, 3), "score": round(time.monotonic() - prepared, 3)}
     table = _table(setting, scores, external, _flags(external, molecules, parts), settings)
     facts = {
         "run": str(run.path),
@@ -123,7 +124,7 @@ def influence(
         "target": settings.target,
         **({"stamp": BIASED} if settings.target == "test" else {}),
         **facts,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "seconds": seconds,
         "settings": settings.model_dump(mode="json"),
     }
     unit = str(run.provenance.get("data", {}).get("unit") or "")
@@ -137,18 +138,15 @@ def score(
     *,
     report: StageReport = no_report,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores (n,), in the target's unit squared and in the convention of the settings, and what the solver says.
+    """Scores (n,), in the target's unit squared and in the convention of the settings, and facts about the solution.
 
     Raises:
         NotConverged, NumericsError, ConfigError: as :func:`influence`.
     """
-    unit = setting.model.config.target_std**2 / len(setting.train)
-    sign = -1.0 if settings.convention == "negative-helps" else 1.0
     report(f"gradient of the {settings.target} loss", 0)
-    gradient = setting.target.loss_gradient() if not settings.founding_study else torch.empty(0)
-    replaced = 0
+    gradient, replaced = setting.target.loss_gradient(), 0
     if settings.founding_study:
-        gradient, replaced = _founding_gradient(setting)
+        gradient, replaced = _founding_gradient(gradient)
     setting.scope.check_finite(gradient, f"the gradient of the {settings.target} loss")
     curvature = make_curvature(setting, settings, weight_decay, report)
     solver_settings = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
@@ -167,25 +165,34 @@ def score(
         "solver_seconds": round(solution.seconds, 3),
         "gradient_norm": float(gradient.norm()),
         **{f"solver_{name}": value for name, value in solution.facts.items()},
-        **_repeats(setting, solution),
-        **({"founding_study_replaced": replaced} if settings.founding_study else {}),
     }
+    if len(solution.repeats) > 1:
+        correlations = rank_correlations([_products(setting, x) for x in solution.repeats])
+        facts |= {"repeats": len(solution.repeats), "repeats_rank_correlation": float(np.mean(correlations))}
+    if settings.founding_study:
+        facts["founding_study_replaced"] = replaced
     if not solution.converged:
+        cure = "--depth, --batch-size or --damping" if settings.solver == "lissa" else "--iterations or --damping"
         message = (
             f"{settings.solver} did not converge: its residual is {solution.residual:.3g}, above the tolerance "
-            f"{settings.tolerance:g}. {_cure(settings)}"
+            f"{settings.tolerance:g}. Raise {cure}{', or take the solver cg' if settings.solver == 'lissa' else ''}"
         )
         if not settings.allow_unconverged:
             raise NotConverged(f"{message}; --allow-unconverged returns the scores all the same")
         logger.warning(message)
+    unit = setting.model.config.target_std**2 * (-1.0 if settings.convention == "negative-helps" else 1.0)
     if settings.step == "whole":
         assert isinstance(curvature, GaussNewton)
-        changes = whole_step(setting, curvature, gradient).cpu().numpy()
-        return -sign * setting.model.config.target_std**2 * changes, facts
-    products = setting.external.loss_jvp(solution.x).cpu().numpy()
+        return -unit * whole_step(setting, curvature, gradient).cpu().numpy(), facts
+    products = _products(setting, solution.x)
     if settings.halves and not settings.founding_study:
         facts |= _halves(setting, solver, curvature, products, settings)
-    return sign * unit * products, facts
+    return unit / len(setting.train) * products, facts
+
+
+def _products(setting: Setting, x: torch.Tensor) -> np.ndarray:
+    """Derivative of the loss of each external molecule along a solution, float64, shape (n,)."""
+    return setting.external.loss_jvp(x).cpu().numpy()
 
 
 def whole_step(setting: Setting, curvature: GaussNewton, gradient: torch.Tensor) -> torch.Tensor:
@@ -207,36 +214,21 @@ def whole_step(setting: Setting, curvature: GaussNewton, gradient: torch.Tensor)
     return gradient @ steps + (moved**2).mean(dim=0)
 
 
-def _cure(settings: InfluenceSettings) -> str:
-    if settings.solver == "lissa":
-        return "Raise --depth, --batch-size or --damping, or take the solver cg"
-    return "Raise --iterations or --damping"
-
-
-def _founding_gradient(setting: Setting) -> tuple[torch.Tensor, int]:
-    """Mean gradient with what is not finite replaced by zero, scaled to length one; and how much was replaced."""
-    gradient = setting.target.loss_gradient()
+def _founding_gradient(gradient: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Gradient of length one with zero for each value that is not finite, and the number of these values."""
     finite = torch.isfinite(gradient)
     replaced = int((~finite).sum())
     gradient = torch.where(finite, gradient, torch.zeros_like(gradient))
     norm = float(gradient.norm())
     if replaced:
-        logger.warning("founding study: %d of %d gradient entries were not finite and are 0 now", replaced, len(finite))
+        logger.warning("%d of %d values of the gradient were not finite and were set to 0", replaced, len(finite))
     return gradient / norm if norm > 0 else gradient, replaced
-
-
-def _repeats(setting: Setting, solution: Solution) -> dict[str, Any]:
-    """Mean Spearman correlation of the scores of the repeats, where there are some."""
-    if len(solution.repeats) < 2:
-        return {}
-    scores = [setting.external.loss_jvp(x).cpu().numpy() for x in solution.repeats]
-    return {"repeats": len(scores), "repeats_rank_correlation": float(np.mean(rank_correlations(scores)))}
 
 
 def _halves(
     setting: Setting, solver: Solver, curvature: Curvature, products: np.ndarray, settings: InfluenceSettings
 ) -> dict[str, Any]:
-    """Whether one half of the target molecules ranks the external ones as the other half does.
+    """Rank correlation of the scores from two random halves of the target molecules.
 
     The scores are linear in the target's gradient, so one more solution gives both halves.
     """
@@ -246,7 +238,7 @@ def _halves(
     first = np.sort(np.random.default_rng(settings.seed).permutation(n)[: n // 2])
     solver.stage = f"solving for half of the {settings.target} molecules"
     solution = solver.solve(curvature, setting.target.loss_gradient(first.tolist()))
-    one = setting.external.loss_jvp(solution.x).cpu().numpy()
+    one = _products(setting, solution.x)
     share = len(first) / n
     halves = float(spearmanr(one, (products - share * one) / (1 - share)).statistic)
     if np.isnan(halves):
@@ -254,8 +246,8 @@ def _halves(
     repeats = stepped_up(halves)
     if repeats is not None and repeats < TRUSTED:
         logger.warning(
-            "other %s molecules would rank these differently: the ranks of two halves of them correlate with %.2f, "
-            "two parts of this size would with about %.2f",
+            "Other %s molecules would rank these differently: the rankings by two halves of them have a rank "
+            "correlation of %.2f, which extrapolates to about %.2f for two parts of this size.",
             settings.target,
             halves,
             repeats,
@@ -263,16 +255,8 @@ def _halves(
     return {"target_halves_rank_correlation": halves, "rank_repeatability": repeats}
 
 
-def _decay(run: Run, settings: InfluenceSettings) -> float:
-    return run.config.training.weight_decay if settings.weight_decay is None else settings.weight_decay
-
-
-def _same_model(run: Run) -> dict[str, Any]:
-    return {"name": str(run.model_path), "revision": None}
-
-
 def _flags(external: Molecules, molecules: Molecules, parts: np.ndarray) -> list[str]:
-    """What a reader should know of each external molecule: where in the run it is already."""
+    """Part and row of each molecule of the run that is the same as an external molecule, in words."""
     flags: list[list[str]] = [[] for _ in range(len(external))]
     words = {"smiles": "same molecule", "inchikey": "same InChIKey", "connectivity": "stereoisomer"}
     for pair in shared_molecules(external, molecules).to_dict(orient="records"):
@@ -291,8 +275,6 @@ def _table(
     config = setting.model.config
     predicted = setting.external.predicted.cpu().numpy() * config.target_std + config.target_mean
     best_first = scores if settings.convention == "negative-helps" else -scores
-    rank = np.empty(len(scores), dtype=np.int64)
-    rank[np.argsort(best_first, kind="stable")] = np.arange(1, len(scores) + 1)
     if settings.target == "test":
         flags = [f"{flag}; {BIASED}" if flag else BIASED for flag in flags]
     return pd.DataFrame(
@@ -303,7 +285,7 @@ def _table(
             "prediction": predicted,
             "residual": predicted - external.target,
             "score": scores,
-            "rank": rank,
+            "rank": rankdata(best_first, method="ordinal"),
             "flags": flags,
         },
         columns=SCORE_COLUMNS,

@@ -1,8 +1,8 @@
-"""What the parameters in scope see of each molecule: what lies in front of them is computed once, when needed."""
+"""Inputs of the parameters in scope: the layers in front of them run once for each molecule, when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,17 @@ from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.models.molformer import MolformerModel
 from moltune.models.regression import RegressionModel
 
-_MOST_CACHED = 2**30
+_MOST_KEPT = 2**30
 
 
 class Tail(nn.Module):
-    """The last blocks of a MoLFormer, its final norm and the head, from the stream before these blocks."""
+    """The last blocks of a MoLFormer, its final norm and the head; takes the hidden states before these blocks."""
 
     def __init__(self, model: RegressionModel, blocks: int) -> None:
         super().__init__()
         encoder = model.encoder
         assert isinstance(encoder, MolformerModel)
-        layers = encoder.encoder.layer
-        self.layers = nn.ModuleList([layers[number] for number in range(len(layers) - blocks, len(layers))])
+        self.layers = nn.ModuleList(list(encoder.encoder.layer)[-blocks:])
         self.norm = encoder.LayerNorm
         self.head = model.head
         self.rotary = encoder.rotary
@@ -41,6 +40,9 @@ class Tail(nn.Module):
 
 class Inputs:
     """Molecules as the parameters in scope see them.
+
+    For the scopes head and last-k, the output of the layers in front of the scope is computed once and kept: pooled
+    embeddings for the head, hidden states for blocks of a MoLFormer (where they take at most 1 GiB).
 
     Args:
         model: in evaluation mode, float32.
@@ -63,25 +65,23 @@ class Inputs:
         self.dataset = SmilesDataset(tokenizer, self.smiles, max_length=max_length)
         self.lengths = self.dataset.lengths
         self._collate = PadCollator(int(tokenizer.pad_token_id))
-        self._cached: list[Tensor | None] | None = None
-        self._encode: Callable[[dict[str, Tensor]], Tensor] = _nothing
         self._module: nn.Module = model
+        # The layers in front of the scope, and their outputs of the molecules seen so far.
+        self._encode: Callable[[dict[str, Tensor]], Tensor] | None = None
+        self._kept: dict[int, Tensor] = {}
         encoder = model.encoder
-        tokens, width = sum(self.lengths), int(model.config.encoder.hidden_size)
         if scope.name == "head":
             self._module = model.head
-            self._cached = [None] * len(self.smiles)
             self._encode = lambda batch: model.embed(**batch)[:, None, :]
         elif (
             scope.name.startswith("last-")
             and type(encoder) is MolformerModel
-            and all(key.startswith("encoder.") for key, _ in model.named_parameters() if not key.startswith("head."))
-            and 4 * tokens * width <= _MOST_CACHED
+            and all(name.startswith(("encoder.", "head.")) for name, _ in model.named_parameters())
+            and 4 * sum(self.lengths) * int(model.config.encoder.hidden_size) <= _MOST_KEPT
         ):
             k = int(scope.name.removeprefix("last-"))
-            self._module = Tail(model, k)
             start = len(blocks_of(model)[1]) - k
-            self._cached = [None] * len(self.smiles)
+            self._module = Tail(model, k)
             self._encode = lambda batch: encoder(**batch, output_hidden_states=True).hidden_states[start]
         places = {id(value): name for name, value in self._module.named_parameters()}
         named = dict(model.named_parameters())
@@ -90,36 +90,37 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.smiles)
 
-    def chunks(self, positions: Sequence[int] | None = None, tokens: int = 8192) -> list[list[int]]:
+    def chunks(self, positions: Sequence[int], tokens: int) -> list[list[int]]:
         """Cut positions into batches of similar length with at most ``tokens`` padded tokens each."""
-        chosen = list(range(len(self))) if positions is None else list(positions)
+        chosen = list(positions)
         if self._module is self.model.head:
             return [chosen[i : i + tokens] for i in range(0, len(chosen), tokens)]
-        lengths = [self.lengths[position] for position in chosen]
         result: list[list[int]] = []
-        for place in (p for batch in sorted_batches(lengths, max(1, len(chosen))) for p in batch):
+        for position in sorted(chosen, key=lambda position: -self.lengths[position]):
             # Longest first, so the first of a chunk sets the width of all.
             if not result or (len(result[-1]) + 1) * self.lengths[result[-1][0]] > tokens:
                 result.append([])
-            result[-1].append(chosen[place])
+            result[-1].append(position)
         return result
 
-    def batch(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """First argument (tokens, states or pooled) and mask of some molecules, padded to the longest of them."""
-        device = self.model.device
-        if self._cached is None:
-            made = self._collate([self.dataset[position] for position in positions])
-            return made["input_ids"].to(device), made["attention_mask"].to(device)
+    def batches(self, positions: Sequence[int], tokens: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Positions, first argument (tokens, hidden states or embeddings) and mask of each batch of some molecules."""
         self.prepare(positions)
-        rows = [row for row in (self._cached[position] for position in positions) if row is not None]
-        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        counts = torch.tensor([len(row) for row in rows], device=device)
-        return states, (torch.arange(states.shape[1], device=device) < counts[:, None]).long()
+        device = self.model.device
+        for chunk in self.chunks(positions, tokens):
+            if self._encode is None:
+                made = self._collate([self.dataset[position] for position in chunk])
+                yield chunk, made["input_ids"].to(device), made["attention_mask"].to(device)
+            else:
+                rows = [self._kept[position] for position in chunk]
+                states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+                counts = torch.tensor([len(row) for row in rows], device=device)
+                yield chunk, states, (torch.arange(states.shape[1], device=device) < counts[:, None]).long()
 
     def predict(self, parameters: dict[str, Tensor], first: Tensor, mask: Tensor) -> Tensor:
         """Standardised predictions (batch,) with ``parameters`` in place of the model's own."""
         renamed = {self._names[name]: value for name, value in parameters.items()}
-        if self._cached is not None:
+        if self._encode is not None:
             values: Tensor = functional_call(self._module, renamed, (first, mask))
             return values.float()
         logits = functional_call(self._module, renamed, kwargs={"input_ids": first, "attention_mask": mask}).logits
@@ -128,21 +129,13 @@ class Inputs:
 
     @torch.no_grad()
     def prepare(self, positions: Sequence[int]) -> None:
-        """Compute what lies in front of the parameters in scope for molecules where that is not done yet.
-
-        A caller that will ask for many batches prepares all of them at once, in batches that suit the encoder.
-        """
-        if self._cached is None:
+        """Compute what lies in front of the scope for those molecules where that is not done yet."""
+        if self._encode is None:
             return
-        missing = [position for position in positions if self._cached[position] is None]
+        missing = [position for position in positions if position not in self._kept]
         for places in sorted_batches([self.lengths[position] for position in missing], 64):
             chosen = [missing[place] for place in places]
             made = self._collate([self.dataset[position] for position in chosen])
             found = self._encode({key: value.to(self.model.device) for key, value in made.items()})
-            for row, position in enumerate(chosen):
-                count = 1 if found.shape[1] == 1 else self.lengths[position]
-                self._cached[position] = found[row, :count].clone()
-
-
-def _nothing(batch: dict[str, Tensor]) -> Tensor:
-    raise AssertionError("nothing is cached for this scope")
+            for row, position in zip(found, chosen, strict=True):
+                self._kept[position] = row[: self.lengths[position]].clone()

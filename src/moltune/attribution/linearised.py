@@ -6,7 +6,8 @@ forward-mode pass, Jᵀ w one reverse pass, however many molecules there are: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from moltune.errors import NumericsError
 # Their stubs promise a third value, which only has_aux returns.
 jvp: Any = torch.func.jvp
 vjp: Any = torch.func.vjp
+
+# Standardised predictions of a batch, from parameters.
+Predict = Callable[[dict[str, Tensor]], Tensor]
 
 
 class Linearised:
@@ -50,11 +54,12 @@ class Linearised:
         """
         if self._predicted is None:
             result = torch.empty(len(self), dtype=torch.float64, device=self.target.device)
-            self.inputs.prepare(range(len(self)))
             with torch.no_grad():
-                for chunk in self.inputs.chunks(None, self.tokens):
-                    result[chunk] = self.inputs.predict(self.scope.parameters, *self.inputs.batch(chunk)).double()
-            self._name_bad(result, "the prediction")
+                for chunk, predict in self._functions(range(len(self))):
+                    result[chunk] = predict(self.scope.parameters).double()
+            bad = torch.nonzero(~torch.isfinite(result))
+            if len(bad):
+                raise NumericsError(f"the prediction for {self.inputs.smiles[int(bad[0])]} is not finite")
             self._predicted = result
         return self._predicted
 
@@ -69,37 +74,31 @@ class Linearised:
         Raises:
             NumericsError: a value is not finite; molecule and tensor are named.
         """
-        order = list(range(len(self))) if positions is None else list(positions)
+        order = list(range(len(self)) if positions is None else positions)
         tangents = self.scope.unflatten(vector)
-        self.inputs.prepare(order)
         found = torch.empty(len(self), dtype=torch.float64, device=self.target.device)
-        for chunk in self.inputs.chunks(order, self.tokens):
-            batch = self.inputs.batch(chunk)
+        for chunk, predict in self._functions(order):
             with sdpa_kernel(SDPBackend.MATH):
-                _, tangent = jvp(
-                    lambda parameters, batch=batch: self.inputs.predict(parameters, *batch),
-                    (self.scope.parameters,),
-                    (tangents,),
-                )
+                _, tangent = jvp(predict, (self.scope.parameters,), (tangents,))
             found[chunk] = tangent.detach().double()
         result = found[order]
-        if not torch.isfinite(result).all():
-            self._explain(order[int(torch.nonzero(~torch.isfinite(result))[0])])
+        bad = torch.nonzero(~torch.isfinite(result))
+        if len(bad):
+            position = order[int(bad[0])]
+            # Names the tensor, where it is the gradient itself that is not finite.
+            self.jacobian([position])
+            raise NumericsError(f"the product of the gradient of {self.inputs.smiles[position]} is not finite")
         return result
 
     def vjp(self, weights: Tensor, positions: Sequence[int] | None = None) -> Tensor:
         """Jᵀ w over some molecules, float64, shape (p,); ``weights`` in the order of ``positions``."""
-        order = list(range(len(self))) if positions is None else list(positions)
-        self.inputs.prepare(order)
+        order = list(range(len(self)) if positions is None else positions)
         by_position = torch.zeros(len(self), dtype=torch.float64, device=self.target.device)
         by_position[order] = weights.double()
         total = torch.zeros(self.scope.size, dtype=torch.float64, device=self.target.device)
-        for chunk in self.inputs.chunks(order, self.tokens):
-            batch = self.inputs.batch(chunk)
+        for chunk, predict in self._functions(order):
             with sdpa_kernel(SDPBackend.MATH):
-                values, pull = vjp(
-                    lambda parameters, batch=batch: self.inputs.predict(parameters, *batch), self.scope.parameters
-                )
+                values, pull = vjp(predict, self.scope.parameters)
                 (pulled,) = pull(by_position[chunk].to(values.dtype))
             total += self.scope.flatten(pulled).double()
         return total
@@ -108,24 +107,27 @@ class Linearised:
         """Gradients of single predictions, float32, shape (len(positions), p), vectorised over molecules.
 
         ``progress`` is told how many more molecules are done.
+
+        Raises:
+            NumericsError: a gradient is not finite; molecule and tensor are named.
         """
-        order = list(positions)
-        self.inputs.prepare(order)
-        result = torch.empty(len(order), self.scope.size, device=self.target.device)
-        place = {position: row for row, position in enumerate(order)}
+        result = torch.empty(len(positions), self.scope.size, device=self.target.device)
+        rows = {position: row for row, position in enumerate(positions)}
         # A few molecules at a time: the gradients of a batch take as much memory as its activations, or more.
         tokens = max(1, min(self.tokens, 2**29 // max(1, self.scope.size)))
 
         def one(parameters: dict[str, Tensor], first: Tensor, mask: Tensor) -> Tensor:
             return self.inputs.predict(parameters, first[None], mask[None]).squeeze(0)
 
-        for chunk in self.inputs.chunks(order, tokens):
-            first, mask = self.inputs.batch(chunk)
+        for chunk, first, mask in self.inputs.batches(positions, tokens):
             with sdpa_kernel(SDPBackend.MATH):
-                rows = vmap(grad(one), in_dims=(None, 0, 0))(self.scope.parameters, first, mask)
-            self.scope.fill_rows(result, [place[position] for position in chunk], rows)
+                gradients = vmap(grad(one), in_dims=(None, 0, 0))(self.scope.parameters, first, mask)
+            self.scope.fill_rows(result, [rows[position] for position in chunk], gradients)
             if progress is not None:
                 progress(len(chunk))
+        # Row by row, as a mask of all of them would take much memory.
+        for row, position in zip(result, positions, strict=True):
+            self.scope.check_finite(row, f"the gradient of {self.inputs.smiles[position]}")
         return result
 
     def loss_jvp(self, vector: Tensor) -> Tensor:
@@ -134,33 +136,25 @@ class Linearised:
 
     def loss_gradient(self, positions: Sequence[int] | None = None) -> Tensor:
         """Gradient of the mean squared error (standardised) over some molecules, float64, shape (p,)."""
-        order = list(range(len(self))) if positions is None else list(positions)
+        order = list(range(len(self)) if positions is None else positions)
         return self.vjp(2 * self.residuals[order] / len(order), order)
 
     def loss_hessian_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
         """Hessian of the mean squared error (standardised) times a vector, forward over reverse; float64, (p,)."""
         tangents = self.scope.unflatten(vector)
-        self.inputs.prepare(positions)
         total = torch.zeros(self.scope.size, dtype=torch.float64, device=self.target.device)
-        for chunk in self.inputs.chunks(positions, self.tokens):
-            batch, target = self.inputs.batch(chunk), self.target[chunk].float()
-
-            def loss(
-                parameters: dict[str, Tensor], batch: tuple[Tensor, Tensor] = batch, target: Tensor = target
-            ) -> Tensor:
-                return ((self.inputs.predict(parameters, *batch) - target) ** 2).sum()
-
+        for chunk, predict in self._functions(positions):
+            loss = partial(_squared_error, predict=predict, target=self.target[chunk].float())
             with sdpa_kernel(SDPBackend.MATH):
                 _, product = jvp(grad(loss), (self.scope.parameters,), (tangents,))
             total += self.scope.flatten(product).detach().double()
         return total / len(positions)
 
-    def _explain(self, position: int) -> None:
-        gradient = self.jacobian([position])[0]
-        self.scope.check_finite(gradient, f"the gradient of {self.inputs.smiles[position]}")
-        raise NumericsError(f"the product of the gradient of {self.inputs.smiles[position]} is not finite")
+    def _functions(self, positions: Sequence[int]) -> Iterator[tuple[list[int], Predict]]:
+        """Positions of each batch, and its predictions as a function of the parameters."""
+        for chunk, first, mask in self.inputs.batches(positions, self.tokens):
+            yield chunk, partial(self.inputs.predict, first=first, mask=mask)
 
-    def _name_bad(self, values: Tensor, what: str) -> None:
-        bad = torch.nonzero(~torch.isfinite(values))
-        if len(bad):
-            raise NumericsError(f"{what} for {self.inputs.smiles[int(bad[0])]} is not finite")
+
+def _squared_error(parameters: dict[str, Tensor], predict: Predict, target: Tensor) -> Tensor:
+    return ((predict(parameters) - target) ** 2).sum()

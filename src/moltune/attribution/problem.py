@@ -1,4 +1,4 @@
-"""What an influence is computed of: the model with its molecules, and the curvature."""
+"""The inputs of an influence: the model with its molecules, and the curvature."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import numpy as np
 import psutil
 import torch
 
-from moltune.attribution.curvature import (
-    Curvature,
-    GaussNewton,
-    Hessian,
-    gradient_megabytes,
-    kept_jacobian,
-    mean_eigenvalue,
-)
+from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, gradient_megabytes, mean_eigenvalue
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.scope import Scope, choose_scope
@@ -25,7 +18,7 @@ from moltune.config import InfluenceSettings
 from moltune.data.molecules import Molecules
 from moltune.models.checkpoints import load_regression, load_tokenizer, max_length
 from moltune.models.regression import RegressionModel
-from moltune.progress import StageReport, no_report
+from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
 
 logger = logging.getLogger(__name__)
@@ -54,43 +47,33 @@ def make_setting(
     run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
 ) -> Setting:
     """Load the run's model and linearise it on training, target and external molecules."""
-    # Influence functions hold where training ended, and that was with the trained head.
+    # Influence functions hold at the parameters where training ended, which had the trained head.
     model = load_regression(run.path).set_kernel(None).float().eval()
     tokenizer = load_tokenizer(run.path)
     scope = choose_scope(model, settings.scope)
     cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None
-    smiles, target = np.array(molecules.smiles, dtype=object), molecules.target
 
-    def linearised(names: list[str], labels: np.ndarray) -> Linearised:
+    def linearised(smiles: list[str], labels: np.ndarray) -> Linearised:
         standardised = (labels - model.config.target_mean) / model.config.target_std
-        inputs = Inputs(model, scope, tokenizer, names, cut)
+        inputs = Inputs(model, scope, tokenizer, smiles, cut)
         return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens)
 
-    chosen = {name: np.flatnonzero(parts == name) for name in ("train", settings.target)}
-    return Setting(
-        model,
-        scope,
-        linearised(smiles[chosen["train"]].tolist(), target[chosen["train"]]),
-        linearised(smiles[chosen[settings.target]].tolist(), target[chosen[settings.target]]),
-        linearised(external.smiles, external.target),
-    )
+    def part(name: str) -> Linearised:
+        positions = np.flatnonzero(parts == name)
+        return linearised([molecules.smiles[i] for i in positions], molecules.target[positions])
 
-
-def _how_to_keep(molecules: int, parameters: int) -> str:
-    wanted = math.ceil(gradient_megabytes(molecules, parameters))
-    said = f"the gradients of {molecules:,} molecules would take {wanted:,} MB, so every step computes them anew"
-    total = psutil.virtual_memory().total / 2**20
-    if wanted < 0.5 * total:
-        return f"{said}; --set jacobian_mb={wanted} keeps them, which is several times as fast"
-    few = int(0.25 * total / gradient_megabytes(1, parameters))
-    return f"{said}; --set curvature_molecules={few} --set jacobian_mb={math.ceil(0.25 * total)} keeps those of some"
+    return Setting(model, scope, part("train"), part(settings.target), linearised(external.smiles, external.target))
 
 
 def make_curvature(
     setting: Setting, settings: InfluenceSettings, weight_decay: float, report: StageReport = no_report
 ) -> Curvature:
-    """Curvature of the training loss, with weight decay and damping."""
-    n = len(setting.train)
+    """Curvature of the training loss, with weight decay and damping.
+
+    Raises:
+        NumericsError: a gradient is not finite; molecule and tensor are named.
+    """
+    train, n = setting.train, len(setting.train)
     positions = list(range(n))
     if settings.curvature_molecules is not None and settings.curvature_molecules < n:
         rng = np.random.default_rng(settings.seed)
@@ -98,13 +81,29 @@ def make_curvature(
     jacobian = None
     # Gradient similarity takes one product with the curvature; a Jacobian would take longer to make.
     if settings.curvature == "gauss-newton" and settings.solver != "identity":
-        jacobian = kept_jacobian(setting.train, positions, settings.jacobian_mb, report)
-        if jacobian is None:
+        if gradient_megabytes(len(positions), setting.scope.size) <= settings.jacobian_mb:
+            stage = "gradients of the training molecules"
+            report(stage, 0)
+            jacobian = train.jacobian(positions, of_stage(report, stage, len(positions)))
+        else:
             logger.info("%s", _how_to_keep(len(positions), setting.scope.size))
     damping = settings.damping
     if settings.damping_unit == "mean-eigenvalue" and damping > 0:
-        damping *= mean_eigenvalue(setting.train, positions, settings.seed, jacobian=jacobian)
+        damping *= mean_eigenvalue(train, positions, settings.seed, jacobian=jacobian)
     decay = setting.scope.decay(weight_decay)
     if settings.curvature == "hessian":
-        return Hessian(setting.train, decay, damping, positions)
-    return GaussNewton(setting.train, decay, damping, positions, jacobian=jacobian)
+        return Hessian(train, decay, damping, positions)
+    return GaussNewton(train, decay, damping, positions, jacobian=jacobian)
+
+
+def _how_to_keep(molecules: int, parameters: int) -> str:
+    wanted = math.ceil(gradient_megabytes(molecules, parameters))
+    text = f"The gradients of {molecules:,} molecules would take {wanted:,} MB, so every step computes them again"
+    total = psutil.virtual_memory().total / 2**20
+    if wanted < 0.5 * total:
+        return f"{text}; --set jacobian_mb={wanted} keeps them in memory, which is several times as fast"
+    few = int(0.25 * total / gradient_megabytes(1, parameters))
+    return (
+        f"{text}; --set curvature_molecules={few} --set jacobian_mb={math.ceil(0.25 * total)} uses fewer molecules and "
+        "keeps theirs in memory"
+    )

@@ -1,4 +1,4 @@
-"""Ways to solve (H + Λ + δ) x = v, behind one small interface; each says how well it did."""
+"""Solvers of (H + Λ + δ) x = v; each solution comes with its residual."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moltune.attribution.curvature import AmongMolecules, Curvature, GaussNewton, largest_eigenvalue
-from moltune.attribution.preconditioner import FewMolecules, few_molecules
+from moltune.attribution.curvature import (
+    AmongMolecules,
+    Curvature,
+    FewMolecules,
+    GaussNewton,
+    few_molecules,
+    largest_eigenvalue,
+)
 from moltune.config import SolverSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.progress import StageReport, no_report, of_stage
@@ -32,7 +38,7 @@ class Solution:
         converged: whether the residual is within the tolerance.
         seconds: wall-clock time, the residual's product included.
         repeats: x of each independent run of a stochastic solver.
-        facts: what else is worth knowing, JSON-ready.
+        facts: further numbers of the solver, JSON-ready.
     """
 
     x: Tensor
@@ -47,10 +53,9 @@ class Solver(ABC):
     """x ≈ (H + Λ + δ)⁻¹ v."""
 
     name: str
-    description: str
-    # Gradient similarity does not solve the system, so its residual is shown but condemns nothing.
+    # Gradient similarity does not solve the system, so its residual is reported but not compared with the tolerance.
     judged = True
-    # What is reported while it works.
+    # Name of the stage in progress reports.
     stage = "solving"
 
     def __init__(self, settings: SolverSettings | None = None, report: StageReport = no_report) -> None:
@@ -83,7 +88,6 @@ class Identity(Solver):
     """x = v: the score is the similarity of gradients."""
 
     name = "identity"
-    description = "gradient similarity, no curvature"
     judged = False
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
@@ -99,12 +103,15 @@ class Exact(Solver):
     """
 
     name = "exact"
-    description = "dense solve, for few parameters or few molecules"
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Dense solve; a matrix that is not positive semi-definite is an error that says what to do."""
         if isinstance(curvature, GaussNewton) and curvature.kept is not None and curvature.size > len(curvature.kept):
-            return self._among_molecules(curvature, v), [], {"form": "molecules"}
+            gram = curvature.gram()
+            gram.diagonal().add_(len(gram) / 2)
+            scaled = v / curvature.diagonal
+            change = curvature.transposed_times(torch.linalg.solve(gram, curvature.times(scaled)))
+            return scaled - change / curvature.diagonal, [], {"form": "molecules"}
         matrix = curvature.dense()
         matrix = (matrix + matrix.T) / 2
         values = torch.linalg.eigvalsh(matrix)
@@ -114,27 +121,17 @@ class Exact(Solver):
                 f"the curvature bends downwards (smallest eigenvalue {smallest:.3g}): raise the damping, or take the "
                 "Gauss-Newton curvature"
             )
-        facts = {"form": "parameters", "smallest_eigenvalue": smallest}
-        return torch.linalg.solve(matrix, v), [], facts
-
-    def _among_molecules(self, curvature: GaussNewton, v: Tensor) -> Tensor:
-        gram = curvature.gram()
-        gram.diagonal().add_(len(gram) / 2)
-        scaled = v / curvature.diagonal
-        return (
-            scaled - curvature.transposed_times(torch.linalg.solve(gram, curvature.times(scaled))) / curvature.diagonal
-        )
+        return torch.linalg.solve(matrix, v), [], {"form": "parameters", "smallest_eigenvalue": smallest}
 
 
 class ConjugateGradient(Solver):
     """Conjugate gradients (Hestenes & Stiefel 1952); stops at a tenth of the tolerance.
 
-    Among many parameters they are preconditioned by the curvature of a few molecules
-    (:class:`~moltune.attribution.preconditioner.FewMolecules`), which changes how long they take, not what they find.
+    With many parameters they are preconditioned by the curvature of a few molecules
+    (:class:`~moltune.attribution.curvature.FewMolecules`), which changes the time that they take, not the solution.
     """
 
     name = "cg"
-    description = "conjugate gradients over the whole curvature"
     # Several right-hand sides share a preconditioner.
     _made: tuple[Curvature, FewMolecules | None] | None = None
 
@@ -192,7 +189,6 @@ class Lissa(Solver):
     """
 
     name = "lissa"
-    description = "stochastic Neumann series, scaled by power iteration"
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Run the repeats; in the coordinates of the molecules, where the Jacobian is kept and they are fewer."""
@@ -213,80 +209,67 @@ class Lissa(Solver):
         generator = torch.Generator().manual_seed(settings.seed)
         batch = min(settings.batch_size, len(curvature.positions))
         precondition = self._preconditioner(curvature)
+        batches = [_draw(curvature, batch, generator) for _ in range(4)]
         scale = 1.1 * max(
-            _preconditioned_eigenvalue(curvature, precondition, _draw(curvature, batch, generator), seed)
-            for seed in range(4)
+            largest_eigenvalue(curvature, positions, precondition=precondition, steps=10, seed=seed)
+            for seed, positions in enumerate(batches)
         )
         if not scale > 0 or not math.isfinite(scale):
-            raise NumericsError(f"the largest eigenvalue of the curvature comes out as {scale}")
+            raise NumericsError(f"the largest eigenvalue of the curvature is {scale}, which is not positive and finite")
         tick = of_stage(self.report, self.stage, settings.repeats * settings.depth)
-        found = [self._run(curvature, v, precondition, scale, batch, generator, tick) for _ in range(settings.repeats)]
-        repeats = [x for x, _ in found]
+
+        def series(v: Tensor, steps: int) -> Tensor:
+            """Solve by the recursion; the mean over the second half of the steps."""
+            x = precondition(v) / scale
+            average, counted = torch.zeros_like(x), 0
+            limit = 1e8 * float(x.norm()) + 1
+            for step in range(steps):
+                positions = _draw(curvature, batch, generator)
+                x = x + precondition(v - curvature.product(x, positions)) / scale
+                if not float(x.norm()) < limit:
+                    raise NumericsError(
+                        f"lissa diverges (step {step + 1}, scale {scale:.3g}): the curvature of the batches differs "
+                        "too much; raise --batch-size or the damping, or take the solver cg"
+                    )
+                tick(1)
+                if step >= steps // 2:
+                    average += x
+                    counted += 1
+            return average / counted
+
+        repeats, steps = [], []
+        for _ in range(settings.repeats):
+            x, used = self._refine(curvature, v, series)
+            tick(settings.depth - used)
+            repeats.append(x)
+            steps.append(used)
         facts = {
             "scale": scale,
             "depth": settings.depth,
-            "steps": [steps for _, steps in found],
+            "steps": steps,
             "batch_size": batch,
             "deflated": settings.deflate,
         }
         return torch.stack(repeats).mean(dim=0), repeats, facts
 
-    def _run(
-        self,
-        curvature: Curvature,
-        v: Tensor,
-        precondition: Callable[[Tensor], Tensor],
-        scale: float,
-        batch: int,
-        generator: torch.Generator,
-        tick: Callable[[int], None],
-    ) -> tuple[Tensor, int]:
+    def _refine(self, curvature: Curvature, v: Tensor, series: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, int]:
         """x of one repeat, and the steps it took."""
         depth, stages = self.settings.depth, min(self.settings.restarts + 1, self.settings.depth)
+        if stages == 1:
+            return series(v, depth), depth
         x, left = torch.zeros_like(v), v
         smallest, steps = float(v.norm()), 0
         enough = 0.5 * self.settings.tolerance * smallest
         for stage in range(stages):
             count = depth * (stage + 1) // stages - depth * stage // stages
-            move = self._series(curvature, left, precondition, scale, batch, generator, count, tick)
+            moved = x + series(left, count)
             steps += count
-            if stages == 1:
-                return move, steps
-            after = v - curvature.product(x + move)
+            after = v - curvature.product(moved)
             if float(after.norm()) < smallest:
-                x, left, smallest = x + move, after, float(after.norm())
+                x, left, smallest = moved, after, float(after.norm())
             if smallest <= enough:
-                tick(depth - steps)
                 break
         return x, steps
-
-    def _series(
-        self,
-        curvature: Curvature,
-        v: Tensor,
-        precondition: Callable[[Tensor], Tensor],
-        scale: float,
-        batch: int,
-        generator: torch.Generator,
-        steps: int,
-        tick: Callable[[int], None],
-    ) -> Tensor:
-        x = precondition(v) / scale
-        average, counted = torch.zeros_like(x), 0
-        limit = 1e8 * float(x.norm()) + 1
-        for step in range(steps):
-            positions = _draw(curvature, batch, generator)
-            x = x + precondition(v - curvature.product(x, positions)) / scale
-            if not float(x.norm()) < limit:
-                raise NumericsError(
-                    f"lissa diverges (step {step + 1}, scale {scale:.3g}): the curvature of the batches differs too "
-                    "much; raise --batch-size or the damping, or take the solver cg"
-                )
-            tick(1)
-            if step >= steps // 2:
-                average += x
-                counted += 1
-        return average / counted
 
     def _preconditioner(self, curvature: Curvature) -> Callable[[Tensor], Tensor]:
         count = min(self.settings.deflate, curvature.size - 1, len(curvature.positions) - 1)
@@ -295,14 +278,10 @@ class Lissa(Solver):
         generator = torch.Generator().manual_seed(self.settings.seed + 1)
         some = _draw(curvature, min(256, len(curvature.positions)), generator)
         values, vectors = leading_eigenpairs(curvature, count + 1, some, seed=self.settings.seed)
-        # The next eigenvalue is the level that the leading ones are brought down to.
+        # The leading eigenvalues are brought down to the next one.
         floor, values, vectors = values[-1].clamp(min=1e-12), values[:-1], vectors[:, :-1]
         gain = (1 / values.clamp(min=float(floor)) - 1 / floor) * floor
-
-        def precondition(vector: Tensor) -> Tensor:
-            return vector + vectors @ (gain * (vectors.T @ vector))
-
-        return precondition
+        return lambda vector: vector + vectors @ (gain * (vectors.T @ vector))
 
 
 def leading_eigenpairs(
@@ -325,30 +304,6 @@ def leading_eigenpairs(
     values, inner = torch.linalg.eigh((small + small.T) / 2)
     order = torch.argsort(values, descending=True)[:count]
     return values[order], basis @ inner[:, order]
-
-
-class _Preconditioned(Curvature):
-    """P H, for power iteration; similar to P½ H P½, so its eigenvalues are real."""
-
-    def __init__(self, inner: Curvature, precondition: Callable[[Tensor], Tensor]) -> None:
-        self.inner, self.precondition = inner, precondition
-        self.train, self.diagonal, self.positions = inner.train, inner.diagonal, inner.positions
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def data_product(self, vector: Tensor, positions: Any) -> Tensor:
-        return self.precondition(self.inner.data_product(vector, positions))
-
-    def product(self, vector: Tensor, positions: Any = None) -> Tensor:
-        return self.precondition(self.inner.product(vector, positions))
-
-
-def _preconditioned_eigenvalue(
-    curvature: Curvature, precondition: Callable[[Tensor], Tensor], positions: list[int], seed: int
-) -> float:
-    return largest_eigenvalue(_Preconditioned(curvature, precondition), positions, steps=10, seed=seed)
 
 
 def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[int]:
