@@ -27,8 +27,7 @@ def tables(blocks: list[Block]) -> dict[str, pd.DataFrame]:
 
 def test_seeds_and_splits_are_told_apart_and_shared_noise_is_no_agreement(tmp_path: Path) -> None:
     blocks = [Block(split=split, seed=seed) for split in range(3) for seed in range(2)]
-    found = agreement(tables(blocks), {block.name: block for block in blocks}, list(LABELS))
-    by = {(item.score, item.among): item.correlations for item in found}
+    by = agreement(tables(blocks), {block.name: block for block in blocks}, list(LABELS))
     assert {key: len(values) for key, values in by.items()} == {
         ("score", SAME): 3,
         ("score", OTHER): 12,
@@ -39,9 +38,9 @@ def test_seeds_and_splits_are_told_apart_and_shared_noise_is_no_agreement(tmp_pa
     assert min(by["score", SAME]) > 0.95
     assert np.abs(by["score", OTHER]).max() < 0.3
     assert np.abs(by["variance", OTHER]).max() < 0.3
-    words = agreement_words(found, LABELS)
+    words = agreement_words(by, LABELS)
     assert f"influence, {SAME} {np.mean(by['score', SAME]):.2f}; influence, {OTHER}" in words
-    paths = agreement_figure(found, LABELS, tmp_path / "agreement")
+    paths = agreement_figure(by, LABELS, tmp_path / "agreement")
     assert {path.suffix for path in paths} == {".png", ".svg"}
 
 
@@ -52,6 +51,6 @@ def test_molecules_are_matched_by_row() -> None:
     found = agreement(
         dict(zip([block.name for block in blocks], [one, two], strict=True)), {b.name: b for b in blocks}, ["score"]
     )
-    assert found[0].correlations == [pytest.approx(1.0)]
+    assert found == {("score", SAME): [pytest.approx(1.0)]}
     few = {blocks[0].name: one.head(2), blocks[1].name: two}
-    assert agreement(few, {b.name: b for b in blocks}, ["score"]) == []
+    assert agreement(few, {b.name: b for b in blocks}, ["score"]) == {}

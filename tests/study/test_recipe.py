@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import yaml
 
 from moltune.errors import ConfigError
+from moltune.study.arms import registry
 from moltune.study.arms.base import ArmKind, ArmUnavailable
-from moltune.study.arms.registry import KINDS, find_kind, register_kind
+from moltune.study.arms.registry import KINDS, find_kind, kind_names, register_kind
 from moltune.study.load import bundled_recipes, check_arms, load_recipe, make_recipe
 from moltune.study.recipe.recipe import ArmSpec, Recipe, change_recipe
 
@@ -75,6 +77,23 @@ def test_a_kind_brings_its_controls(values: dict[str, Any]) -> None:
         assert "boosted" not in [arm.name for arm in make_recipe(values).arms]
     finally:
         KINDS.pop(Opposite.name)
+
+
+def test_another_package_brings_kinds_through_entry_points(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    group = "moltune.arm_kinds"
+    points = [
+        metadata.EntryPoint("kriging", "moltune.study.arms.svr:SvrKind", group),
+        metadata.EntryPoint("broken", "moltune.study.arms.svr:NoSuchKind", group),
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: points if wanted == {"group": group} else [])
+    registry._installed.cache_clear()
+    request.addfinalizer(registry._installed.cache_clear)
+    assert find_kind("kriging").description == "support vector regression on fixed features"
+    assert kind_names()[-2:] == ["kriging", "broken"]
+    with pytest.raises(ConfigError, match=r"'broken' cannot be loaded from moltune.study.arms.svr:NoSuchKind"):
+        find_kind("broken")
 
 
 @pytest.mark.parametrize(

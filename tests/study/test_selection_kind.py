@@ -12,7 +12,7 @@ import pytest
 from moltune import datasets
 from moltune.errors import ConfigError
 from moltune.study.arms.registry import find_kind
-from moltune.study.arms.scores import external_digest
+from moltune.study.arms.selection import external_digest
 from moltune.study.engine.plan import make_plan
 from moltune.study.engine.run import run_study
 from moltune.study.engine.store import Store

@@ -138,10 +138,11 @@ def test_sweeping_spares_the_living(tmp_path: Path) -> None:
     assert {path.name for path in runs.iterdir()} == kept
 
 
-def test_the_journal_skips_a_line_cut_short(tmp_path: Path) -> None:
+def test_the_journal_has_one_line_per_event(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_journal("begin", task())
-    with open(tmp_path / "journal.jsonl", "a") as file:
-        file.write('{"time": 1')
-    assert [event["event"] for event in store.journal()] == ["begin"]
-    assert store.journal()[0]["time"] <= time.time()
+    store.write_journal("failed", task(), error="no\nwater")
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["begin", "failed"]
+    assert lines[1]["error"] == "no\nwater"
+    assert lines[0]["time"] <= time.time()

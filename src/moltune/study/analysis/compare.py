@@ -18,25 +18,15 @@ from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in two studies.
-
-    Attributes:
-        arm: its name.
-        first: mean of the metric in the first study.
-        second: mean in the second.
-        paired: whether both ran on the same splits of the same data.
-        identical: whether every common block has the same run behind it.
-        word: what changed from the first to the second: better, worse, equivalent, cannot tell.
-        words: the same as a sentence.
-    """
+    """One arm in two studies."""
 
     arm: str
-    first: float
+    first: float  # mean of the metric in the first study
     second: float
-    paired: bool
-    identical: bool
-    word: str
-    words: str
+    paired: bool  # whether both ran on the same splits of the same data
+    identical: bool  # whether every common block has the same run behind it
+    word: str  # what changed from the first to the second: better, worse, equivalent, cannot tell
+    words: str  # the same as a sentence
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

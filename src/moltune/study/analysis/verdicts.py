@@ -15,24 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from moltune.errors import DataError
+from moltune.evaluation import statistics
 from moltune.evaluation.metrics import METRICS
 from moltune.evaluation.power import blocks_needed, minimum_detectable_effect
-from moltune.evaluation.statistics import (
-    FriedmanResult,
-    TukeyPair,
-    corrected_interval,
-    corrected_t_test,
-    friedman,
-    holm,
-    noise_floor,
-    paired_difference,
-    tost,
-    tukey_hsd,
-    wilcoxon,
-)
 from moltune.study.engine.store import Store
 from moltune.study.recipe.recipe import Recipe
 
@@ -42,51 +29,32 @@ KEYS = ["arm", "split", "fold", "seed", "block", "unit", "hash"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm against another. Differences are arm - reference: below zero, the arm has the smaller error.
+    """One arm against another, the reference.
 
-    Attributes:
-        arm: name.
-        reference: name of the arm that it is compared with.
-        word: "better", "worse", "equivalent" or "cannot tell".
-        mean: of the arm's metric over the common blocks.
-        reference_mean: of the reference's.
-        difference: mean paired difference, in metric units.
-        interval: its interval from the corrected t distribution, for this comparison alone.
-        bootstrap: percentile interval over splits, which knows nothing of their overlap.
-        p: two-sided, corrected resampled t-test.
-        p_holm: the same over the whole family.
-        p_wilcoxon: signed ranks over splits, uncorrected for overlap.
-        p_equivalence: of a difference as large as ``margin`` (TOST), corrected for overlap.
-        p_equivalence_holm: the same over the whole family.
-        effect_size: mean difference over the standard deviation of differences; None where there is no spread.
-        noise_floor: standard deviation of the reference over its runs.
-        margin: differences below this do not matter; None: the reference does not vary.
-        detectable: the smallest true difference that this study finds with the wanted power.
-        blocks: common blocks; ``units`` counts splits (or folds), on which the tests work.
-        units: see ``blocks``.
-        more_units: how many more would find a true difference of ``margin``; None: none would; 0: not needed.
+    Differences are arm - reference in metric units: below zero, the arm has the smaller error. The tests work on
+    splits (or folds), ``units``; p-values with ``holm`` are corrected over the whole family of comparisons.
     """
 
     arm: str
     reference: str
-    word: str = "cannot tell"
-    mean: float | None = None
+    word: str = "cannot tell"  # or better, worse, equivalent
+    mean: float | None = None  # of the arm's metric over the common blocks
     reference_mean: float | None = None
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    bootstrap: tuple[float, float] | None = None
-    p: float | None = None
+    difference: float | None = None  # mean over the units
+    interval: tuple[float, float] | None = None  # 95 %, corrected t distribution, for this comparison alone
+    bootstrap: tuple[float, float] | None = None  # 95 %, percentiles over units, which ignore their overlap
+    p: float | None = None  # corrected resampled t-test, two-sided
     p_holm: float | None = None
-    p_wilcoxon: float | None = None
-    p_equivalence: float | None = None
+    p_wilcoxon: float | None = None  # signed ranks over units, which ignore their overlap
+    p_equivalence: float | None = None  # of a difference as large as the margin (TOST), corrected for overlap
     p_equivalence_holm: float | None = None
-    effect_size: float | None = None
-    noise_floor: float | None = None
-    margin: float | None = None
-    detectable: float | None = None
-    blocks: int = 0
+    effect_size: float | None = None  # difference / standard deviation of differences; None without spread
+    noise_floor: float | None = None  # standard deviation of the reference over its runs
+    margin: float | None = None  # differences below this do not matter; None: the reference does not vary
+    detectable: float | None = None  # smallest true difference that is found with the wanted power
+    blocks: int = 0  # that both finished
     units: int = 0
-    more_units: int | None = None
+    more_units: int | None = None  # to find a true difference of the margin; None: no number would; 0: not needed
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinite effect sizes become None."""
@@ -95,42 +63,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Many arms at once, on the splits that all of them finished; control arms stay out.
-
-    Attributes:
-        arms: names, in the order of the columns.
-        table: metric, shape (units, arms).
-        friedman: test and ranks; None with fewer than three arms.
-        tukey: one entry per pair of arms.
-    """
+    """Many arms at once, on the splits that all of them finished; control arms stay out."""
 
     arms: list[str]
-    table: np.ndarray
-    friedman: FriedmanResult | None
-    tukey: list[TukeyPair]
+    table: np.ndarray  # metric, shape (units, arms)
+    friedman: statistics.FriedmanResult | None  # None with fewer than three arms
+    tukey: list[statistics.TukeyPair]  # one per pair of arms
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that a report says about the numbers.
-
-    Attributes:
-        recipe: of the study.
-        frame: one line per arm and block, with the metrics on the molecules that every arm predicted.
-        comparisons: in the recipe's order.
-        ranking: None with fewer than two arms or common splits.
-        ratio: test molecules / training molecules, the correction of the t-test.
-        notes: what a reader must know, one sentence each.
-        failures: hash -> error of each run that failed.
-    """
+    """Everything that a report says about the numbers."""
 
     recipe: Recipe
-    frame: pd.DataFrame
-    comparisons: list[Comparison]
-    ranking: Ranking | None
-    ratio: float
-    notes: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    frame: pd.DataFrame  # one line per arm and block, with the metrics on the molecules that every arm predicted
+    comparisons: list[Comparison]  # in the recipe's order
+    ranking: Ranking | None  # None with fewer than two arms or common splits
+    ratio: float  # test molecules / training molecules, the correction of the t-test
+    notes: list[str] = field(default_factory=list)  # what a reader must know
+    failures: dict[str, str] = field(default_factory=dict)  # hash -> error of each run that failed
 
     @property
     def metric(self) -> str:
@@ -143,7 +94,7 @@ class Analysis:
         # A run that serves several seeds counts once.
         done = frame.loc[frame["arm"] == arm].dropna(subset=[self.metric]).drop_duplicates("hash")
         means = done.groupby("unit", sort=False)[self.metric].mean().to_numpy()
-        return corrected_interval(means, ratio) if len(means) > 1 else None
+        return statistics.corrected_interval(means, ratio) if len(means) > 1 else None
 
 
 def analyse(store: Store) -> Analysis:
@@ -228,12 +179,14 @@ def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = T
     """
     frame, ratio = _units(frame, recipe, ratio)
     pairs = recipe.pairs()
-    raw = [_compare(frame, one, other, recipe, ratio) for one, other in pairs]
+    # Bonferroni, which Holm is never stricter than: what is promised here is kept after the correction.
+    alpha = recipe.statistics.alpha / max(1, len(pairs)) if plan else None
+    raw = [_compare(frame, one, other, recipe, ratio, alpha) for one, other in pairs]
     known = [item for item in raw if item.p is not None]
     if not known:
         return raw
-    different = iter(holm([1.0 if item.p is None else item.p for item in known]))
-    same = iter(holm([1.0 if item.p_equivalence is None else item.p_equivalence for item in known]))
+    different = iter(statistics.holm([1.0 if item.p is None else item.p for item in known]))
+    same = iter(statistics.holm([1.0 if item.p_equivalence is None else item.p_equivalence for item in known]))
     judged = []
     for item in raw:
         if item.difference is not None:
@@ -244,14 +197,16 @@ def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = T
                 word = "equivalent"
             elif p < recipe.statistics.alpha:
                 word = "better" if below else "worse"
-            item = _planned(item, recipe, ratio, len(pairs)) if plan else item
             more = item.more_units if word == "cannot tell" else 0
             item = replace(item, word=word, p_holm=p, p_equivalence_holm=p_equivalence, more_units=more)
         judged.append(item)
     return judged
 
 
-def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float) -> Comparison:
+def _compare(
+    frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float, alpha: float | None
+) -> Comparison:
+    """Compare without regard to the family; ``alpha`` plans what is detectable, None leaves that out."""
     settings = recipe.statistics
     wide = _wide(frame, settings.metric).reindex(columns=[arm, reference]).dropna()
     units = wide.groupby(level="unit", sort=False).mean()
@@ -261,22 +216,30 @@ def _compare(frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, rati
     if len(units) < 2:
         return counted
     one, other = units[arm].to_numpy(), units[reference].to_numpy()
-    differences = one - other
+    differences, n = one - other, len(units)
     sd = float(differences.std(ddof=1))
-    boot = paired_difference(one, other, bootstrap=settings.bootstrap)
+    boot = statistics.paired_difference(one, other, bootstrap=settings.bootstrap)
     floor = _noise_floor(frame, reference, settings.metric)
     margin = settings.margin or (floor / 2 if floor else None)
+    detectable = more = None
+    if alpha is not None:
+        planned: dict[str, float] = {"alpha": alpha, "wanted_power": settings.power, "ratio": ratio}
+        detectable = minimum_detectable_effect(sd, n, **planned)
+        needed = None if margin is None else blocks_needed(margin, sd, **planned)
+        more = None if needed is None else max(1, needed - n)
     return replace(
         counted,
         difference=boot.value,
-        interval=corrected_interval(differences, ratio),
+        interval=statistics.corrected_interval(differences, ratio),
         bootstrap=(boot.lower, boot.upper),
-        p=corrected_t_test(differences, ratio).p,
-        p_wilcoxon=wilcoxon(differences).p,
-        p_equivalence=None if margin is None else tost(differences, margin, ratio=ratio),
+        p=statistics.corrected_t_test(differences, ratio).p,
+        p_wilcoxon=statistics.wilcoxon(differences).p,
+        p_equivalence=None if margin is None else statistics.tost(differences, margin, ratio=ratio),
         effect_size=boot.value / sd if sd > 0 else None,
         noise_floor=floor,
         margin=margin,
+        detectable=detectable,
+        more_units=more,
     )
 
 
@@ -295,28 +258,10 @@ def _one_split(recipe: Recipe) -> bool:
     return recipe.protocol.folds is None and len(recipe.protocol.splits) == 1
 
 
-def _planned(comparison: Comparison, recipe: Recipe, ratio: float, family: int) -> Comparison:
-    """The comparison with the smallest difference that it could have found, and the splits that would find more."""
-    assert comparison.interval is not None
-    n, wanted = comparison.units, recipe.statistics.power
-    error = (comparison.interval[1] - comparison.interval[0]) / 2 / float(stats.t.isf(0.025, n - 1))
-    sd = error / math.sqrt(1 / n + ratio)
-    # Bonferroni, which Holm is never stricter than: what is promised here is kept after the correction.
-    alpha = recipe.statistics.alpha / family
-    needed = None
-    if comparison.margin is not None:
-        needed = blocks_needed(comparison.margin, sd, alpha=alpha, wanted_power=wanted, ratio=ratio)
-    return replace(
-        comparison,
-        detectable=minimum_detectable_effect(sd, n, alpha=alpha, wanted_power=wanted, ratio=ratio),
-        more_units=None if needed is None else max(1, needed - n),
-    )
-
-
 def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
     """Spread of an arm's own runs; one run that serves several seeds counts once."""
     values = frame.loc[frame["arm"] == arm].dropna(subset=[metric]).drop_duplicates("hash")[metric].to_numpy()
-    floor = float(noise_floor(values)) if len(values) > 1 else 0.0
+    floor = float(statistics.noise_floor(values)) if len(values) > 1 else 0.0
     # Rounding leaves a trace of spread where there is none.
     return floor if floor > 1e-12 * abs(float(values.mean())) else None
 
@@ -328,8 +273,8 @@ def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
     table = wide[arms].dropna().groupby(level="unit", sort=False).mean().to_numpy()
     if len(arms) < 2 or len(table) < 2:
         return None
-    ranks = friedman(table, alpha=alpha) if len(arms) > 2 else None
-    return Ranking(arms, table, ranks, tukey_hsd(table, confidence=1 - alpha))
+    ranks = statistics.friedman(table, alpha=alpha) if len(arms) > 2 else None
+    return Ranking(arms, table, ranks, statistics.tukey_hsd(table, confidence=1 - alpha))
 
 
 def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from moltune.reports.drawing import BLUE, GREY, VERMILION, drawing
 from moltune.reports.summary import format_number
@@ -19,23 +17,11 @@ SAME, OTHER = "same split, another seed", "another split"
 # Dropout draws with the seed: two models of one seed share that noise.
 SHARES_NOISE = ("variance",)
 
-
-@dataclass(frozen=True)
-class Agreement:
-    """Rank correlations of one score between pairs of blocks.
-
-    Attributes:
-        score: column.
-        among: ``SAME`` or ``OTHER``.
-        correlations: Spearman's, one per pair.
-    """
-
-    score: str
-    among: str
-    correlations: list[float]
+Agreement = dict[tuple[str, str], list[float]]
+"""(score, ``SAME`` or ``OTHER``) -> Spearman correlations, one per pair of blocks."""
 
 
-def agreement(tables: Mapping[str, pd.DataFrame], blocks: Mapping[str, Block], scores: list[str]) -> list[Agreement]:
+def agreement(tables: Mapping[str, pd.DataFrame], blocks: Mapping[str, Block], scores: list[str]) -> Agreement:
     """Compare the scores that the models of different blocks give to the same molecules.
 
     Args:
@@ -46,41 +32,39 @@ def agreement(tables: Mapping[str, pd.DataFrame], blocks: Mapping[str, Block], s
     Returns:
         One entry per score and kind of pair that there is, pairs with fewer than three common molecules left out.
     """
-    found = {(score, among): Agreement(score, among, []) for score in scores for among in (SAME, OTHER)}
-    for first, second in combinations(tables, 2):
-        one, two = blocks[first], blocks[second]
-        both = tables[first].merge(tables[second], on="row", suffixes=("_1", "_2"))
-        for score in scores:
-            if score in SHARES_NOISE and one.seed == two.seed:
-                continue
-            left, right = both[f"{score}_1"], both[f"{score}_2"]
-            if len(both) > 2 and left.nunique() > 1 and right.nunique() > 1:
-                pairs = found[score, SAME if one.unit == two.unit else OTHER]
-                pairs.correlations.append(float(spearmanr(left, right).statistic))
-    return [item for item in found.values() if item.correlations]
+    found: Agreement = {(score, among): [] for score in scores for among in (SAME, OTHER)}
+    for score in scores if tables else []:
+        columns = {block: table.set_index("row")[score] for block, table in tables.items()}
+        correlations = pd.concat(columns, axis=1).corr(method="spearman", min_periods=3).to_numpy()
+        for (i, first), (j, second) in combinations(enumerate(tables), 2):
+            one, two, value = blocks[first], blocks[second], float(correlations[i, j])
+            if np.isfinite(value) and not (score in SHARES_NOISE and one.seed == two.seed):
+                found[score, SAME if one.unit == two.unit else OTHER].append(value)
+    return {key: values for key, values in found.items() if values}
 
 
-def agreement_words(found: list[Agreement], labels: Mapping[str, str]) -> str:
+def agreement_words(found: Agreement, labels: Mapping[str, str]) -> str:
     """Means as one sentence."""
-    parts = [
-        f"{labels[item.score]}, {item.among} {format_number(float(np.mean(item.correlations)), 2)}" for item in found
+    means = [
+        f"{labels[score]}, {among} {format_number(float(np.mean(rho)), 2)}" for (score, among), rho in found.items()
     ]
-    return f"Do the scores repeat? Mean rank correlation between two models: {'; '.join(parts)}."
+    return f"Do the scores repeat? Mean rank correlation between two models: {'; '.join(means)}."
 
 
-def agreement_figure(found: list[Agreement], labels: Mapping[str, str], stem: Path) -> list[Path]:
+def agreement_figure(found: Agreement, labels: Mapping[str, str], stem: Path) -> list[Path]:
     """Draw every pair as a dot, means marked, one line per score."""
-    scores = list(dict.fromkeys(item.score for item in found))
+    scores = list(dict.fromkeys(score for score, _ in found))
+    styles = {SAME: (BLUE, -0.16, "o"), OTHER: (VERMILION, 0.16, "s")}
     with drawing(stem, (6.4, 1.6 + 0.75 * len(scores))) as (axes, paths):
         axes.axvline(0, color=GREY, linewidth=1.1, linestyle="--")
-        for among, colour, shift, marker in ((SAME, BLUE, -0.16, "o"), (OTHER, VERMILION, 0.16, "s")):
-            shown = [item for item in found if item.among == among]
-            for item in shown:
-                at = scores.index(item.score) + shift
-                axes.plot(item.correlations, [at] * len(item.correlations), marker, color=colour, alpha=0.5, ms=5)
-                axes.plot([float(np.mean(item.correlations))] * 2, [at - 0.14, at + 0.14], color=colour, linewidth=2.5)
-            if shown:
-                axes.plot([], [], marker, color=colour, label=among)
+        for (score, among), correlations in found.items():
+            colour, shift, marker = styles[among]
+            at = scores.index(score) + shift
+            axes.plot(correlations, [at] * len(correlations), marker, color=colour, alpha=0.5, ms=5)
+            axes.plot([np.mean(correlations)] * 2, [at - 0.14, at + 0.14], color=colour, linewidth=2.5)
+        for among in dict.fromkeys(among for _, among in found):
+            colour, _, marker = styles[among]
+            axes.plot([], [], marker, color=colour, label=among)
         axes.set_yticks(range(len(scores)), [labels[score] for score in scores])
         axes.set(ylim=(len(scores) - 0.5, -0.5), xlim=(None, 1.02), xlabel="Spearman's ρ of the molecules' ranks")
         axes.figure.suptitle("Do the scores repeat?")

@@ -16,16 +16,8 @@ from moltune.errors import ConfigError, RunFolderError
 from moltune.features.registry import DESCRIPTORS_AND_COUNTS, EMBEDDING
 from moltune.overrides import set_nested
 from moltune.reports.summary import is_probe_name
+from moltune.study.arms import steps
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench
-from moltune.study.arms.steps import (
-    GONE,
-    adaptation_step,
-    adapted_checkpoint,
-    check_model,
-    feature_step,
-    shared_features,
-    weights_digest,
-)
 from moltune.study.recipe.protocol import Block
 from moltune.study.recipe.recipe import ArmSpec, Recipe
 
@@ -65,7 +57,7 @@ class FinetuneKind(ArmKind):
         config = self.config(arm, recipe)
         check_method(config)
         check_members(config.prediction.blend)
-        check_model(config.model)
+        steps.check_model(config.model)
 
     def config(self, arm: ArmSpec, recipe: Recipe) -> FinetuneConfig:
         """The arm's settings on top of the recipe's model and the defaults.
@@ -88,17 +80,17 @@ class FinetuneKind(ArmKind):
         config = self.config(arm, recipe)
         return {
             "settings": recorded_settings(config),
-            "weights": weights_digest(config.model.name),
+            "weights": steps.weights_digest(config.model.name),
             "_keep_model": self.options(arm).keep_model,
         }
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
         """The adaptation of the encoder, and the features of a blend's baselines."""
         config = self.config(arm, recipe)
-        steps = [feature_step(name) for name in _features_of(config.prediction.blend)]
+        needed = [steps.feature_step(name) for name in _features_of(config.prediction.blend)]
         if config.adapt.objective != "none":
-            steps.append(adaptation_step(config, recipe.protocol, block))
-        return steps
+            needed.append(steps.adaptation_step(config, recipe.protocol, block))
+        return needed
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fine-tune in the scratch folder, going on where a killed run stopped."""
@@ -107,12 +99,12 @@ class FinetuneKind(ArmKind):
         output = bench.folder / "run"
         values = run_values(specification["settings"], bench, split, seed, output)
         values["data"].update(specification.get("_data", {}))
-        adapted = adapted_checkpoint(bench)
+        adapted = steps.adapted_checkpoint(bench)
         if adapted is not None:
             started = {"name": str(adapted[0]), "revision": None, "weights": "pretrained"}
             values |= {"model": {**values["model"], **started}, "adapt": {"objective": "none"}}
         config = make_config(values)
-        features = shared_features(bench)
+        features = steps.shared_features(bench)
         try:
             run = finetune(config, molecules=bench.molecules, resume=True, features=features)
         except RunFolderError as error:
@@ -142,29 +134,17 @@ def recorded_settings(config: FinetuneConfig) -> dict[str, Any]:
     """
     settings = config.model_dump(mode="json", exclude=set(_OF_THE_STUDY))
     # These two change files and speed, not results.
-    for name in ("threads", "report_to", "augment"):
-        settings["training"].pop(name, None)
+    del settings["training"]["threads"], settings["training"]["report_to"]
     default = FinetuneConfig()
-    for group, values in GONE.items():
-        if getattr(config, group) == getattr(default, group):
-            del settings[group]
-        else:
-            settings[group] = {**values, **settings[group]}
     if config.model.weights == default.model.weights:
         del settings["model"]["weights"]
-    return settings
+    later = {name: steps.recorded(getattr(config, name)) for name in ("adapt", "prediction")}
+    kept = {name: values for name, values in later.items() if getattr(config, name) != getattr(default, name)}
+    return {name: value for name, value in settings.items() if name not in later} | kept
 
 
 def run_values(settings: Mapping[str, Any], bench: Workbench, split: Split, seed: int, output: Path) -> dict[str, Any]:
-    """Settings of a fine-tuning run on the molecules of a study.
-
-    Args:
-        settings: of the arm.
-        bench: of the run; the parts are written into its scratch.
-        split: the parts.
-        seed: of the training.
-        output: run folder.
-    """
+    """Settings of a fine-tuning run on the molecules of a study; its parts are written into the bench's scratch."""
     bench.folder.mkdir(parents=True, exist_ok=True)
     index = write_index_file(bench.molecules, split, bench.folder / "split.json")
     return {

@@ -12,16 +12,9 @@ from moltune.config import ModelSettings, ProbeSettings
 from moltune.data.splitting.split import Split, parts_of
 from moltune.errors import ConfigError
 from moltune.features.registry import EMBEDDING, FeatureTable
+from moltune.study.arms import steps
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.registry import find_kind
-from moltune.study.arms.steps import (
-    check_feature,
-    check_model,
-    embedding_step,
-    feature_step,
-    shared_features,
-    weights_digest,
-)
 from moltune.study.recipe.protocol import Block
 from moltune.study.recipe.recipe import ArmSpec, Recipe
 
@@ -44,12 +37,12 @@ class ProbeKind(ArmKind):
         """Raise ConfigError for unknown features, ArmUnavailable where a package or the model is missing."""
         options = self.options(arm)
         for feature in options.features:
-            check_feature(feature)
+            steps.check_feature(feature)
         if EMBEDDING in options.features:
             model = options.model or recipe.model
             if model.weights == "random":
                 raise ConfigError(f"arm {arm.name!r}: a probe embeds with the weights of a checkpoint, not random ones")
-            check_model(model)
+            steps.check_model(model)
         elif options.model is not None:
             raise ConfigError(f"arm {arm.name!r}: a model without the feature `embedding` has no effect; leave it out")
 
@@ -80,14 +73,17 @@ class ProbeKind(ArmKind):
         options = self.options(arm)
         values: dict[str, Any] = {"probe": options.model_dump(mode="json", exclude={"model"})}
         if EMBEDDING in options.features:
-            values["embedding"] = self._embedding(options, recipe)
+            values["embedding"] = steps.embedding_settings(options.model or recipe.model)
         return values
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
         """One step per feature."""
         options = self.options(arm)
+        model = options.model or recipe.model
         return [
-            embedding_step(self._embedding(options, recipe)) if feature == EMBEDDING else feature_step(feature)
+            steps.embedding_step(steps.embedding_settings(model))
+            if feature == EMBEDDING
+            else steps.feature_step(feature)
             for feature in options.features
         ]
 
@@ -96,7 +92,7 @@ class ProbeKind(ArmKind):
         from moltune.predictors.probe import Probe
 
         settings = ProbeSettings.model_validate(specification["probe"])
-        features = FeatureTable(shared_features(bench), remember=False)
+        features = FeatureTable(steps.shared_features(bench), remember=False)
         train = parts_of(bench.molecules, split)["train"]
         started = time.monotonic()
         probe = Probe(settings, features).fit(train, seed=seed)
@@ -107,13 +103,3 @@ class ProbeKind(ArmKind):
             "weights_bytes": sum(array.nbytes for array in arrays.values()),
         }
         return Outcome(predict_parts(split, bench.molecules, probe.predict), facts)
-
-    def _embedding(self, options: ProbeOptions, recipe: Recipe) -> dict[str, Any]:
-        model = options.model or recipe.model
-        return {
-            "model": model.name,
-            "revision": model.revision,
-            "pooling": model.head,
-            "truncate": model.too_long == "truncate",
-            "weights": weights_digest(model.name),
-        }

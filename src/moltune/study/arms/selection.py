@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,24 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from moltune.config import InfluenceSettings, SelectSettings, make_settings
+from moltune.config import (
+    DataSettings,
+    InfluenceSettings,
+    SelectSettings,
+    UncertaintySettings,
+    make_config,
+    make_settings,
+)
+from moltune.data.load import load_molecules
+from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out
 from moltune.data.reading.write import write_table
 from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError
 from moltune.study.arms.agreement import agreement, agreement_figure, agreement_words
 from moltune.study.arms.base import Outcome, Step, Workbench
-from moltune.study.arms.finetune import FinetuneKind, FinetuneOptions
-from moltune.study.arms.scores import block_scores, external_digest, external_molecules, score_step
-from moltune.study.recipe.protocol import Block
+from moltune.study.arms.finetune import FinetuneKind, FinetuneOptions, run_values
+from moltune.study.recipe.protocol import Block, Protocol
 from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 SELECTION, TABLE = "selection", "selection.csv"
@@ -128,12 +139,22 @@ class SelectionKind(FinetuneKind):
         steps = super().steps(arm, recipe, block)
         if self.options(arm).strategy not in _NEEDS_SCORES:
             return steps
-        scorer = self._scorer(arm, recipe)
-        options = self.options(scorer)
-        tuned = super().specification(scorer, recipe, block)
-        # Halves change what is said of the scores, not the scores.
-        influence = _influence_settings(options).model_dump(mode="json", exclude={"halves"})
-        return [*steps, score_step(tuned, influence, options.passes, recipe.protocol, block, _external(recipe))]
+        scorer, external = self._scorer(arm, recipe), _external(recipe)
+        options, tuned = self.options(scorer), super().specification(scorer, recipe, block)
+        specification = {
+            "settings": tuned["settings"],
+            "weights": tuned["weights"],
+            # Halves change what is said of the scores, not the scores.
+            "influence": _influence_settings(options).model_dump(mode="json", exclude={"halves"}),
+            "passes": options.passes,
+            "protocol": recipe.protocol.model_dump(mode="json", exclude={"name", "note"}),
+            "block": block.model_dump(mode="json"),
+            "external": external_digest(external),
+            "_external": external,
+        }
+        function = "compute_scores"
+        recorded = f"moltune.study.kinds.selection:{function}"
+        return [*steps, Step(f"scores {block.name}", specification, f"{__name__}:{function}", recorded)]
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Select, then fine-tune with the selected molecules added."""
@@ -142,10 +163,11 @@ class SelectionKind(FinetuneKind):
         molecules = external_molecules(specification["_external"])
         settings = SelectSettings.model_validate(specification["select"])
         table = pd.DataFrame({"row": molecules.table["row"].to_numpy(), "smiles": molecules.smiles})
-        scores = block_scores(bench, specification["_block"])
-        if scores is not None:
+        step = f"scores {specification['_block']}"
+        if step in bench.needs:
             # Molecules that the model cannot read have no scores and are no candidates.
-            table = table.merge(scores, on="row")
+            scores = {name: np.array(bench.array(step, name)) for name in ("row", *_SCORES)}
+            table = table.merge(pd.DataFrame(scores), on="row")
             if settings.convention == "positive-helps":
                 # One set of scores serves both conventions, which differ in the sign alone.
                 table["score"] = -table["score"]
@@ -220,6 +242,49 @@ class SelectionKind(FinetuneKind):
     def _scorer(self, arm: ArmSpec, recipe: Recipe) -> ArmSpec:
         name = self.options(arm).scored_by
         return arm if name is None else recipe.arm(name)
+
+
+def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Tune on a block without additions and score every external molecule with that model.
+
+    Returns:
+        ``row`` (of the external source), ``score``, ``residual`` and ``variance``, each of shape (n,).
+    """
+    from moltune.attribution.influence import influence
+    from moltune.tuning.finetune import finetune
+    from moltune.uncertainty.estimate import uncertainty
+
+    block = Block.model_validate(specification["block"])
+    split = Protocol.model_validate(specification["protocol"]).make_split(bench.molecules, block)
+    output = bench.folder / "base"
+    config = make_config(run_values(specification["settings"], bench, split, block.seed, output))
+    run = finetune(config, molecules=bench.molecules, overwrite=(output / "config.yaml").is_file())
+    external = external_molecules(specification["_external"])
+    settings = InfluenceSettings.model_validate({**specification["influence"], "halves": False})
+    scored = influence(run, external, settings)
+    spread = uncertainty(run.path, external, UncertaintySettings(passes=specification["passes"], seed=block.seed))
+    return {
+        "row": scored.external.table["row"].to_numpy(dtype=np.int64),
+        "score": scored.table["score"].to_numpy(),
+        "residual": scored.table["residual"].to_numpy(),
+        "variance": spread.table["variance"].to_numpy(),
+    }
+
+
+def external_molecules(settings: Mapping[str, Any]) -> Molecules:
+    """The recipe's external molecules, cleaned; read once per process."""
+    return _load_external(json.dumps(settings, sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _load_external(settings: str) -> Molecules:
+    return load_molecules(None, DataSettings.model_validate_json(settings))
+
+
+def external_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 over SMILES and labels of the external molecules."""
+    table = external_molecules(settings).table[["smiles", "target"]]
+    return hashlib.sha256(table.to_csv(index=False, float_format="%.17g").encode()).hexdigest()
 
 
 def _external(recipe: Recipe) -> dict[str, Any]:

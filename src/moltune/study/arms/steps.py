@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moltune.config import AdaptSettings, FinetuneConfig, ModelSettings
+from moltune.config import AdaptSettings, FinetuneConfig, ModelSettings, Settings
 from moltune.errors import CheckpointError
 from moltune.features.registry import EMBEDDING, FeatureUnavailable, Featurizer, find_feature
 from moltune.files import write_json
@@ -24,17 +24,15 @@ from moltune.study.recipe.protocol import Block, Protocol
 ADAPTATION = "adaptation"
 _FEATURES, _CHECKPOINT, _FACTS = "features ", "checkpoint", "adaptation.json"
 _ADAPTED_WITH = ("name", "revision", "weights", "unknown_tokens", "too_long")
-# Settings that are gone, at the values that stood for "off" in the specifications of runs made before.
-GONE: dict[str, dict[str, Any]] = {"adapt": {"augment": 0}, "prediction": {"tta": 1}}
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """Settings as specifications hold them: with those that are gone, at the value that switched them off."""
+    return {name: off for name, (off, _) in settings.retired.items()} | settings.model_dump(mode="json")
 
 
 def check_feature(name: str) -> None:
-    """See whether a feature exists and can be computed here.
-
-    Raises:
-        ConfigError: there is no such feature.
-        ArmUnavailable: its package is missing.
-    """
+    """Raise ConfigError where there is no such feature, ArmUnavailable where its package is missing."""
     try:
         find_feature(name)
     except FeatureUnavailable as error:
@@ -42,11 +40,7 @@ def check_feature(name: str) -> None:
 
 
 def check_model(model: ModelSettings) -> None:
-    """See whether a language model is there.
-
-    Raises:
-        ArmUnavailable: it is not.
-    """
+    """Raise ArmUnavailable where the checkpoint is missing."""
     from moltune.models.checkpoints import load_config
 
     try:
@@ -63,12 +57,8 @@ def weights_digest(name: str) -> str | None:
     folder = Path(resolve(name))
     if not folder.is_dir():
         return None
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".safetensors", ".txt"):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors", ".txt")]
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
 
 
 def feature_step(name: str) -> Step:
@@ -85,14 +75,20 @@ def compute_feature(bench: Workbench, specification: dict[str, Any]) -> dict[str
 
 
 def embedding_step(settings: dict[str, Any]) -> Step:
-    """The step that embeds all molecules with a frozen encoder.
-
-    Args:
-        settings: ``model``, ``revision``, ``pooling`` and ``truncate`` of the encoder, and ``weights``, the digest of
-            the checkpoint.
-    """
+    """The step that embeds all molecules with a frozen encoder, given by :func:`embedding_settings`."""
     specification = {**settings, "version": 1, "libraries": library_versions(("torch", "transformers"))}
     return _step(_FEATURES + EMBEDDING, specification, "compute_embedding", "moltune.study.features")
+
+
+def embedding_settings(model: ModelSettings) -> dict[str, Any]:
+    """What decides embeddings: checkpoint, pooling, whether long SMILES are cut, and a digest of the weights."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "pooling": model.head,
+        "truncate": model.too_long == "truncate",
+        "weights": weights_digest(model.name),
+    }
 
 
 def compute_embedding(bench: Workbench, specification: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -127,7 +123,7 @@ def adaptation_step(config: FinetuneConfig, protocol: Protocol, block: Block) ->
     """The step that a fine-tuning arm with ``adapt.objective`` needs: adaptation on the training part of the split."""
     file = protocol.split.index_file
     specification = {
-        "adapt": {**GONE["adapt"], **config.adapt.model_dump(mode="json")},
+        "adapt": recorded(config.adapt),
         "model": {name: getattr(config.model, name) for name in _ADAPTED_WITH},
         "weights": weights_digest(config.model.name),
         "seed": block.split,
@@ -140,11 +136,7 @@ def adaptation_step(config: FinetuneConfig, protocol: Protocol, block: Block) ->
 
 
 def compute_adaptation(bench: Workbench, specification: dict[str, Any]) -> dict[str, Path]:
-    """Adapt on the training part; an interrupted adaptation goes on where it stopped.
-
-    Returns:
-        ``{"checkpoint": folder}``, in the bench's scratch.
-    """
+    """Adapt on the training part, going on where a killed adaptation stopped; ``{"checkpoint": folder}``."""
     import torch
 
     from moltune.models.coverage import unfit_molecules

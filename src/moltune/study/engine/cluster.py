@@ -83,8 +83,6 @@ class RayExecutor(Executor):
         """Collect results, put their files in place, and give claims back."""
         events, self._early = self._early, []
         if not self._running:
-            if not events:
-                time.sleep(timeout)
             return events
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0 if events else timeout)
         for reference in ready:

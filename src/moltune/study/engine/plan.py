@@ -36,21 +36,15 @@ _SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence
 class Plan:
     """Everything that a study computes.
 
-    Attributes:
-        recipe: with its controls, without optional arms that cannot run here.
-        notes: what was added or left out, one sentence each.
-        data_key: checksum under which the store keeps the molecules.
-        molecules: cleaned.
-        tasks: steps first, then runs in the order block by block, so that a study that is cut short has whole blocks.
-        index: one line per arm and block: arm, split, fold, seed, block, unit, hash.
+    Steps come first among its tasks, then runs block by block, so that a study that is cut short has whole blocks.
     """
 
-    recipe: Recipe
-    notes: list[str]
-    data_key: str
+    recipe: Recipe  # with its controls, without optional arms that cannot run here
+    notes: list[str]  # what was added or left out
+    data_key: str  # checksum under which the store keeps the molecules
     molecules: Molecules
     tasks: list[Task]
-    index: pd.DataFrame
+    index: pd.DataFrame  # one line per arm and block: arm, split, fold, seed, block, unit, hash
 
     @property
     def runs(self) -> list[Task]:

@@ -26,28 +26,19 @@ from moltune.study.recipe.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 _MOST_DEATHS = 2
-_PAUSE_WHEN_BUSY = 1.0
+_PAUSE, _PAUSE_WHEN_BUSY = 0.2, 1.0
 
 
 @dataclass
 class Progress:
-    """Where a study stands; handed to the ``report`` callback after each change.
+    """Where a study stands; handed to the ``report`` callback after each change."""
 
-    Attributes:
-        total: runs and shared steps of the study.
-        done: finished, now or earlier.
-        failed: tasks with a stored failure.
-        running: titles of what is under way.
-        seconds_left: estimate, None while nothing is known.
-        last: what just ended.
-    """
-
-    total: int
-    done: int = 0
+    total: int  # runs, and shared steps that are still needed
+    done: int = 0  # now or earlier
     failed: int = 0
-    running: list[str] = field(default_factory=list)
-    seconds_left: float | None = None
-    last: tuple[Task, Event] | None = None
+    running: list[str] = field(default_factory=list)  # titles
+    seconds_left: float | None = None  # estimate; None while nothing is known
+    last: tuple[Task, Event] | None = None  # what just ended
 
 
 Report = Callable[[Progress], None]
@@ -55,23 +46,14 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a call of :func:`run_study` left.
-
-    Attributes:
-        folder: of the study.
-        plan: of the study.
-        done: hashes of the finished runs.
-        failed: hash -> one line about each run that failed.
-        missing: runs that neither finished nor failed: the budget was spent.
-        computed: runs and steps that this call did itself.
-    """
+    """What a call of :func:`run_study` left; runs are named by their hashes."""
 
     folder: Path
     plan: Plan
     done: list[str]
-    failed: dict[str, str]
-    missing: list[str]
-    computed: int
+    failed: dict[str, str]  # with one line about each
+    missing: list[str]  # neither finished nor failed: the budget was spent
+    computed: int  # runs and steps that this call did itself
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, JSON-ready."""
@@ -112,7 +94,7 @@ def run_study(
 
     Raises:
         ConfigError, ArmUnavailable, DataError: the recipe or the data cannot be used.
-        RunFolderError: the folder holds something else.
+        RunFolderError: the folder holds something else, or one to reuse holds no study.
     """
     if workers < 1 or (threads is not None and threads < 1):
         raise ConfigError("a study needs at least one worker, and each worker at least one thread")
@@ -124,7 +106,12 @@ def run_study(
         plan = make_plan(recipe, store)
         write_json(store.folder / STUDY, plan.to_dict())
         store.sweep()
-        adopt_finished(store, plan, reuse)
+        others = [Store(other) for other in reuse]
+        for other in others:
+            other.study()
+        adopted = sum(any(store.adopt(other, task) for other in others) for task in plan.tasks)
+        if adopted:
+            logger.info("%d runs and steps were taken over from other studies", adopted)
         if executor is None:
             if workers > cpu_count():
                 logger.warning("%d workers share %d cores, which makes every run slower", workers, cpu_count())
@@ -135,21 +122,6 @@ def run_study(
     failed = {hash_: str(failure["error"]) for hash_, failure in failures.items() if failure is not None}
     missing = [hash_ for hash_, failure in failures.items() if failure is None]
     return Ran(store.folder, plan, done, failed, missing, computed)
-
-
-def adopt_finished(store: Store, plan: Plan, folders: Sequence[str | Path]) -> int:
-    """Copy the runs and steps that other studies have finished; returns how many.
-
-    Raises:
-        RunFolderError: a folder holds no study.
-    """
-    others = [Store(folder) for folder in folders]
-    for other in others:
-        other.study()
-    count = sum(any(store.adopt(other, task) for other in others) for task in plan.tasks)
-    if count:
-        logger.info("%d runs and steps were taken over from other studies", count)
-    return count
 
 
 class _Loop:
@@ -189,7 +161,9 @@ class _Loop:
             if not self.running and time.monotonic() > self.deadline:
                 logger.warning("The time budget is spent; %d tasks were not begun.", len(self.waiting))
                 break
-            for event in self.executor.wait(0.2):
+            if not self.running:
+                time.sleep(_PAUSE)
+            for event in self.executor.wait(_PAUSE):
                 self._take(self.running.pop(event.hash), event)
         return self.computed
 

@@ -68,36 +68,20 @@ def _public(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """A run or a shared step, ready to be done anywhere.
+    """A run or a shared step, ready to be done anywhere."""
 
-    Attributes:
-        hash: of ``specification``.
-        kind: "run" or "step".
-        title: for people, such as "xgboost split0-seed0".
-        arm: name of the arm; of a step: its name.
-        specification: everything that decides the result; keys with ``_`` are carried along only.
-        unit: name of the split; empty for a step.
-        needs: name -> hash of the shared steps, and of the runs, that come first.
-    """
-
-    hash: str
-    kind: str
-    title: str
-    arm: str
-    specification: dict[str, Any]
-    unit: str = ""
-    needs: dict[str, str] = field(default_factory=dict)
+    hash: str  # of the specification
+    kind: str  # "run" or "step"
+    title: str  # for people, such as "xgboost split0-seed0"
+    arm: str  # its name; the name of a step
+    specification: dict[str, Any]  # everything that decides the result; keys with _ are carried along only
+    unit: str = ""  # name of the split; empty for a step
+    needs: dict[str, str] = field(default_factory=dict)  # name -> hash of the steps and runs that come first
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run left.
-
-    Attributes:
-        facts: content of ``result.json``.
-        predictions: row, part, predicted.
-        history: losses per epoch, or None.
-    """
+    """What a finished run left: content of ``result.json``; row, part, predicted; losses per epoch, or None."""
 
     facts: dict[str, Any]
     predictions: pd.DataFrame
@@ -109,8 +93,6 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-
-    # ---- the study ------------------------------------------------------------------------------------------------
 
     def occupy(self, name: str) -> None:
         """Make the folder; it may hold the study of this name already, with other arms or blocks.
@@ -138,8 +120,6 @@ class Store:
         if content is None:
             raise RunFolderError(f"{self.folder} is no study folder: there is no readable {STUDY} in it")
         return content
-
-    # ---- data and splits ------------------------------------------------------------------------------------------
 
     def save_molecules(self, molecules: Molecules, key: str) -> None:
         """Keep cleaned molecules under the checksum of what they were made from."""
@@ -192,8 +172,6 @@ class Store:
             np.flatnonzero(frame["split"] == part).astype(np.int64) for part in ("train", "validation", "test")
         )
         return Split(train, validation, test, method="index", seed=0, settings={"unit": unit})
-
-    # ---- runs and steps -------------------------------------------------------------------------------------------
 
     def place(self, task: Task) -> Path:
         """Folder of a finished task."""
@@ -248,8 +226,6 @@ class Store:
         """Delete what went wrong before."""
         self._failure_path(task.hash).unlink(missing_ok=True)
 
-    # ---- who does what --------------------------------------------------------------------------------------------
-
     @contextmanager
     def claim(self, task: Task) -> Iterator[bool]:
         """Claim a task for this process; yields False at once where another one has it.
@@ -279,17 +255,6 @@ class Store:
         # Without a buffer this is one call of the system, which appends as a whole.
         with open(self.folder / JOURNAL, "ab", buffering=0) as file:
             file.write(line.encode())
-
-    def journal(self) -> list[dict[str, Any]]:
-        """Every event so far; a line that a kill cut short is left out."""
-        path = self.folder / JOURNAL
-        events = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
-        return events
 
     def sweep(self) -> None:
         """Delete half-filled folders that killed processes left behind."""

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -41,7 +40,7 @@ class Executor(ABC):
 
     @abstractmethod
     def wait(self, timeout: float) -> list[Event]:
-        """What ended since the last call; waits up to ``timeout`` seconds for something to."""
+        """What ended since the last call; waits up to ``timeout`` seconds for something that runs to end."""
 
     def close(self) -> None:  # noqa: B027 - where nothing runs between calls there is nothing to stop
         """Stop everything at once; unfinished tasks are given up and can be resumed."""
@@ -87,8 +86,6 @@ class LocalExecutor(Executor):
 
     def wait(self, timeout: float) -> list[Event]:
         """Collect what the workers report; a worker that ended without a report counts as "died"."""
-        if not self._busy:
-            time.sleep(timeout)
         events = []
         for future in wait(self._busy, timeout, FIRST_COMPLETED).done:
             task, pool = self._busy.pop(future)
@@ -128,8 +125,6 @@ class InlineExecutor(Executor):
 
     def wait(self, timeout: float) -> list[Event]:
         """Return what the last submitted task became."""
-        if not self._ended:
-            time.sleep(timeout)
         ended, self._ended = self._ended, []
         return ended
 

@@ -8,19 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from moltune.reports.summary import METRIC_LABELS
 from moltune.study.analysis.verdicts import Analysis
 from moltune.study.arms.registry import find_kind
 from moltune.study.engine.store import Store
-from moltune.study.report.figures import (
-    blocks_figure,
-    critical_difference_figure,
-    differences_figure,
-    grid_figure,
-    intervals_figure,
-    losses_figure,
-    scatter_figure,
-)
-from moltune.study.report.text import metric_label, titles
+from moltune.study.report import figures
+from moltune.study.report.text import titles
 
 _MOST_PANELS = 9
 _CAPTIONS = {
@@ -42,30 +35,32 @@ def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Pat
     names, metric, ranking = titles(analysis), analysis.metric, analysis.ranking
     unit = str(study["data"].get("unit") or "")
     # A long unit belongs into the text, not on an axis.
-    label = metric_label(metric, unit if len(unit) <= 20 else "")
+    label = f"{METRIC_LABELS[metric]} ({unit})" if 0 < len(unit) <= 20 else METRIC_LABELS[metric]
     drawn: dict[str, list[Path]] = {}
     if any(item.interval for item in analysis.comparisons):
         stem = folder / "differences"
-        drawn["differences"] = differences_figure(analysis.comparisons, names, stem, label=f"Difference of {label}")
+        drawn["differences"] = figures.differences_figure(
+            analysis.comparisons, names, stem, label=f"Difference of {label}"
+        )
     # A map of settings has a figure of its own, of validation errors.
     runs = analysis.frame[~analysis.frame["arm"].isin([arm.name for arm in analysis.recipe.arms if arm.grid])]
     if runs[metric].notna().any():
-        drawn["blocks"] = blocks_figure(runs, metric, names, folder / "blocks", label=label)
+        drawn["blocks"] = figures.blocks_figure(runs, metric, names, folder / "blocks", label=label)
     if ranking is not None:
         if ranking.friedman is not None:
             stem = folder / "critical_differences"
-            drawn["critical_differences"] = critical_difference_figure(ranking, names, stem)
-        drawn["intervals"] = intervals_figure(ranking, names, folder / "intervals", label=label)
+            drawn["critical_differences"] = figures.critical_difference_figure(ranking, names, stem)
+        drawn["intervals"] = figures.intervals_figure(ranking, names, folder / "intervals", label=label)
     if histories := _histories(analysis, store):
-        drawn["losses"] = losses_figure(histories, names, folder / "losses")
+        drawn["losses"] = figures.losses_figure(histories, names, folder / "losses")
     if panels := _panels(analysis, store, study):
         target = str(study["data"].get("target_column") or "target")
-        drawn["predictions"] = scatter_figure(panels, names, folder / "predictions", label=target)
+        drawn["predictions"] = figures.scatter_figure(panels, names, folder / "predictions", label=target)
     grid = grid_table(analysis, store)
     if grid is not None:
-        drawn["grid"] = grid_figure(grid, folder / "grid", label=f"Validation {label}")
-    figures = {_CAPTIONS[key]: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
-    return figures | _of_kinds(analysis, store, folder)
+        drawn["grid"] = figures.grid_figure(grid, folder / "grid", label=f"Validation {label}")
+    shown = {_CAPTIONS[key]: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
+    return shown | _of_kinds(analysis, store, folder)
 
 
 def grid_table(analysis: Analysis, store: Store) -> pd.DataFrame | None:
@@ -91,10 +86,10 @@ def _of_kinds(analysis: Analysis, store: Store, folder: Path) -> dict[str, Path]
         if len(own):
             places = [store.folder / "runs" / hash_ for hash_ in own["hash"]]
             runs.setdefault(arm.kind, {})[arm.name] = dict(zip(own["block"], places, strict=True))
-    figures: dict[str, Path] = {}
+    drawn: dict[str, Path] = {}
     for kind, places_of in runs.items():
-        figures |= find_kind(kind).draw(places_of, analysis.recipe, folder)
-    return figures
+        drawn |= find_kind(kind).draw(places_of, analysis.recipe, folder)
+    return drawn
 
 
 def _histories(analysis: Analysis, store: Store) -> dict[str, list[pd.DataFrame]]:

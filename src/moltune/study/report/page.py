@@ -76,13 +76,8 @@ def results(analysis: Analysis, study: Mapping[str, Any]) -> dict[str, Any]:
             "critical_difference": None if ranks is None else ranks.critical_difference,
             "friedman_p": None if ranks is None else ranks.p,
             "tukey": [
-                {
-                    "arms": [arms[pair.first], arms[pair.second]],
-                    "difference": pair.difference,
-                    "lower": pair.lower,
-                    "upper": pair.upper,
-                    "p": pair.p,
-                }
+                {"arms": [arms[pair.first], arms[pair.second]]}
+                | {name: getattr(pair, name) for name in ("difference", "lower", "upper", "p")}
                 for pair in analysis.ranking.tukey
             ],
         }

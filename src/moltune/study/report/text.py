@@ -21,11 +21,6 @@ def titles(analysis: Analysis) -> dict[str, str]:
     return {arm.name: arm.title for arm in analysis.recipe.arms}
 
 
-def metric_label(metric: str, unit: str = "") -> str:
-    """``RMSE (unit)``."""
-    return f"{METRIC_LABELS[metric]} ({unit})" if unit else METRIC_LABELS[metric]
-
-
 def sentence(comparison: Comparison, analysis: Analysis) -> str:
     """One verdict in words, with the numbers behind it."""
     names, decimals = titles(analysis), _decimals(comparison)
