@@ -19,19 +19,13 @@ from moltune.errors import DataError
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One bundled table.
+    """One bundled table of ``n`` rows.
 
     Attributes:
-        name: the name that :func:`load` takes.
-        n: number of rows.
-        target: name of the target column.
-        unit: unit of the target.
-        description: what was measured.
-        licence: licence of the data, as far as known; DATA-LICENCES.md beside the tables says more.
-        citation: who to cite.
-        source: where this copy was taken from.
-        source_sha256: SHA-256 of the source file.
-        sha256: SHA-256 of the bundled file.
+        target, unit: column that was measured, and its unit.
+        licence: of the data, as far as known; DATA-LICENCES.md beside the tables says more.
+        source, source_sha256: where this copy was taken from.
+        sha256: of the bundled file.
     """
 
     name: str
