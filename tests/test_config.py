@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,8 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from moltune.attribution.solvers import SOLVERS
 from moltune.config import (
+    METHOD_NAMES,
+    AdaptConfig,
     FinetuneConfig,
+    InfluenceSettings,
+    PretrainConfig,
+    SelectSettings,
+    Settings,
     SplitSettings,
     TrainingSettings,
     make_config,
@@ -21,8 +28,10 @@ from moltune.config import (
     parse_ratios,
 )
 from moltune.errors import ConfigError
+from moltune.models.methods.registry import METHODS
 from moltune.overrides import apply_overrides, read_yaml, set_nested
 from moltune.run import settings_of
+from moltune.selection.strategies import STRATEGIES
 
 shares = st.floats(min_value=0, max_value=1e6, allow_nan=False)
 names = st.text("abcdefgh_", min_size=1, max_size=6)
@@ -175,6 +184,45 @@ def test_split_methods_that_need_a_source() -> None:
     with pytest.raises(ConfigError, match=r"needs split\.index_file"):
         make_config({"split": {"method": "index"}})
     assert make_settings(SplitSettings, {"method": "column", "column": "x"}).column == "x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "name", "off"),
+    [
+        (FinetuneConfig, "training", "augment", 0),
+        (FinetuneConfig, "adapt", "augment", 0),
+        (FinetuneConfig, "prediction", "tta", 1),
+        (AdaptConfig, "adapt", "augment", 0),
+        (PretrainConfig, "", "augment", 0),
+    ],
+)
+def test_settings_of_earlier_versions_load_where_they_were_off(
+    kind: type[Settings], group: str, name: str, off: int
+) -> None:
+    values = {group: {name: off}} if group else {name: off}
+    assert make_settings(kind, values) == make_settings(kind, {group: {}} if group else {})
+    assert name not in str(make_settings(kind, values).model_dump())
+    values = {group: {name: off + 1}} if group else {name: off + 1}
+    with pytest.raises(ConfigError, match=f"{name}={off + 1} is no longer possible: random SMILES"):
+        make_settings(kind, values)
+
+
+def test_methods_are_those_of_the_registry_or_of_peft() -> None:
+    assert set(METHOD_NAMES) == set(METHODS)
+    assert make_config({"method": "vera"}).method.name == "vera"
+    for name in ("nope", "", "..", "mixed"):
+        with pytest.raises(ConfigError, match="there is no method"):
+            make_config({"method": name})
+
+
+def test_choices_are_those_of_the_registries() -> None:
+    assert set(get_args(InfluenceSettings.model_fields["solver"].annotation)) == set(SOLVERS)
+    assert set(get_args(SelectSettings.model_fields["strategy"].annotation)) == set(STRATEGIES)
+
+
+def test_an_adaptation_learns_descriptors_unless_told_otherwise() -> None:
+    assert make_settings(AdaptConfig, {"adapt": {"epochs": 2}}).adapt.objective == "mtr"
+    assert make_settings(AdaptConfig, {"adapt": {"objective": "mlm"}}).adapt.objective == "mlm"
 
 
 def test_seed_of_the_split() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from moltune.cli.console import facts, out, print_json, stage_progress
-from moltune.cli.options import Given, Json, Quiet, argument, option, sets, with_settings
+from moltune.cli.options import Given, Json, Output, Quiet, argument, flags, option, sets, with_settings
 from moltune.config import AuditSettings, DataSettings, InfluenceSettings, SelectSettings, UncertaintySettings
 
-_COLUMNS = {"target": "--target", "smiles": "--smiles"}
+_COLUMNS = flags("target", "smiles")
 
 FinishedRun = Annotated[Path, argument("RUN", "Folder of a finished run.")]
 External = Annotated[str, argument("EXTERNAL", "External molecules: a file, bundled set or hub id.")]
@@ -31,7 +31,7 @@ def check_places(external: str, *runs: Path) -> None:
     source_kind(external)
 
 
-@with_settings({AuditSettings: {"model": "--model", "seed": "--seed"}, DataSettings: _COLUMNS})
+@with_settings({AuditSettings: flags("model", "seed"), DataSettings: _COLUMNS})
 def audit(
     given: Given,
     external: External,
@@ -61,8 +61,7 @@ def audit(
     if output is not None:
         write_audit(found, output)
     if as_json:
-        print_json(found.to_dict())
-        return
+        return print_json(found.to_dict())
     out.print(f"\n[bold]{found.verdict}[/]\n")
     styles = {"bad": "red", "note": "yellow", "good": "green"}
     for one in found.findings:
@@ -74,17 +73,11 @@ def audit(
 @with_settings(
     {
         InfluenceSettings: {
-            "scope": "--scope",
-            "solver": "--solver",
-            "curvature": "--curvature",
-            "damping": "--damping",
-            "convention": "--convention",
+            **flags("scope", "solver", "curvature", "damping", "convention", "seed"),
+            **flags("allow_unconverged", "founding_study"),
             "target": "--target-part",
-            "seed": "--seed",
-            "allow_unconverged": "--allow-unconverged",
-            "founding_study": "--founding-study",
         },
-        DataSettings: {"smiles": "--smiles"},
+        DataSettings: flags("smiles"),
     },
     more=sets("iterations=1000"),
 )
@@ -92,7 +85,7 @@ def influence(
     given: Given,
     run: FinishedRun,
     external: External,
-    output: Annotated[Path, option("--output", "-o", help="Folder for scores.csv, scores.json, influence.html.")],
+    output: Output,
     target: Annotated[
         str | None,
         option(
@@ -125,19 +118,18 @@ def influence(
     page = write_influence(found, output, percentile=percentile)
     shown = {**found.facts, **describe_scores(found, percentile)}
     if as_json:
-        print_json(shown)
-        return
+        return print_json(shown)
     shown.pop("settings")
     out.print(facts(shown))
     out.print(f"\nscores  {output / 'scores.csv'}\nreport  {page}", soft_wrap=True)
 
 
-@with_settings({UncertaintySettings: {"passes": "--passes", "seed": "--seed"}, DataSettings: _COLUMNS})
+@with_settings({UncertaintySettings: flags("passes", "seed"), DataSettings: _COLUMNS})
 def uncertainty(
     given: Given,
     run: FinishedRun,
     external: External,
-    output: Annotated[Path, option("--output", "-o", help="Folder for table and figure.")],
+    output: Output,
     method: Annotated[
         str | None,
         option("--method", help="dropout or ensemble.", default="dropout; ensemble where --member is given"),
@@ -165,8 +157,7 @@ def uncertainty(
         found = run_uncertainty(run, external, settings, members=members, data=columns, report=report)
     table = write_uncertainty(found, output, percentile=percentile)
     if as_json:
-        print_json(found.facts)
-        return
+        return print_json(found.facts)
     out.print(facts(found.facts))
     out.print(f"\nscores  {table}", soft_wrap=True)
 
@@ -174,14 +165,8 @@ def uncertainty(
 @with_settings(
     {
         SelectSettings: {
-            "strategy": "--strategy",
+            **flags("strategy", "percentile", "threshold", "convention", "space", "clusters", "seed"),
             "count": "--count -n",
-            "percentile": "--percentile",
-            "threshold": "--threshold",
-            "convention": "--convention",
-            "space": "--space",
-            "clusters": "--clusters",
-            "seed": "--seed",
         },
         DataSettings: _COLUMNS,
     }
@@ -218,7 +203,6 @@ def select(
     found = run_select(table, settings, run=run, data=columns)
     write_table(found.table, output)
     if as_json:
-        print_json(found.facts)
-        return
+        return print_json(found.facts)
     shown = {key: value for key, value in found.facts.items() if key not in ("settings", "excluded_smiles")}
     out.print(facts({**shown, "output": str(output)}))

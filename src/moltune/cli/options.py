@@ -30,6 +30,11 @@ _PANELS = {
 _PLAIN = (bool, int, float, Path, list[str])
 
 
+def flags(*names: str) -> dict[str, str]:
+    """Settings with a flag of their own name, such as ``training.batch_size`` with ``--batch-size``."""
+    return {name: f"--{name.rpartition('.')[2].replace('_', '-')}" for name in names}
+
+
 def option(*flags: str, help: str, default: str = "", **more: Any) -> Any:
     """An option; ``default`` says in words what happens without it, where that is not the parameter's own default."""
     return typer.Option(*flags, help=_help(help, default), **more)
@@ -40,13 +45,14 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=_help(help), show_default=False)
 
 
-def setting(defaults: Settings, name: str, flags: str) -> Any:
+def setting(defaults: Settings, name: str, flags: str, grouped: bool = False) -> Any:
     """The annotation of a parameter that stands for a setting.
 
     Args:
         defaults: the settings with their defaults.
         name: such as ``training.learning_rate``.
         flags: such as ``--learning-rate --lr``; ``DATA`` makes an argument, ``[DATA]`` one that may be left out.
+        grouped: show it in the help with others of its kind.
     """
     *groups, own = name.split(".")
     group = functools.reduce(getattr, groups, defaults)
@@ -59,7 +65,7 @@ def setting(defaults: Settings, name: str, flags: str) -> Any:
     default = unset if value in (None, []) else "" if value is False else _text(value)
     if isinstance(defaults, FinetuneConfig) and groups == ["training"]:
         default += "".join(f"; {_text(other)} with {methods}" for other, methods in _of_methods(own, value).items())
-    panel = _PANELS.get(groups[0]) if groups else None
+    panel = _PANELS.get(groups[0]) if grouped and groups else None
     return Annotated[kind | None, option(*flags.split(), help=text, default=default, rich_help_panel=panel)]
 
 
@@ -93,6 +99,7 @@ def _of_methods(name: str, value: Any) -> dict[Any, str]:
     return {other: ", ".join(methods) for other, methods in found.items()}
 
 
+Output = Annotated[Path, option("--output", "-o", help="Output folder, made if missing.")]
 Json = Annotated[bool, option("--json", help="Print the result as JSON on standard output, and nothing else.")]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Print warnings only, and no progress bar.")]
 Resume = Annotated[bool, option("--resume", help="Go on with unfinished work of the same settings.")]
@@ -113,7 +120,9 @@ def sets(example: str) -> dict[str, Any]:
     return {"overrides": Annotated[list[str] | None, option("--set", metavar="KEY=VALUE", help=words)]}
 
 
-FILES = {"config": ConfigFile, **sets("training.patience=10")}
+def files(example: str) -> dict[str, Any]:
+    """The options ``--config`` and ``--set``."""
+    return {"config": ConfigFile, **sets(example)}
 
 
 @dataclass(frozen=True)
@@ -149,16 +158,17 @@ def with_settings(
 
     Args:
         options: kind of settings → name of a setting → its flags; see :func:`setting`.
-        more: ``FILES`` where the command takes a YAML file and ``--set``; or :func:`sets`.
+        more: :func:`files` or :func:`sets`, where the command takes a YAML file or ``--set`` texts, too.
     """
     places: dict[str, tuple[type[Settings], str]] = {}
     parameters: list[inspect.Parameter] = []
+    grouped = sum(map(len, options.values())) > 10
     for kind, names in options.items():
         for name, flags in names.items():
             parameter = re.split("[ /]", flags.strip("-[]"))[0].lower().replace("-", "_")
             places[parameter] = (kind, name)
             default = None if flags[0] in "-[" else inspect.Parameter.empty
-            parameters.append(_parameter(parameter, setting(kind.model_construct(), name, flags), default))
+            parameters.append(_parameter(parameter, setting(kind.model_construct(), name, flags, grouped), default))
     parameters += [_parameter(name, annotation, None) for name, annotation in (more or {}).items()]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

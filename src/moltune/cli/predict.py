@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from moltune.cli.console import facts, molecule_progress, out, print_json
-from moltune.cli.options import Base, Given, Json, Quiet, argument, option, with_settings
-from moltune.config import DataSettings, EvaluationSettings
+from moltune.cli.options import Base, Given, Json, Quiet, argument, flags, option, with_settings
+from moltune.config import DataSettings, EvaluationSettings, TrainingSettings
 from moltune.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 Run = Annotated[Path, argument("RUN", "Run folder, or its model folder.")]
 Blend = Annotated[
     bool | None,
-    option("--blend/--no-blend", help="Also the blend.", default="where the run has one"),
+    option("--blend/--no-blend", help="Use the blend with classical models, too.", default="where the run has one"),
 ]
 
 
-@with_settings({DataSettings: {"smiles": "--smiles"}})
+@with_settings({DataSettings: flags("smiles"), TrainingSettings: {"eval_batch_size": "--batch-size"}})
 def predict(
     given: Given,
     run: Run,
@@ -36,7 +36,6 @@ def predict(
         option("--output", "-o", help="CSV, TSV, Parquet or JSON lines.", default="CSV on the screen"),
     ] = None,
     blend: Blend = None,
-    batch_size: Annotated[int, option("--batch-size", min=1, help="Molecules computed at once.")] = 32,
     base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -52,6 +51,7 @@ def predict(
     if output is not None:
         check_output(output, *([] if source is None else [source]))
     smiles = [] if source is not None else _listed(inputs or ["-"])
+    batch_size = given.settings(TrainingSettings).eval_batch_size
     predictor = Predictor.load(run, base, blend=blend)
     with molecule_progress(quiet) as progress:
         if source is not None:
@@ -109,9 +109,7 @@ def _say(table: pd.DataFrame, output: Path | None) -> None:
         raise DataError("not one molecule could be predicted; the notes say why")
 
 
-@with_settings(
-    {DataSettings: {"target": "--target", "smiles": "--smiles"}, EvaluationSettings: {"bootstrap": "--bootstrap"}}
-)
+@with_settings({DataSettings: flags("target", "smiles"), EvaluationSettings: flags("bootstrap")})
 def evaluate(
     given: Given,
     run: Run,
@@ -135,8 +133,7 @@ def evaluate(
         data, **given.options[DataSettings], bootstrap=resamples
     )
     if as_json:
-        print_json(metrics)
-        return
+        return print_json(metrics)
     rows = metrics["rows"]
     out.print(f"{rows['evaluated']} of {rows['in']} rows evaluated, {rows['left_out']} left out or merged")
     out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
@@ -172,8 +169,7 @@ def ionisation(
     if svg is not None:
         write_text(svg, draw_svg(smiles, ph))
     if as_json:
-        print_json(asdict(found))
-        return
+        return print_json(asdict(found))
     atoms = Chem.MolFromSmiles(smiles)
     table = Table(box=None, pad_edge=False)
     for heading in ("Atom", "Kind", "pKa", f"Charged at pH {ph:g}"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from moltune.cli.console import out, print_json, step_progress
-from moltune.cli.options import FILES, Given, Json, Overwrite, Quiet, Resume, option, with_settings
+from moltune.cli.options import Given, Json, Output, Overwrite, Quiet, Resume, files, flags, with_settings
 from moltune.config import AdaptConfig, PretrainConfig
 
 
@@ -14,20 +13,15 @@ from moltune.config import AdaptConfig, PretrainConfig
     {
         PretrainConfig: {
             "corpus": "CORPUS",
-            "objectives": "--objectives",
-            "training.steps": "--steps",
-            "training.tokens_per_batch": "--tokens-per-batch",
+            **flags("objectives", "training.steps", "training.tokens_per_batch", "training.seed", "jobs", "threads"),
             "training.learning_rate": "--learning-rate --lr",
-            "training.seed": "--seed",
-            "jobs": "--jobs",
-            "threads": "--threads",
         }
     },
-    more=FILES,
+    more=files("training.optimizer=adamw"),
 )
 def pretrain(
     given: Given,
-    output: Annotated[Path, option("--output", "-o", help="Folder of the run; the checkpoint is model/ in it.")],
+    output: Output,
     resume: Resume = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -51,8 +45,7 @@ def pretrain(
 
         progress = run_pretrain(settings, resume=resume, report=report)
     if as_json:
-        print_json({**vars(progress), "checkpoint": str(output / MODEL)})
-        return
+        return print_json({**vars(progress), "checkpoint": str(output / MODEL)})
     losses = ", ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
     out.print(f"{progress.step} steps, {progress.molecules:,} molecules, {progress.seconds:.0f} s: {losses}")
     out.print(f"checkpoint: {output / MODEL}", markup=False, soft_wrap=True)
@@ -63,23 +56,18 @@ def pretrain(
         AdaptConfig: {
             "model.name": "MODEL",
             "data.source": "DATA",
-            "data.target": "--target",
-            "data.smiles": "--smiles",
+            **flags("data.target", "data.smiles", "split.ratios", "adapt.objective", "adapt.epochs", "seed"),
             "split.method": "--split",
-            "split.ratios": "--ratios",
             "split.seed": "--split-seed",
-            "adapt.objective": "--objective",
-            "adapt.epochs": "--epochs",
             "adapt.learning_rate": "--learning-rate --lr",
             "adapt.transductive": "--transductive/--training-part",
-            "seed": "--seed",
         }
     },
-    more=FILES,
+    more=files("adapt.warmup=0.2"),
 )
 def adapt(
     given: Given,
-    output: Annotated[Path, option("--output", "-o", help="Folder of the new checkpoint.")],
+    output: Output,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -98,8 +86,7 @@ def adapt(
     with step_progress("adapting", quiet) as report:
         adapted = run_adapt(settings, resume=resume, overwrite=overwrite, report=report)
     if as_json:
-        print_json(adapted.to_dict())
-        return
+        return print_json(adapted.to_dict())
     out.print(f"{adapted.result.words}\nlearnt from: {adapted.part}", markup=False, soft_wrap=True)
     out.print(f"checkpoint: {adapted.path}", markup=False, soft_wrap=True)
     next_ = f"moltune finetune {settings.data.source} --model {adapted.path}"

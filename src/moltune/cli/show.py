@@ -22,8 +22,7 @@ from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
 def show_run(run: Run, as_json: bool) -> None:
     """Print the metrics object, or verdict, table and the places of the results."""
     if as_json:
-        print_json(run.metrics)
-        return
+        return print_json(run.metrics)
     unit = str(run.provenance.get("data", {}).get("unit") or "")
     out.print(f"\n[bold]{verdict(run.metrics, unit=unit)}[/]\n")
     if "blend" in run.metrics:

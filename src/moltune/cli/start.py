@@ -9,11 +9,11 @@ import typer
 
 from moltune.cli.console import err, facts, out, print_json, set_up_logging, step_progress
 from moltune.cli.help import Command, Group
-from moltune.cli.options import Given, Json, Overwrite, Quiet, option, sets, with_settings
+from moltune.cli.options import Given, Json, Overwrite, Quiet, flags, option, sets, with_settings
 from moltune.config import FinetuneConfig, make_config
 
 _EXAMPLES = ["CC(=O)Oc1ccccc1C(=O)O", "CN1CCC[C@H]1c1cccnc1", "Clc1ccc(cc1)C(c1ccccc1)N1CCN(CC1)C"]
-_DATA = {"data.source": "DATA", "data.target": "--target", "data.smiles": "--smiles"}
+_DATA = {"data.source": "DATA", **flags("data.target", "data.smiles")}
 
 data = typer.Typer(cls=Group, no_args_is_help=True, help="Clean, split and describe molecules.")
 
@@ -24,7 +24,9 @@ def demo(
 ) -> None:
     """Run the main job on real data: logD of 4,200 molecules with the bundled checkpoint, two minutes on two cores.
 
-    A second call shows the run that the first one made. Example: moltune demo
+    A second call shows the run that the first one made.
+
+    Example: moltune demo
     """
     set_up_logging()
     from moltune.cli.show import show_run
@@ -51,7 +53,7 @@ def demo(
             **_DATA,
             "data.clean.largest_fragment": "--largest-fragment/--all-fragments",
             "data.clean.neutralize": "--neutralize/--keep-charges",
-            "data.clean.duplicates": "--duplicates",
+            **flags("data.clean.duplicates"),
         }
     }
 )
@@ -96,7 +98,7 @@ def clean(
 
 @data.command(cls=Command)
 @with_settings(
-    {FinetuneConfig: {**_DATA, "split.method": "--split", "split.ratios": "--ratios", "seed": "--seed"}},
+    {FinetuneConfig: {**_DATA, "split.method": "--split", **flags("split.ratios", "seed")}},
     more=sets("split.bins=5"),
 )
 def split(
@@ -122,8 +124,7 @@ def split(
     write_table(parts.to_frame(molecules), output)
     sizes = {name: len(positions) for name, positions in parts.parts().items()}
     if as_json:
-        print_json({"sizes": sizes, "output": str(output), "leakage": leakage.to_dict()})
-        return
+        return print_json({"sizes": sizes, "output": str(output), "leakage": leakage.to_dict()})
     out.print(facts({**sizes, "output": str(output)}))
     for words in leakage.words:
         out.print(f"[yellow]{words}[/]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from moltune.cli.console import err, out, print_json, set_up_logging
 from moltune.cli.help import Command, Group
-from moltune.cli.options import Json, Quiet, argument, option
+from moltune.cli.options import Json, Output, Quiet, argument, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,6 @@ app = typer.Typer(
 
 RecipeName = Annotated[str, argument("RECIPE", "YAML file or bundled recipe; `moltune study list` shows those.")]
 Folder = Annotated[Path, argument("FOLDER", "Study folder.")]
-Output = Annotated[Path, option("--output", "-o", help="Study folder, new or begun.")]
 Source = Annotated[str | None, option("--data", help="Other data.", default="the recipe's")]
 External = Annotated[
     str | None,
@@ -45,8 +45,9 @@ def list_recipes(as_json: Json = False) -> None:
 
     recipes = [load_recipe(name) for name in bundled_recipes()]
     if as_json:
-        print_json([{"name": r.name, "description": r.description, "arms": [a.name for a in r.arms]} for r in recipes])
-        return
+        return print_json(
+            [{"name": r.name, "description": r.description, "arms": [a.name for a in r.arms]} for r in recipes]
+        )
     table = Table(box=None, pad_edge=False)
     for column in ("Recipe", "Blocks", "Arms", "Description"):
         table.add_column(column)
@@ -80,8 +81,7 @@ def validate(
         "left_out": notes,
     }
     if as_json:
-        print_json(facts)
-        return
+        return print_json(facts)
     out.print(f"{loaded.name} is valid: {len(loaded.arms)} arms on {len(blocks)} blocks")
     for arm in loaded.arms:
         out.print(f"  {arm.name} ({arm.kind})" + (f", control added: {arm.control}" if arm.control else ""))
@@ -186,7 +186,11 @@ def show(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command(cls=Command)
-def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
+def compare(
+    first: Annotated[Path, argument("FIRST", "Study folder.")],
+    second: Annotated[Path, argument("SECOND", "Study folder.")],
+    as_json: Json = False,
+) -> None:
     """Compare the arms that two studies share; in pairs where data and splits are the same.
 
     Example: moltune study compare runs/first runs/second
@@ -196,8 +200,7 @@ def compare(first: Folder, second: Folder, as_json: Json = False) -> None:
 
     lines = compare_studies(first, second)
     if as_json:
-        print_json([line.to_dict() for line in lines])
-        return
+        return print_json([line.to_dict() for line in lines])
     for line in lines:
         out.print(f"{line.arm}: {line.words}", markup=False)
 
@@ -259,7 +262,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
         bar = progress.add_task("study", total=None, state="")
 
         def report(state: Any) -> None:
-            left = "" if state.seconds_left is None else f"  {_duration(state.seconds_left)} left"
+            left = "" if state.seconds_left is None else f"  {timedelta(seconds=round(state.seconds_left))} left"
             failed = f"  {state.failed} failed" if state.failed else ""
             text = f"{', '.join(state.running)}{failed}{left}"
             progress.update(bar, completed=state.done + state.failed, total=state.total, state=text)
@@ -270,9 +273,3 @@ def _progress(quiet: bool) -> Iterator[Any]:
                 )
 
         yield report
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,14 +9,16 @@ from rich.table import Table
 
 from moltune.cli.console import err, facts, out, print_json, set_up_logging, step_progress
 from moltune.cli.options import (
-    FILES,
     Base,
     Given,
     Json,
+    Output,
     Overwrite,
     Quiet,
     Resume,
     argument,
+    files,
+    flags,
     option,
     sets,
     with_settings,
@@ -26,13 +28,10 @@ from moltune.errors import ConfigError
 
 _TASK = {
     "data.source": "[DATA]",
-    "data.target": "--target",
-    "data.smiles": "--smiles",
+    **flags("data.target", "data.smiles", "split.ratios", "seed"),
     "split.method": "--split",
-    "split.ratios": "--ratios",
     "model.name": "--model",
     "method.name": "--method",
-    "seed": "--seed",
 }
 
 
@@ -40,19 +39,15 @@ _TASK = {
     {
         FinetuneConfig: {
             **_TASK,
-            "split.seed": "--split-seed",
-            "data.add": "--add",
-            "method.probe.features": "--features",
-            "training.epochs": "--epochs",
-            "training.batch_size": "--batch-size",
+            **flags("data.add", "method.probe.features", "training.epochs", "training.batch_size"),
+            **flags("training.freeze_encoder_epochs", "adapt.transductive"),
             "training.learning_rate": "--learning-rate --lr",
-            "training.freeze_encoder_epochs": "--freeze-encoder-epochs",
             "adapt.objective": "--adapt",
-            "adapt.transductive": "--transductive",
+            "split.seed": "--split-seed",
             "output": "--output -o",
         }
     },
-    more=FILES,
+    more=files("training.patience=10"),
 )
 def finetune(
     given: Given,
@@ -103,15 +98,9 @@ def finetune(
 @with_settings(
     {
         FinetuneConfig: _TASK,
-        SearchSettings: {
-            "trials": "--trials",
-            "splits": "--splits",
-            "space": "--space",
-            "hours": "--hours",
-            "prune": "--prune/--no-prune",
-        },
+        SearchSettings: {**flags("trials", "splits", "space", "hours"), "prune": "--prune/--no-prune"},
     },
-    more=FILES,
+    more=files("training.patience=10"),
 )
 def tune(
     given: Given,
@@ -122,9 +111,9 @@ def tune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search for a method's best settings on validation data.
+    """Search for a method's best settings on validation data; the same command goes on with an interrupted search.
 
-    The same command goes on with an interrupted search. Example: moltune tune my.csv --target pIC50 --method lora
+    Example: moltune tune my.csv --target pIC50 --method lora
     """
     settings, wanted = given.settings(FinetuneConfig), given.settings(SearchSettings)
     from moltune.tuning.check import check_files
@@ -139,8 +128,7 @@ def tune(
     found = search(settings, wanted, output=output, report=None if quiet else say)
     values = found.to_dict()
     if as_json:
-        print_json(values)
-        return
+        return print_json(values)
     before = values["default_validation_rmse"]
     out.print(
         f"\nbest mean validation RMSE {found.value:.4f}"
@@ -153,7 +141,7 @@ def tune(
 
 def merge(
     run: Annotated[Path, argument("RUN", "Run of an adapter method, or its model folder.")],
-    output: Annotated[Path, option("--output", "-o", help="Folder for the plain model.")],
+    output: Output,
     base: Base = None,
     quiet: Quiet = False,
 ) -> None:
@@ -173,11 +161,12 @@ def merge(
 
 
 @with_settings(
-    {FinetuneConfig: {"model.name": "--model", "method.name": "--method", "model.head": "--head"}},
+    {FinetuneConfig: {"model.name": "--model", **flags("model.head")}},
     more=sets("peft.r=4"),
 )
 def params(
     given: Given,
+    method: Annotated[str | None, option("--method", help="This method alone.", default="all of them")] = None,
     config_only: Annotated[
         str | None,
         option("--config-only", help="A size by name, such as molformer-xl; needs no weights."),
@@ -189,21 +178,19 @@ def params(
     Example: moltune params --method lora
     """
     set_up_logging(quiet=True)
-    settings = given.settings(FinetuneConfig)
+    settings = given.settings(FinetuneConfig, {"method.name": method})
     from moltune.models.names import resolve
 
     if config_only is None:
         resolve(settings.model.name)
     from moltune.models.methods.registry import METHODS, count_parameters
 
-    one = as_json or given.options[FinetuneConfig]["method.name"]
     counts = [
         count_parameters(settings.model, settings.method.model_copy(update={"name": name}), config_only)
-        for name in ([settings.method.name] if one else METHODS)
+        for name in ([settings.method.name] if method or as_json else METHODS)
     ]
     if as_json:
-        print_json(counts[0].to_dict())
-        return
+        return print_json(counts[0].to_dict())
     table = Table(title=config_only or settings.model.name, title_justify="left")
     for heading in ("method", "adapter", "head", "trainable", "total", "share"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

@@ -165,7 +165,8 @@ class MethodSettings(Settings):
     def _known(cls, name: str) -> str:
         # peft has a folder for each of its tuners; importing it to ask would take seconds.
         places = getattr(find_spec("peft"), "submodule_search_locations", None) or []
-        if name in METHOD_NAMES or any(Path(place, "tuners", name.lower(), "config.py").is_file() for place in places):
+        tuners = {path.parent.name for place in places for path in Path(place, "tuners").glob("*/config.py")}
+        if name in METHOD_NAMES or name.lower() in tuners:
             return name
         raise ValueError(f"there is no method {name!r}; choose one of {', '.join(METHOD_NAMES)}, or a tuner of peft")
 
@@ -199,7 +200,9 @@ class TrainingSettings(Settings):
         None, description="passes over the training part, at most; unset: as many as 180 steps take, from 2 to 50"
     )
     batch_size: PositiveInt = Field(32, description="molecules per training step")
-    eval_batch_size: PositiveInt = Field(32, description="larger ones are slower on a CPU, and faster on a GPU")
+    eval_batch_size: PositiveInt = Field(
+        32, description="molecules per prediction step; larger ones are slower on a CPU, and faster on a GPU"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the encoder")
     head_learning_rate: float | None = Field(None, gt=0, description="unset: learning_rate")
     weight_decay: NonNegativeFloat = 0.01
