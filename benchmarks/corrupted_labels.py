@@ -35,15 +35,15 @@ from sklearn.metrics import roc_auc_score
 from moltune.attribution.influence import score
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.problem import InfluenceSettings, Setting, make_setting
-from moltune.config import SplitSettings
+from moltune.attribution.problem import Setting, make_setting
+from moltune.config import InfluenceSettings, SelectSettings, SplitSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import make_split
 from moltune.models.checkpoints import load_tokenizer, make_regression
 from moltune.models.inference import embed_smiles
 from moltune.predictors.predictor import Predictor
-from moltune.selection.strategies import Candidates, SelectSettings, choose
+from moltune.selection.strategies import Candidates, choose
 from moltune.uncertainty.estimate import MonteCarloDropout
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "kronfluence", "dattri", "captum")

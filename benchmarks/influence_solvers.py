@@ -34,9 +34,9 @@ from torch.func import functional_call
 from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
-from moltune.attribution.problem import InfluenceSettings, Setting, make_curvature, make_setting
-from moltune.attribution.solvers import Solution, SolverSettings, make_solver
-from moltune.config import DataSettings
+from moltune.attribution.problem import Setting, make_curvature, make_setting
+from moltune.attribution.solvers import Solution, make_solver
+from moltune.config import DataSettings, InfluenceSettings, SolverSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.run import Run
 

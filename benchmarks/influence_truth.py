@@ -36,8 +36,8 @@ from machine import describe_machine, write_result
 from scipy.stats import pearsonr, spearmanr
 
 from moltune.attribution.influence import score
-from moltune.attribution.problem import InfluenceSettings, Setting
-from moltune.config import SplitSettings
+from moltune.attribution.problem import Setting
+from moltune.config import InfluenceSettings, SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.splitting.split import make_split
 from moltune.models.checkpoints import load_regression, load_tokenizer, make_regression

@@ -16,7 +16,8 @@ from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
 from moltune.attribution.problem import Setting
 from moltune.attribution.scope import choose_scope
-from moltune.attribution.solvers import SolverSettings, make_solver
+from moltune.attribution.solvers import make_solver
+from moltune.config import SolverSettings
 from moltune.models.inference import embed_smiles
 from moltune.models.regression import RegressionModel
 

@@ -21,13 +21,12 @@ import numpy as np
 from machine import describe_machine, write_result
 
 from moltune.attribution.influence import influence
-from moltune.attribution.problem import InfluenceSettings
-from moltune.config import DataSettings
+from moltune.config import DataSettings, InfluenceSettings, UncertaintySettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.evaluation.repeatability import TRUSTED, lengthened, rank_correlations
 from moltune.run import Run
-from moltune.uncertainty.estimate import UncertaintySettings, uncertainty
+from moltune.uncertainty.estimate import uncertainty
 
 PACKAGES = ("torch", "numpy", "scipy", "moltune")
 

@@ -11,8 +11,9 @@ import torch
 from scipy import stats
 
 from moltune.attribution.influence import BIASED, SCORE_COLUMNS, Influence, NotConverged, influence, score
-from moltune.attribution.problem import InfluenceSettings, make_setting
+from moltune.attribution.problem import make_setting
 from moltune.attribution.report import findings, write_influence
+from moltune.config import InfluenceSettings
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.tiny import RunSettings
 
 from moltune import datasets
-from moltune.config import make_config, make_settings
+from moltune.config import SelectSettings, make_config, make_settings
 from moltune.errors import ConfigError, DataError
 from moltune.run import Run
 from moltune.selection.select import select
-from moltune.selection.strategies import STRATEGIES, Candidates, SelectSettings, choose
+from moltune.selection.strategies import STRATEGIES, Candidates, choose
 from moltune.tuning.finetune import finetune
 
 SMILES = datasets.load("freesolv")["smiles"].tolist()[:40]

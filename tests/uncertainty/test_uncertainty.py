@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from tests.tiny import RunSettings
 
-from moltune.config import make_config
+from moltune.config import UncertaintySettings, make_config
 from moltune.errors import ConfigError
 from moltune.predictors.predictor import Predictor
 from moltune.run import Run
@@ -19,7 +19,6 @@ from moltune.tuning.finetune import finetune
 from moltune.uncertainty.estimate import (
     DeepEnsemble,
     MonteCarloDropout,
-    UncertaintySettings,
     repeatability,
     uncertainty,
 )

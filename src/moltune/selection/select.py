@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moltune.config import DataSettings
+from moltune.config import DataSettings, SelectSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import KEPT_COLUMNS, Molecules
 from moltune.data.overlap import exclude_held_out
@@ -17,7 +17,7 @@ from moltune.errors import ConfigError
 from moltune.models.checkpoints import load_regression, load_tokenizer
 from moltune.models.inference import embed_smiles
 from moltune.run import Run
-from moltune.selection.strategies import EMBEDDING, SelectSettings, candidates_from, choose
+from moltune.selection.strategies import EMBEDDING, candidates_from, choose
 
 
 @dataclass(frozen=True)
