@@ -44,7 +44,7 @@ class Curvature(ABC):
     @property
     def size(self) -> int:
         """Number of parameters."""
-        return self.train.scope.size
+        return len(self.diagonal)
 
     @abstractmethod
     def data_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
@@ -138,7 +138,7 @@ class GaussNewton(Curvature):
         return self.kept.split(_BLOCK, dim=1)
 
 
-class AmongMolecules(Curvature):
+class AmongMolecules(GaussNewton):
     """The same Gauss-Newton operator in no more coordinates than there are molecules.
 
     With D = Λ + δ, z = D^½ x and J D^-½ = U S Wᵀ, the operator becomes 2/n W S² Wᵀ + 1. It mixes the coordinates
@@ -154,7 +154,7 @@ class AmongMolecules(Curvature):
     """
 
     def __init__(self, curvature: GaussNewton, v: Tensor, *, error: float = 0.0) -> None:
-        self.outer, self.train = curvature, curvature.train
+        self.outer = curvature
         self.double = error == 0
         squares, left = torch.linalg.eigh(curvature.gram(double=self.double))
         # Rounding moves eigenvalues and vectors by so much of the largest one, and the smallest in the operator is 1.
@@ -163,21 +163,10 @@ class AmongMolecules(Curvature):
             squares, left = torch.linalg.eigh(curvature.gram())
         found = squares > (1e-12 if self.double else _ROUNDING) * squares[-1]
         self.singular, self.left = squares[found].sqrt(), left[:, found]
-        self.rows = self.left * self.singular
-        self.positions = list(range(len(self.rows)))
-        self.diagonal = torch.ones(len(self.singular), dtype=torch.float64, device=v.device)
+        rows = self.left * self.singular
+        super().__init__(curvature.train, torch.zeros_like(self.singular), 1.0, range(len(rows)), jacobian=rows)
         self.scaled = v.double() / curvature.diagonal
         self.right_side = self.left.T @ curvature.times(self.scaled) / self.singular
-
-    @property
-    def size(self) -> int:
-        """Number of coordinates."""
-        return len(self.singular)
-
-    def data_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
-        """2/b (US)ᵀ(US) q over some molecules."""
-        rows = self.rows if len(positions) == len(self.rows) else self.rows[list(positions)]
-        return rows.T @ (rows @ vector) * (2 / len(positions))
 
     def restore(self, q: Tensor) -> Tensor:
         """x of the original problem, shape (p,)."""
@@ -201,10 +190,10 @@ def gradient_megabytes(molecules: int, parameters: int) -> float:
 class FewMolecules:
     """r ↦ (2/m JᵀJ + n/m D)⁻¹ r for m random ones of n molecules, D = weight decay and damping of the curvature.
 
-    By Woodbury's identity, in float32: it says where to go, not what is right. The idea is that of Zhang & Xiao 2015
-    (DiSCO, arXiv:1501.00263): the curvature of a sample is close to that of all, and its inverse brings the spectrum
-    together. A sample exaggerates the directions of its own molecules, the more the smaller it is; the larger diagonal
-    allows for that (a choice made by trial, on one block and 64 to 400 of 2,940 molecules).
+    By Woodbury's identity, in float32, which is enough for a preconditioner. The idea is that of Zhang & Xiao 2015
+    (DiSCO, arXiv:1501.00263): the curvature of a sample is close to that of all, so its inverse narrows the spectrum.
+    The smaller a sample, the more it overestimates the curvature along its own gradients; the diagonal times n/m
+    compensates for that (chosen empirically, on one block and 64 to 400 of 2,940 molecules).
 
     Args:
         curvature: of all molecules, D above zero.
@@ -236,11 +225,11 @@ class FewMolecules:
 
 
 def few_molecules(curvature: Curvature, wanted: int, megabytes: float, seed: int) -> FewMolecules | None:
-    """A preconditioner of at most ``wanted`` molecules whose gradients fit into so much memory; None where plain
-    conjugate gradients do as well: few parameters, few molecules, or no damping.
+    """A preconditioner of at most ``wanted`` molecules whose gradients fit into ``megabytes``.
+
+    None where it does not pay (few parameters or few molecules) or does not exist (no damping).
     """
-    fit = int(megabytes / gradient_megabytes(1, curvature.size))
-    count = min(wanted, fit, len(curvature.positions) // 2)
+    count = min(wanted, int(megabytes / gradient_megabytes(1, curvature.size)), len(curvature.positions) // 2)
     if curvature.size <= _SMALL or count < 1 or not bool((curvature.diagonal > 0).all()):
         return None
     return FewMolecules(curvature, count, seed=seed)

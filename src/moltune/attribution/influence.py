@@ -22,9 +22,9 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 from moltune.attribution.curvature import Curvature, GaussNewton
-from moltune.attribution.problem import InfluenceSettings, Setting, make_curvature, make_setting
-from moltune.attribution.solvers import Solver, SolverSettings, make_solver
-from moltune.config import DataSettings
+from moltune.attribution.problem import Setting, make_curvature, make_setting
+from moltune.attribution.solvers import Solver, make_solver
+from moltune.config import DataSettings, InfluenceSettings
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
@@ -149,8 +149,7 @@ def score(
         gradient, replaced = _founding_gradient(gradient)
     setting.scope.check_finite(gradient, f"the gradient of the {settings.target} loss")
     curvature = make_curvature(setting, settings, weight_decay, report)
-    solver_settings = SolverSettings.model_validate(settings.model_dump(include=set(SolverSettings.model_fields)))
-    solver = make_solver(settings.solver, solver_settings, report)
+    solver = make_solver(settings.solver, settings, report)
     solution = solver.solve(curvature, gradient)
     report("scoring", 0)
     facts: dict[str, Any] = {
@@ -172,13 +171,14 @@ def score(
     if settings.founding_study:
         facts["founding_study_replaced"] = replaced
     if not solution.converged:
-        cure = "--depth, --batch-size or --damping" if settings.solver == "lissa" else "--iterations or --damping"
+        lissa = settings.solver == "lissa"
+        cure = "--depth, --batch-size or --damping, or take the solver cg" if lissa else "--iterations or --damping"
         message = (
             f"{settings.solver} did not converge: its residual is {solution.residual:.3g}, above the tolerance "
-            f"{settings.tolerance:g}. Raise {cure}{', or take the solver cg' if settings.solver == 'lissa' else ''}"
+            f"{settings.tolerance:g}. Raise {cure}"
         )
         if not settings.allow_unconverged:
-            raise NotConverged(f"{message}; --allow-unconverged returns the scores all the same")
+            raise NotConverged(f"{message}; --allow-unconverged returns the scores nevertheless")
         logger.warning(message)
     unit = setting.model.config.target_std**2 * (-1.0 if settings.convention == "negative-helps" else 1.0)
     if settings.step == "whole":
@@ -290,6 +290,3 @@ def _table(
         },
         columns=SCORE_COLUMNS,
     )
-
-
-__all__ = ["Influence", "InfluenceSettings", "NotConverged", "influence", "make_curvature", "make_setting", "score"]

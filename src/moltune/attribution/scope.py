@@ -37,10 +37,7 @@ class Scope:
 
     def fill_rows(self, into: Tensor, rows: Sequence[int], values: Mapping[str, Tensor]) -> None:
         """Write tensors with a leading dimension len(rows) into those rows of ``into``, shape (n, size)."""
-        start = 0
-        for name, parameter in self.parameters.items():
-            into[list(rows), start : start + parameter.numel()] = values[name].flatten(1)
-            start += parameter.numel()
+        into[list(rows)] = torch.cat([values[name].flatten(1) for name in self.parameters], dim=1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of a vector with each parameter's shape."""
@@ -51,12 +48,11 @@ class Scope:
 
     def decay(self, weight_decay: float) -> Tensor:
         """Weight decay of each number, shape (size,): on matrices only, as in training."""
-        device = next(iter(self.parameters.values())).device
-        pieces = [
-            torch.full((value.numel(),), weight_decay if value.ndim > 1 else 0.0, device=device)
-            for value in self.parameters.values()
-        ]
-        return torch.cat(pieces).double()
+        pieces = {
+            name: torch.full_like(value, weight_decay if value.ndim > 1 else 0.0)
+            for name, value in self.parameters.items()
+        }
+        return self.flatten(pieces).double()
 
     def check_finite(self, vector: Tensor, what: str) -> None:
         """Raise NumericsError, naming the tensor, where a value of a flat vector is not finite."""
@@ -89,7 +85,15 @@ def choose_scope(model: RegressionModel, name: str) -> Scope:
         if len(chosen) == len(named):
             raise ConfigError("every parameter of this model was trained, so it has no adapter; take last-1 or all")
     else:
-        chosen = _from_block(model, named, int(name.removeprefix("last-")))
+        place, blocks = blocks_of(model)
+        first = len(blocks) - int(name.removeprefix("last-"))
+        if first < 0:
+            raise ConfigError(f"the encoder has {len(blocks)} blocks, so there is no scope {name}; take all")
+        before = tuple(f"{place}.{number}." for number in range(first))
+        names = list(named)
+        start = next(number for number, key in enumerate(names) if key.startswith(f"{place}.{first}."))
+        # What comes behind the blocks in the model, the final norm and the head, also comes behind them in this list.
+        chosen = [key for key in names[start:] if not key.startswith(before)]
     if not chosen:
         raise ConfigError(f"this model has no parameters in the scope {name!r}")
     return Scope(name, {key: named[key].detach().float() for key in chosen})
@@ -107,12 +111,3 @@ def blocks_of(model: RegressionModel) -> tuple[str, nn.ModuleList]:
     # Adapters and gates keep short lists inside the blocks, which come later.
     name, found = max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
     return f"encoder.{name}", found
-
-
-def _from_block(model: RegressionModel, named: Mapping[str, nn.Parameter], k: int) -> list[str]:
-    name, blocks = blocks_of(model)
-    if k > len(blocks):
-        raise ConfigError(f"the encoder has {len(blocks)} blocks, so there is no scope last-{k}; take all")
-    inside = [number for number, key in enumerate(named) if key.startswith(f"{name}.{len(blocks) - k}.")]
-    earlier = {key for key in named if key.startswith(tuple(f"{name}.{i}." for i in range(len(blocks) - k)))}
-    return [key for number, key in enumerate(named) if number >= inside[0] and key not in earlier]

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from moltune.config import SolverSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.progress import StageReport, no_report, of_stage
 
-# Beyond so many molecules their products with each other take longer than the steps that they make cheap.
+# With more molecules, the products of their gradients take longer than the cheaper steps save.
 _MOST_AMONG = 1500
 
 
@@ -45,8 +45,8 @@ class Solution:
     residual: float
     converged: bool
     seconds: float
-    repeats: list[Tensor] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    repeats: list[Tensor]
+    facts: dict[str, Any]
 
 
 class Solver(ABC):
@@ -96,7 +96,7 @@ class Identity(Solver):
 
 
 class Exact(Solver):
-    """A dense solve in float64: among parameters, or among molecules where there are fewer of these.
+    """A dense solve in float64, over parameters or over molecules, whichever are fewer.
 
     With D = Λ + δ and J of n molecules, Woodbury's identity gives
     (2/n JᵀJ + D)⁻¹ v = D⁻¹ v − D⁻¹Jᵀ (n/2 I + J D⁻¹ Jᵀ)⁻¹ J D⁻¹ v.
@@ -105,7 +105,7 @@ class Exact(Solver):
     name = "exact"
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-        """Dense solve; a matrix that is not positive semi-definite is an error that says what to do."""
+        """Dense solve; NumericsError for a matrix that is not positive semi-definite."""
         if isinstance(curvature, GaussNewton) and curvature.kept is not None and curvature.size > len(curvature.kept):
             gram = curvature.gram()
             gram.diagonal().add_(len(gram) / 2)
@@ -118,8 +118,8 @@ class Exact(Solver):
         smallest = float(values[0])
         if smallest < -1e-9 * float(values[-1]):
             raise NumericsError(
-                f"the curvature bends downwards (smallest eigenvalue {smallest:.3g}): raise the damping, or take the "
-                "Gauss-Newton curvature"
+                f"the curvature is not positive semi-definite (smallest eigenvalue {smallest:.3g}): raise the damping, "
+                "or take the Gauss-Newton curvature"
             )
         return torch.linalg.solve(matrix, v), [], {"form": "parameters", "smallest_eigenvalue": smallest}
 
@@ -136,7 +136,7 @@ class ConjugateGradient(Solver):
     _made: tuple[Curvature, FewMolecules | None] | None = None
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-        """Iterate; a direction of negative curvature (Hessian only) is an error that says what to do."""
+        """Iterate; NumericsError for a direction of negative curvature, which only a Hessian can have."""
         settings = self.settings
         if self._made is None or self._made[0] is not curvature:
             self.report(self.stage, 0)
@@ -160,8 +160,8 @@ class ConjugateGradient(Solver):
                 raise NumericsError("a product with the curvature is not finite")
             if bend <= 0:
                 raise NumericsError(
-                    f"the curvature bends downwards ({bend:.3g}) in a direction that conjugate gradients met: raise "
-                    "the damping, or take the Gauss-Newton curvature"
+                    f"the curvature is not positive definite ({bend:.3g} along a search direction of conjugate "
+                    "gradients): raise the damping, or take the Gauss-Newton curvature"
                 )
             used += 1
             step = squared / bend
@@ -176,22 +176,22 @@ class ConjugateGradient(Solver):
 class Lissa(Solver):
     """Stochastic Neumann series (Agarwal et al. 2017, JMLR 18, 116; Koh & Liang 2017, arXiv:1703.04730).
 
-    Each step takes a batch B of molecules, x ← x + (1/σ) P (v − H_B x). σ is 1.1 times the largest eigenvalue of P H_B
-    that power iteration finds over some batches, so that every step contracts. P is the identity for ``deflate=0``,
-    the published recursion; otherwise P evens out the leading eigenvectors, found once on a part of the molecules, so
-    that σ is that of the remaining spectrum. Whatever P is, the fixed point is the same. The second half of the steps
-    is averaged (Polyak & Juditsky 1992), and repeats are averaged in turn.
+    Each step uses a batch B of molecules: x ← x + (1/σ) P (v − H_B x). σ is 1.1 times the largest eigenvalue of P H_B
+    over some batches, by power iteration, so that every step contracts. With ``deflate=0``, P is the identity, as in
+    the published recursion; otherwise P scales down the leading eigenvectors, estimated once from a part of the
+    molecules, and σ is that of the remaining spectrum. The fixed point does not depend on P. The second half of the
+    steps is averaged (Polyak & Juditsky 1992), and so are the repeats.
 
-    Averaging alone lets the noise of the batches die out only as one over the root of the steps. So the depth is cut
-    into ``restarts`` + 1 equal stages, each of which solves for what the one before left over all molecules, v − H x
-    (iterative refinement): its noise is in proportion to that remainder, which shrinks geometrically. A stage that
-    does not make it smaller is not taken, and none is begun once it is below half the tolerance.
+    Averaging reduces the noise of the batches only with the square root of the number of steps. Therefore the depth is
+    cut into ``restarts`` + 1 equal stages, each of which solves for the remainder v − H x over all molecules (iterative
+    refinement): its noise is proportional to that remainder, which shrinks geometrically. A stage that does not reduce
+    the remainder is discarded, and no further stage starts once it is below half the tolerance.
     """
 
     name = "lissa"
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-        """Run the repeats; in the coordinates of the molecules, where the Jacobian is kept and they are fewer."""
+        """Run the repeats, in the coordinates of the molecules if the Jacobian is kept and there are fewer of these."""
         if (
             isinstance(curvature, GaussNewton)
             and curvature.kept is not None
@@ -199,7 +199,7 @@ class Lissa(Solver):
             and bool((curvature.diagonal > 0).all())
         ):
             inner = AmongMolecules(curvature, v, error=0.1 * self.settings.tolerance)
-            # Another norm counts there, and steps cost next to nothing.
+            # The residual has another norm there, and steps are cheap.
             strict = self.settings.model_copy(update={"tolerance": 0.1 * self.settings.tolerance})
             among = Lissa(strict, self.report)
             among.stage = self.stage
@@ -221,7 +221,7 @@ class Lissa(Solver):
         def series(v: Tensor, steps: int) -> Tensor:
             """Solve by the recursion; the mean over the second half of the steps."""
             x = precondition(v) / scale
-            average, counted = torch.zeros_like(x), 0
+            total = torch.zeros_like(x)
             limit = 1e8 * float(x.norm()) + 1
             for step in range(steps):
                 positions = _draw(curvature, batch, generator)
@@ -233,9 +233,8 @@ class Lissa(Solver):
                     )
                 tick(1)
                 if step >= steps // 2:
-                    average += x
-                    counted += 1
-            return average / counted
+                    total += x
+            return total / (steps - steps // 2)
 
         repeats, steps = [], []
         for _ in range(settings.repeats):
@@ -302,8 +301,7 @@ def leading_eigenpairs(
         basis = torch.linalg.qr(apply(basis)).Q
     small = basis.T @ apply(basis)
     values, inner = torch.linalg.eigh((small + small.T) / 2)
-    order = torch.argsort(values, descending=True)[:count]
-    return values[order], basis @ inner[:, order]
+    return values.flip(0)[:count], basis @ inner.flip(1)[:, :count]
 
 
 def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[int]:

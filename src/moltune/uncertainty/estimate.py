@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, UncertaintySettings
@@ -35,28 +34,16 @@ logger = logging.getLogger(__name__)
 UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
 
 
-class Uncertainty(ABC):
-    """Mean and spread of the prediction of each molecule."""
-
-    name: str
-
-    @abstractmethod
-    def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
-        """Predictions in the target's unit, float64, shape (samples, n)."""
-
-
-class MonteCarloDropout(Uncertainty):
+class MonteCarloDropout:
     """Repeated passes with dropout on (Gal & Ghahramani 2016, arXiv:1506.02142).
 
-    Only the dropout layers are switched to training: everything else, random attention features included, is as in
-    prediction. The head is the trained one, for which dropout is an approximate posterior, also where a kernel head
-    predicts. The draws depend on seed and order of the molecules.
+    Only the dropout layers are in training mode; everything else, random attention features included, is as in
+    prediction. The trained head predicts, even in a run with a kernel head, because dropout is an approximate posterior
+    for the trained head only. The draws depend on the seed and on the order of the molecules.
 
     Raises:
         ConfigError: the model has no dropout above zero, so all passes would be equal.
     """
-
-    name = "dropout"
 
     def __init__(self, predictor: Predictor, passes: int = 30, *, batch_size: int = 32, seed: int = 0) -> None:
         if not isinstance(predictor.model, LanguageModel):
@@ -64,16 +51,14 @@ class MonteCarloDropout(Uncertainty):
         self.model, self.tokenizer = predictor.model.network, predictor.model.tokenizer
         self.passes, self.batch_size, self.seed = passes, batch_size, seed
         if not any(layer.p > 0 for layer in _dropouts(self.model)):
-            raise ConfigError(
-                "this model has no dropout, so all passes would be equal; use an ensemble of runs instead"
-            )
+            raise ConfigError("this model has no dropout, so all passes would be equal; use an ensemble of runs")
 
     @torch.no_grad()
     def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
-        """``passes`` draws per molecule."""
+        """Predictions in the target's unit, float64, shape (passes, n)."""
         tick = of_stage(report, f"{self.passes} passes with dropout", self.passes * len(smiles))
-        model, tokenizer = self.model, self.tokenizer
-        dataset, collate = SmilesDataset(tokenizer, smiles), PadCollator(int(tokenizer.pad_token_id))
+        model = self.model
+        dataset, collate = SmilesDataset(self.tokenizer, smiles), PadCollator(int(self.tokenizer.pad_token_id))
         result = np.empty((self.passes, len(smiles)))
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), _dropout_on(model):
@@ -86,14 +71,12 @@ class MonteCarloDropout(Uncertainty):
         return result
 
 
-class DeepEnsemble(Uncertainty):
+class DeepEnsemble:
     """Models of several runs, such as seeds of one setting (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
     Raises:
         ConfigError: fewer than two members, or members of different targets.
     """
-
-    name = "ensemble"
 
     def __init__(self, members: Sequence[Predictor], *, batch_size: int = 32) -> None:
         self.members, self.batch_size = list(members), batch_size
@@ -104,7 +87,7 @@ class DeepEnsemble(Uncertainty):
             raise ConfigError(f"the members of an ensemble must predict the same target, not {', '.join(targets)}")
 
     def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
-        """One prediction per member."""
+        """Predictions in the target's unit, float64, shape (members, n)."""
         tick = of_stage(report, f"{len(self.members)} models", len(self.members) * len(smiles))
         found = []
         for member in self.members:
@@ -121,9 +104,9 @@ class UncertaintyScores:
     """Spread of the predictions of molecules.
 
     Attributes:
-        table: columns of ``UNCERTAINTY_COLUMNS``; variance with n - 1, rank 1 the least sure.
-        facts: JSON-ready: method, samples, how well their ranks would repeat (:func:`repeatability`), and against
-            labels (where there are some) the Spearman correlation of standard deviation and absolute error.
+        table: columns of ``UNCERTAINTY_COLUMNS``; variance with n - 1, rank 1 the largest.
+        facts: JSON-ready: method, samples, rank repeatability (:func:`repeatability`), and with labels the Spearman
+            correlation of standard deviation and absolute error.
         unit: of the target.
     """
 
@@ -141,15 +124,15 @@ def uncertainty(
     data: DataSettings | None = None,
     report: StageReport = no_report,
 ) -> UncertaintyScores:
-    """Estimate how sure a tuned model is of each molecule.
+    """Estimate mean and spread of the predictions of a tuned model for each molecule.
 
     Args:
         run: a finished run.
         molecules: with labels or without.
-        settings: how.
+        settings: method, passes and seed; unset: the defaults.
         members: further runs of an ensemble.
         data: columns of the file; it is cleaned as the run's data were.
-        report: is told how far the passes are.
+        report: receives the share of the passes that are done.
 
     Raises:
         ConfigError: no dropout, or members that do not go together.
@@ -167,7 +150,7 @@ def uncertainty(
         raise DataError("the model can read none of the molecules")
     if settings.method == "ensemble":
         predictors = [Predictor.load(path) for path in (run, *members)]
-        estimate: Uncertainty = DeepEnsemble(predictors, batch_size=settings.batch_size)
+        estimate: DeepEnsemble | MonteCarloDropout = DeepEnsemble(predictors, batch_size=settings.batch_size)
     else:
         if members:
             raise ConfigError("members belong to an ensemble: choose --method ensemble, or leave them out")
@@ -179,10 +162,9 @@ def uncertainty(
     if len(bad):
         raise NumericsError(f"a prediction for {molecules.smiles[bad[0]]} is not finite")
     table, facts = summarise(molecules, samples)
-    doubt = _doubt(facts["rank_repeatability"], len(samples)) if "rank_repeatability" in facts else None
     # More members are more trainings, not more passes.
-    if doubt and settings.method == "dropout":
-        logger.warning("%s", doubt)
+    if settings.method == "dropout" and facts.get("rank_repeatability", 1.0) < TRUSTED:
+        logger.warning("%s", _few_passes(facts["rank_repeatability"], len(samples)))
     facts = {"method": settings.method, "run": str(run), "members": [str(path) for path in members], **facts}
     return UncertaintyScores(table, facts, str(opened.provenance.get("data", {}).get("unit") or ""))
 
@@ -190,8 +172,6 @@ def uncertainty(
 def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Table and facts from samples (samples, n)."""
     variance = samples.var(axis=0, ddof=1)
-    rank = np.empty(len(variance), dtype=np.int64)
-    rank[np.argsort(-variance, kind="stable")] = np.arange(1, len(variance) + 1)
     table = pd.DataFrame(
         {
             "smiles": molecules.smiles,
@@ -200,7 +180,7 @@ def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, 
             "mean": samples.mean(axis=0),
             "variance": variance,
             "sd": np.sqrt(variance),
-            "rank": rank,
+            "rank": rankdata(-variance, method="ordinal"),
         },
         columns=UNCERTAINTY_COLUMNS,
     )
@@ -216,14 +196,14 @@ def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, 
 
 
 def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> float | None:
-    """Rank correlation that the variances of as many new samples would have with these.
+    """Rank correlation that the variances of as many new samples are expected to have with these.
 
-    The variances of two halves of the samples are compared, and the mean Spearman correlation over several halvings
-    is stepped up to the full number (:func:`moltune.evaluation.repeatability.stepped_up`).
+    The variances of two random halves of the samples are compared, and the mean Spearman correlation over ``halvings``
+    of them is stepped up to the full number (:func:`moltune.evaluation.repeatability.stepped_up`).
 
     Args:
         samples: shape (samples, n).
-        halvings: random ones.
+        halvings: how often the samples are cut into halves.
         seed: of the halvings.
 
     Returns:
@@ -242,15 +222,12 @@ def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> 
     return stepped_up(float(np.mean(found))) if found else None
 
 
-def _doubt(repeats: float, passes: int) -> str | None:
-    """A warning where another seed would rank the molecules differently, with the passes that would mend it."""
-    if repeats >= TRUSTED:
-        return None
-    text = f"another {passes} passes would rank the molecules differently (rank correlation {repeats:.2f})"
+def _few_passes(repeats: float, passes: int) -> str:
+    text = f"Another {passes} passes would rank the molecules differently (rank correlation {repeats:.2f})"
     times = lengthened(repeats)
     if times is None:
-        return f"{text}: this order is noise; take many more passes, or an ensemble"
-    return f"{text}: for {TRUSTED:g} take about {math.ceil(times * passes / 10) * 10:,}"
+        return f"{text}: this order is noise. Take many more passes, or an ensemble."
+    return f"{text}. For a correlation of {TRUSTED:g}, take about {math.ceil(times * passes / 10) * 10:,} passes."
 
 
 def _dropouts(model: nn.Module) -> list[nn.Dropout]:
@@ -258,7 +235,7 @@ def _dropouts(model: nn.Module) -> list[nn.Dropout]:
 
 
 @contextmanager
-def _dropout_on(model: RegressionModel) -> Any:
+def _dropout_on(model: RegressionModel) -> Iterator[None]:
     model.eval()
     kernel = model.kernel
     try:
