@@ -30,12 +30,15 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from commands(child, f"{name} {child.name}")
 
 
-def default_of(option: Any) -> str:
-    """The default as the help shows it."""
+def split_help(option: Any) -> tuple[str, str]:
+    """Help and default of an option; most have the default at the end of the help, marked up for a terminal."""
+    text, found, shown = (option.help or "").partition("[dim]\\[default: ")
+    if found:
+        return text.strip(), shown.removesuffix("][/]")
     shown = option.show_default if isinstance(option.show_default, str) else option.default
     if shown is None or shown is False or callable(shown) or shown == ():
-        return ""
-    return f"`{shown}`"
+        return text, ""
+    return text, str(shown)
 
 
 def describe_command(name: str, command: Any) -> Iterator[str]:
@@ -52,7 +55,8 @@ def describe_command(name: str, command: Any) -> Iterator[str]:
             label = f"`{(option.metavar or option.name).upper()}`"
         else:
             label = ", ".join(f"`{text}`" for text in [*option.opts, *option.secondary_opts])
-        yield f"| {label} | {cell(option.help or '')} | {default_of(option)} |"
+        text, default = split_help(option)
+        yield f"| {label} | {cell(text)} | {cell(default)} |"
     yield ""
 
 
