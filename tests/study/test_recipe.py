@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,14 @@ def test_another_package_brings_kinds_through_entry_points(
 def test_wrong_recipes_are_explained(values: dict[str, Any], change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_recipe({**values, **change})
+
+
+def test_a_recipe_is_read_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from moltune.study.load import load_recipe; load_recipe('founding-study')\n"
+        "print({'torch', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_missing_recipe_names_the_bundled_ones() -> None:

@@ -184,13 +184,12 @@ class Fragile(InlineExecutor):
         self.left: dict[str, int] = {}
         self.deaths = deaths
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task) -> Event:
         left = self.left.setdefault(task.hash, self.deaths if task.title.endswith("seed1") else 0)
         if left:
             self.left[task.hash] -= 1
-            self._ended.append(Event(task.hash, "died", message="its worker process ended with exit code -9"))
-        else:
-            super().submit(task)
+            return Event(task.hash, "died", message="its worker process was killed")
+        return super().submit(task)
 
 
 def test_a_run_whose_worker_died_is_done_again_but_not_forever(values: dict[str, Any], tmp_path: Path) -> None:
@@ -199,7 +198,7 @@ def test_a_run_whose_worker_died_is_done_again_but_not_forever(values: dict[str,
     assert (once.failed, len(once.done)) == ({}, 9)
     always = run_study(recipe, tmp_path / "always", executor=Fragile(tmp_path / "always", 99))
     assert (len(always.failed), len(always.done)) == (3, 6)
-    assert all("exit code -9, 3 times" in error for error in always.failed.values())
+    assert all("was killed, 3 times" in error for error in always.failed.values())
 
 
 class Elsewhere(InlineExecutor):
@@ -209,12 +208,13 @@ class Elsewhere(InlineExecutor):
         super().__init__(folder)
         self.other = InlineExecutor(folder)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task) -> Event:
         with Store(self._store.folder).claim(task) as mine:
             assert mine
-            super().submit(task)
-            assert self._ended[-1].status == "busy"
+            event = super().submit(task)
+            assert event.status == "busy"
         self.other.submit(task)
+        return event
 
 
 def test_what_another_process_does_is_not_done_here(

@@ -27,7 +27,6 @@ from moltune.data.overlap import exclude_held_out
 from moltune.data.reading.write import write_table
 from moltune.data.splitting.split import Split
 from moltune.errors import ConfigError
-from moltune.study.arms.agreement import agreement, agreement_figure, agreement_words
 from moltune.study.arms.base import Outcome, Step, Workbench
 from moltune.study.arms.finetune import FinetuneKind, FinetuneOptions, run_values
 from moltune.study.recipe.protocol import Block, Protocol
@@ -195,6 +194,7 @@ class SelectionKind(FinetuneKind):
         """Influence scores with the threshold of the first arm that selects by them, sorted uncertainties (both on
         the first block), and whether the scores of different blocks agree.
         """
+        from moltune.study.arms.agreement import agreement, agreement_figure, agreement_words
         from moltune.uncertainty.report import sorted_scores
 
         blocks = {block.name: block for block in recipe.protocol.blocks()}

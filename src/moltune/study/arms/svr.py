@@ -11,7 +11,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from moltune.config import Settings
 from moltune.data.splitting.split import Split, parts_of
 from moltune.features.registry import FeatureTable
-from moltune.predictors.probe_heads import Scaler, SvrHead
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.steps import check_feature, feature_step, shared_features
 from moltune.study.recipe.protocol import Block
@@ -53,6 +52,8 @@ class SvrKind(ArmKind):
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit on the training part and predict; the validation part is not used."""
+        from moltune.predictors.probe_heads import Scaler, SvrHead
+
         table = FeatureTable(shared_features(bench), remember=False)
 
         def features(smiles: list[str]) -> np.ndarray:

@@ -57,20 +57,18 @@ class RayExecutor(Executor):
         self._remote = ray.remote(num_cpus=threads, max_retries=0, runtime_env=environment)(_perform_remotely)
         self._shared: dict[Path, Any] = {}
         self._running: dict[Any, tuple[Task, float, ExitStack]] = {}
-        self._early: list[Event] = []
 
     @property
     def slots(self) -> int:  # type: ignore[override]
         """As many tasks as the cluster has cores for, now: nodes may come and go."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self.threads)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task) -> Event | None:
         """Claim the task here, and send it with what it needs."""
         claim = ExitStack()
         if not claim.enter_context(self.store.claim(task)):
             claim.close()
-            self._early.append(Event(task.hash, "busy"))
-            return
+            return Event(task.hash, "busy")
         self.store.write_journal("begin", task)
         inputs = [self.store.folder / "data" / task.specification["_data_key"]]
         inputs += [self.store.need(name, hash_) for name, hash_ in task.needs.items()]
@@ -78,14 +76,12 @@ class RayExecutor(Executor):
             inputs.append(self.store.split_path(task.unit))
         reference = self._remote.remote(task, self.threads, *map(self._put, inputs))
         self._running[reference] = (task, time.monotonic(), claim)
+        return None
 
     def wait(self, timeout: float) -> list[Event]:
         """Collect results, put their files in place, and give claims back."""
-        events, self._early = self._early, []
-        if not self._running:
-            return events
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0 if events else timeout)
-        for reference in ready:
+        events = []
+        for reference in self._ray.wait(list(self._running), num_returns=1, timeout=timeout)[0]:
             task, started, claim = self._running.pop(reference)
             with claim:
                 events.append(self._take(reference, task, time.monotonic() - started))

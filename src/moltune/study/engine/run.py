@@ -157,14 +157,15 @@ class _Loop:
     def run(self) -> int:
         self._tell(None)
         while self.waiting or self.running:
+            before = len(self.waiting)
             self._submit()
             if not self.running and time.monotonic() > self.deadline:
                 logger.warning("The time budget is spent; %d tasks were not begun.", len(self.waiting))
                 break
-            if not self.running:
+            for event in self.executor.wait(_PAUSE) if self.running else []:
+                self._take(event)
+            if not self.running and len(self.waiting) == before:
                 time.sleep(_PAUSE)
-            for event in self.executor.wait(_PAUSE):
-                self._take(self.running.pop(event.hash), event)
         return self.computed
 
     def _submit(self) -> None:
@@ -180,12 +181,14 @@ class _Loop:
                 self._fail(task, message, failure.get("traceback", ""))
             elif time.monotonic() >= self.not_before.get(task.hash, 0) and all(map(self.store.finished, needs)):
                 self.running[task.hash] = task
-                self.executor.submit(task)
                 self._tell(None)
+                if (event := self.executor.submit(task)) is not None:
+                    self._take(event)
             else:
                 self.waiting.append(task)
 
-    def _take(self, task: Task, event: Event) -> None:
+    def _take(self, event: Event) -> None:
+        task = self.running.pop(event.hash)
         if event.status == "done" or (event.status == "busy" and self.store.finished(task)):
             if event.status == "done":
                 self.computed += 1

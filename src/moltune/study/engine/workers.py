@@ -35,12 +35,12 @@ class Executor(ABC):
     slots: int
 
     @abstractmethod
-    def submit(self, task: Task) -> None:
-        """Begin a task; there must be a free slot."""
+    def submit(self, task: Task) -> Event | None:
+        """Begin a task, for which there must be a free slot; returns what became of it where it has ended already."""
 
-    @abstractmethod
     def wait(self, timeout: float) -> list[Event]:
         """What ended since the last call; waits up to ``timeout`` seconds for something that runs to end."""
+        return []
 
     def close(self) -> None:  # noqa: B027 - where nothing runs between calls there is nothing to stop
         """Stop everything at once; unfinished tasks are given up and can be resumed."""
@@ -117,16 +117,10 @@ class InlineExecutor(Executor):
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self.threads = threads
         self._store = Store(folder)
-        self._ended: list[Event] = []
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task) -> Event:
         """Do the task now."""
-        self._ended.append(perform(self._store, task, self.threads))
-
-    def wait(self, timeout: float) -> list[Event]:
-        """Return what the last submitted task became."""
-        ended, self._ended = self._ended, []
-        return ended
+        return perform(self._store, task, self.threads)
 
 
 @contextlib.contextmanager
