@@ -8,13 +8,13 @@ import torch
 from scipy.stats import spearmanr
 
 from moltune.attribution.curvature import (
-    AmongMolecules,
     Curvature,
-    FewMolecules,
     GaussNewton,
     Hessian,
-    few_molecules,
+    ReducedGaussNewton,
+    SamplePreconditioner,
     largest_eigenvalue,
+    make_preconditioner,
     mean_eigenvalue,
 )
 from moltune.attribution.linearised import Linearised
@@ -87,7 +87,7 @@ def test_the_operator_among_molecules_is_the_same_operator(linearise: Make) -> N
     made, other = linearise("last-1", 0, 25), linearise("last-1", 80, 120)
     curvature = curvature_of(made, 1e-2)
     v = other.loss_gradient()
-    inner = AmongMolecules(curvature, v)
+    inner = ReducedGaussNewton(curvature, v)
     assert inner.size <= 25 < curvature.size
     x = inner.restore(torch.linalg.solve(inner.dense(), inner.right_side))
     assert float((curvature.product(x) - v).norm() / v.norm()) < 1e-4
@@ -114,7 +114,7 @@ def test_coordinates_from_products_in_float32_are_taken_where_they_are_good_enou
         jacobian=made.jacobian(range(25)),
     )
     v = other.loss_gradient()
-    inner = AmongMolecules(curvature, v, error=error)
+    inner = ReducedGaussNewton(curvature, v, error=error)
     assert inner.double == double
     x = inner.restore(torch.linalg.solve(inner.dense(), inner.right_side))
     # The operator is applied in float64 here, so that its own rounding is not what is measured.
@@ -215,7 +215,7 @@ def test_a_preconditioner_shortens_the_way_and_changes_nothing_else(
 def test_a_preconditioner_is_the_inverse_of_its_own_molecules_curvature(linearise: Make) -> None:
     made = linearise("head", 0, 40)
     curvature = curvature_of(made, 1e-2)
-    few = FewMolecules(curvature, 10, seed=3)
+    few = SamplePreconditioner(curvature, 10, seed=3)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))[:10]
     rows = made.jacobian(order.tolist()).double()
     matrix = 2 / 10 * rows.T @ rows + torch.diag(4 * curvature.diagonal)
@@ -227,14 +227,14 @@ def test_a_preconditioner_is_the_inverse_of_its_own_molecules_curvature(linearis
 
 def test_where_a_preconditioner_is_not_worth_it(linearise: Make) -> None:
     small, large = curvature_of(linearise("head", 0, 40)), curvature_of(linearise("last-1", 0, 40))
-    assert few_molecules(small, 10, 1024.0, 0) is None
-    assert few_molecules(large, 0, 1024.0, 0) is None
-    assert few_molecules(GaussNewton(large.train, 0 * large.diagonal, 0.0), 10, 1024.0, 0) is None
-    made = few_molecules(large, 1000, 1024.0, 0)
+    assert make_preconditioner(small, 10, 1024.0, 0) is None
+    assert make_preconditioner(large, 0, 1024.0, 0) is None
+    assert make_preconditioner(GaussNewton(large.train, 0 * large.diagonal, 0.0), 10, 1024.0, 0) is None
+    made = make_preconditioner(large, 1000, 1024.0, 0)
     assert made is not None
     assert len(made.rows) == 20
     room = 5.5 * 4 * large.size / 2**20
-    made = few_molecules(large, 1000, room, 0)
+    made = make_preconditioner(large, 1000, room, 0)
     assert made is not None
     assert len(made.rows) == 5
 
@@ -259,4 +259,4 @@ def test_a_preconditioner_names_a_gradient_that_is_not_finite(linearise: Make) -
     for states in made.inputs._kept.values():
         states[0, 5] = float("inf")
     with pytest.raises(NumericsError, match=r"gradient of .*is not finite"):
-        few_molecules(GaussNewton(made, made.scope.decay(0.01), 1e-2), 4, 1024.0, 0)
+        make_preconditioner(GaussNewton(made, made.scope.decay(0.01), 1e-2), 4, 1024.0, 0)

@@ -1,1 +1,1 @@
-"""Influence functions: what adding a molecule to the training part does to the loss on another part."""
+"""Influence functions: the effect of an additional training molecule on the loss of another part."""

@@ -16,7 +16,7 @@ from moltune.attribution.linearised import Linearised
 from moltune.errors import ConfigError
 
 _MOST_DENSE = 4096
-# Columns at a time; memory for larger blocks would be fetched anew from the system for each.
+# Columns at a time; larger blocks would be allocated again by the system for each product.
 _BLOCK = 8192
 _ROUNDING = 1e-7
 # With so few parameters, conjugate gradients take seconds without a preconditioner.
@@ -111,13 +111,13 @@ class GaussNewton(Curvature):
 
         Args:
             double: multiply in float64. Otherwise blocks are multiplied in float32 and summed in float64, which takes
-                two fifths of the time and errs by some 1e-8 of the largest eigenvalue.
+                two fifths of the time, with an error of about 1e-8 of the largest eigenvalue.
 
         Raises:
             ConfigError: D is zero somewhere, or the Jacobian is not kept.
         """
         if self.kept is None or not (self.diagonal > 0).all():
-            raise ConfigError("a solve among molecules needs the Jacobian in memory, and damping above zero")
+            raise ConfigError("a solve over molecules needs the Jacobian in memory, and damping above zero")
         total = torch.zeros(len(self.kept), len(self.kept), dtype=torch.float64, device=self.kept.device)
         for block, root in zip(self._blocks(), self.diagonal.rsqrt().split(_BLOCK), strict=True):
             scaled = block.double() * root if double else block * root.float()
@@ -138,26 +138,25 @@ class GaussNewton(Curvature):
         return self.kept.split(_BLOCK, dim=1)
 
 
-class AmongMolecules(GaussNewton):
+class ReducedGaussNewton(GaussNewton):
     """The same Gauss-Newton operator in no more coordinates than there are molecules.
 
-    With D = Λ + δ, z = D^½ x and J D^-½ = U S Wᵀ, the operator becomes 2/n W S² Wᵀ + 1. It mixes the coordinates
-    q = Wᵀz among themselves and leaves alone what is orthogonal to every gradient. Whatever is solved by products with
-    batches of molecules can be solved for q, where a product takes n·b numbers instead of p·b; :meth:`restore` goes
-    back.
+    With D = Λ + δ, z = D^½ x and J D^-½ = U S Wᵀ, the operator becomes 2/n W S² Wᵀ + 1: it acts on the coordinates
+    q = Wᵀz and is the identity orthogonal to all gradients. A system can therefore be solved for q, where a product
+    with b molecules takes n·b multiplications instead of p·b; :meth:`restore` returns to x.
 
     Args:
         curvature: with the Jacobian kept, and D above zero.
         v: the right-hand side, shape (p,).
-        error: residual that inexact coordinates may cause. They come from products in float32 where that keeps it,
-            which takes less than half the time, and else from float64.
+        error: residual that rounding of the coordinates may cause. They are computed in float32 if the error allows
+            it, which takes less than half the time, and otherwise in float64.
     """
 
     def __init__(self, curvature: GaussNewton, v: Tensor, *, error: float = 0.0) -> None:
         self.outer = curvature
         self.double = error == 0
         squares, left = torch.linalg.eigh(curvature.gram(double=self.double))
-        # Rounding moves eigenvalues and vectors by so much of the largest one, and the smallest in the operator is 1.
+        # Rounding changes eigenvalues by this share of the largest one; the smallest one of the operator is 1.
         if not self.double and _ROUNDING * 2 / len(squares) * float(squares[-1]) > error:
             self.double = True
             squares, left = torch.linalg.eigh(curvature.gram())
@@ -175,7 +174,7 @@ class AmongMolecules(GaussNewton):
 
 
 class Hessian(Curvature):
-    """The true second derivative of the loss; it may be indefinite, and a solver then says so."""
+    """The second derivative of the loss; solvers raise NumericsError where it is indefinite."""
 
     def data_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
         """Forward over reverse."""
@@ -183,11 +182,11 @@ class Hessian(Curvature):
 
 
 def gradient_megabytes(molecules: int, parameters: int) -> float:
-    """Memory of the gradients of so many molecules, in float32."""
+    """Memory of the gradients of some molecules in float32, in MiB."""
     return 4 * molecules * parameters / 2**20
 
 
-class FewMolecules:
+class SamplePreconditioner:
     """r ↦ (2/m JᵀJ + n/m D)⁻¹ r for m random ones of n molecules, D = weight decay and damping of the curvature.
 
     By Woodbury's identity, in float32, which is enough for a preconditioner. The idea is that of Zhang & Xiao 2015
@@ -224,7 +223,7 @@ class FewMolecules:
         return ((scaled - self.rows.T @ weights) * self.root).double()
 
 
-def few_molecules(curvature: Curvature, wanted: int, megabytes: float, seed: int) -> FewMolecules | None:
+def make_preconditioner(curvature: Curvature, wanted: int, megabytes: float, seed: int) -> SamplePreconditioner | None:
     """A preconditioner of at most ``wanted`` molecules whose gradients fit into ``megabytes``.
 
     None where it does not pay (few parameters or few molecules) or does not exist (no damping).
@@ -232,7 +231,7 @@ def few_molecules(curvature: Curvature, wanted: int, megabytes: float, seed: int
     count = min(wanted, int(megabytes / gradient_megabytes(1, curvature.size)), len(curvature.positions) // 2)
     if curvature.size <= _SMALL or count < 1 or not bool((curvature.diagonal > 0).all()):
         return None
-    return FewMolecules(curvature, count, seed=seed)
+    return SamplePreconditioner(curvature, count, seed=seed)
 
 
 def mean_eigenvalue(

@@ -5,7 +5,7 @@ unit squared, when z is added to the n training molecules with their weight::
 
     score(z) = −1/n · ∇L_val(θ)ᵀ (H + δ)⁻¹ ∇ℓ(z, θ)          (Koh & Liang 2017, arXiv:1703.04730)
 
-Negative helps. The convention ``positive-helps`` (founding study B) turns the sign.
+Negative scores help. With the convention ``positive-helps`` (founding study B) the sign is reversed.
 """
 
 from __future__ import annotations

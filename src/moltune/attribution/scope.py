@@ -20,7 +20,7 @@ class Scope:
 
     Attributes:
         name: "head", "last-k", "adapter" or "all".
-        parameters: name in the model → value at which everything is computed, detached, float32.
+        parameters: name in the model → value, detached, float32.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Scope:
 
     @property
     def size(self) -> int:
-        """How many numbers they hold."""
+        """Number of values."""
         return sum(value.numel() for value in self.parameters.values())
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from moltune.attribution.curvature import (
-    AmongMolecules,
     Curvature,
-    FewMolecules,
     GaussNewton,
-    few_molecules,
+    ReducedGaussNewton,
+    SamplePreconditioner,
     largest_eigenvalue,
+    make_preconditioner,
 )
 from moltune.config import SolverSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.progress import StageReport, no_report, of_stage
 
 # With more molecules, the products of their gradients take longer than the cheaper steps save.
-_MOST_AMONG = 1500
+_MOST_REDUCED = 1500
 
 
 @dataclass(frozen=True)
@@ -128,48 +128,48 @@ class ConjugateGradient(Solver):
     """Conjugate gradients (Hestenes & Stiefel 1952); stops at a tenth of the tolerance.
 
     With many parameters they are preconditioned by the curvature of a few molecules
-    (:class:`~moltune.attribution.curvature.FewMolecules`), which changes the time that they take, not the solution.
+    (:class:`~moltune.attribution.curvature.SamplePreconditioner`), which saves time and does not change the solution.
     """
 
     name = "cg"
-    # Several right-hand sides share a preconditioner.
-    _made: tuple[Curvature, FewMolecules | None] | None = None
+    # The preconditioner is made once for all right-hand sides of a curvature.
+    _made: tuple[Curvature, SamplePreconditioner | None] | None = None
 
     def approximate(self, curvature: Curvature, v: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
         """Iterate; NumericsError for a direction of negative curvature, which only a Hessian can have."""
         settings = self.settings
         if self._made is None or self._made[0] is not curvature:
             self.report(self.stage, 0)
-            few = few_molecules(curvature, settings.precondition, settings.jacobian_mb, settings.seed)
+            few = make_preconditioner(curvature, settings.precondition, settings.jacobian_mb, settings.seed)
             self._made = curvature, few
         few = self._made[1]
         precondition = few or (lambda vector: vector)
         x = torch.zeros_like(v)
         residual, direction = v.clone(), torch.zeros_like(v)
-        # There is no direction before the first, and nothing of it is kept.
+        # Infinity makes the first direction the preconditioned residual itself.
         squared, start = math.inf, float(v.norm())
         reduction, used = 1.0, 0
         while used < settings.iterations and reduction > 0.1 * settings.tolerance:
-            towards = precondition(residual)
-            after = float(residual @ towards)
-            direction = towards + (after / squared) * direction
+            preconditioned = precondition(residual)
+            after = float(residual @ preconditioned)
+            direction = preconditioned + (after / squared) * direction
             squared = after
             product = curvature.product(direction)
-            bend = float(direction @ product)
-            if not math.isfinite(bend):
+            along = float(direction @ product)
+            if not math.isfinite(along):
                 raise NumericsError("a product with the curvature is not finite")
-            if bend <= 0:
+            if along <= 0:
                 raise NumericsError(
-                    f"the curvature is not positive definite ({bend:.3g} along a search direction of conjugate "
+                    f"the curvature is not positive definite ({along:.3g} along a search direction of conjugate "
                     "gradients): raise the damping, or take the Gauss-Newton curvature"
                 )
             used += 1
-            step = squared / bend
+            step = squared / along
             x += step * direction
             residual -= step * product
             reduction = float(residual.norm()) / start
-            way = math.log(max(reduction, 1e-300)) / math.log(0.1 * settings.tolerance)
-            self.report(self.stage, min(1.0, max(0.0, way)))
+            share = math.log(max(reduction, 1e-300)) / math.log(0.1 * settings.tolerance)
+            self.report(self.stage, min(1.0, max(0.0, share)))
         return x, [], {"iterations": used, **({"preconditioned_by": len(few.rows)} if few else {})}
 
 
@@ -195,15 +195,15 @@ class Lissa(Solver):
         if (
             isinstance(curvature, GaussNewton)
             and curvature.kept is not None
-            and len(curvature.kept) < min(curvature.size, _MOST_AMONG)
+            and len(curvature.kept) < min(curvature.size, _MOST_REDUCED)
             and bool((curvature.diagonal > 0).all())
         ):
-            inner = AmongMolecules(curvature, v, error=0.1 * self.settings.tolerance)
+            inner = ReducedGaussNewton(curvature, v, error=0.1 * self.settings.tolerance)
             # The residual has another norm there, and steps are cheap.
             strict = self.settings.model_copy(update={"tolerance": 0.1 * self.settings.tolerance})
-            among = Lissa(strict, self.report)
-            among.stage = self.stage
-            x, repeats, facts = among.approximate(inner, inner.right_side)
+            solver = Lissa(strict, self.report)
+            solver.stage = self.stage
+            x, repeats, facts = solver.approximate(inner, inner.right_side)
             return inner.restore(x), [inner.restore(repeat) for repeat in repeats], {**facts, "form": "molecules"}
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
@@ -301,7 +301,8 @@ def leading_eigenpairs(
         basis = torch.linalg.qr(apply(basis)).Q
     small = basis.T @ apply(basis)
     values, inner = torch.linalg.eigh((small + small.T) / 2)
-    return values.flip(0)[:count], basis @ inner.flip(1)[:, :count]
+    order = torch.argsort(values, descending=True)[:count]
+    return values[order], basis @ inner[:, order]
 
 
 def _draw(curvature: Curvature, count: int, generator: torch.Generator) -> list[int]:

@@ -1,1 +1,1 @@
-"""What is in external data, and which of its molecules to add."""
+"""Audit of external data, and selection of molecules to add to the training part."""

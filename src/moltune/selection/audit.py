@@ -56,10 +56,10 @@ def audit(
     Args:
         external: a file, bundled set, hub id, data frame or cleaned molecules; labels are optional.
         against: the training molecules, as any of these, or a run folder: then its own molecules with their parts.
-        settings: how.
+        settings: encoder, permutations, folds and so on; unset: the defaults.
         data: columns of the external file; its cleaning is ``clean``.
         clean: cleaning steps for both; unset: the defaults, or those of the run.
-        report: is told what is being done.
+        report: receives the stage in progress.
 
     Raises:
         DataError: a source cannot be read, or holds fewer than five molecules.
@@ -90,7 +90,6 @@ def audit(
     embedded = [encoder(molecules.smiles).astype(np.float64) for molecules in (external, known)]
     labelled = np.isfinite(external.target)
     if not labelled.any():
-        # Overlap, similarity and shift need no labels.
         logger.warning("%s has no usable label column; name one with --target", external.provenance.get("source"))
     noise = None
     # A molecule whose label the model has learned says nothing about how well it predicts new ones.

@@ -31,12 +31,12 @@ class LabelNoise:
         external_rmse: error on the external molecules of the model of all training molecules.
         bias: mean of external label minus prediction.
         correlation: Pearson correlation of external labels and predictions; None where one is constant.
-        excess: standard deviation that the external labels have beyond what the model's own error explains:
-            √max(0, external MSE − expected MSE). Label noise, another scale and another quantity all end up in it.
+        excess: standard deviation of the external labels that the model's own error does not explain:
+            √max(0, external MSE − expected MSE). Label noise, another scale and another quantity all contribute to it.
         excess_lower: lower end of its 95 % bootstrap interval over molecules.
         excess_upper: upper end.
         extrapolated: share of external molecules whose stratum of similarity has too few training molecules, so that
-            the nearest stratum stands in: their expected error is a guess.
+            their expected error is that of the nearest stratum with enough.
         residuals: external label minus prediction, in table order.
     """
 
@@ -66,9 +66,8 @@ def label_noise(
     """Estimate the noise of external labels against a model of the known ones.
 
     Support vector regression (RBF, C 5) on standardised features predicts each training molecule from the other folds
-    and each external molecule from all training molecules. The squared errors of training molecules, averaged within
-    strata of Tanimoto similarity to the nearest molecule learned from, are what an external molecule of that stratum
-    may be expected to have.
+    and each external molecule from all training molecules. The expected squared error of an external molecule is the
+    mean over training molecules in the same stratum of Tanimoto similarity to the nearest molecule of the fit.
 
     Args:
         external: features (n, d), labels (n,), SMILES.

@@ -56,7 +56,6 @@ class Candidates:
         values = np.asarray(self.columns[name], dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            # Sorting such values would return some order all the same, and nobody would notice.
             raise DataError(f"{name} of molecule {bad[0] + 1} ({self.smiles[bad[0]]}) is not finite; compute it again")
         return values
 

@@ -1,1 +1,1 @@
-"""How sure a tuned model is of each prediction."""
+"""Uncertainty of the predictions of a tuned model."""
