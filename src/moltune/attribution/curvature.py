@@ -1,7 +1,7 @@
 """Curvature of the training loss L(θ) = 1/n Σ (f(xᵢ) − yᵢ)² + ½ θᵀΛθ, Λ the weight decay of each parameter.
 
-Gauss-Newton: G = 2/n JᵀJ + Λ, positive semi-definite whatever the residuals are. Hessian: G + 2/n Σ rᵢ ∇²f(xᵢ), which
-need not be. Both with damping δ on the diagonal.
+Gauss-Newton: G = 2/n JᵀJ + Λ, always positive semi-definite. Hessian: G + 2/n Σ rᵢ ∇²f(xᵢ), which may be indefinite.
+Both have damping δ on the diagonal.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def gradient_megabytes(molecules: int, parameters: int) -> float:
 
 
 class SamplePreconditioner:
-    """r ↦ (2/m JᵀJ + n/m D)⁻¹ r for m random ones of n molecules, D = weight decay and damping of the curvature.
+    """r ↦ (2/m JᵀJ + n/m D)⁻¹ r for m of n molecules drawn at random, D = weight decay and damping of the curvature.
 
     By Woodbury's identity, in float32, which is enough for a preconditioner. The idea is that of Zhang & Xiao 2015
     (DiSCO, arXiv:1501.00263): the curvature of a sample is close to that of all, so its inverse narrows the spectrum.
@@ -243,11 +243,11 @@ def mean_eigenvalue(
         train: the molecules.
         positions: those of the curvature.
         seed: of the choice.
-        most: how many are enough.
+        most: upper limit of the sample.
         jacobian: gradients of all ``positions``, if they are in memory.
     """
     places = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[:most].tolist()
-    # Few at a time: of all the gradients only their lengths are needed.
+    # A few gradients at a time, because only their norms are needed.
     step = 1 if jacobian is not None else max(1, 2**26 // train.scope.size)
     squares = 0.0
     for start in range(0, len(places), step):

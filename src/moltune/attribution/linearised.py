@@ -1,7 +1,7 @@
-"""Predictions of many molecules, linearised in the parameters: products with their Jacobian, never the whole of it.
+"""Predictions of many molecules, linearised in the parameters: products with their Jacobian.
 
-For n molecules and p parameters J = ∂f/∂θ has shape (n, p), f being standardised predictions. A product J v is one
-forward-mode pass, Jᵀ w one reverse pass, however many molecules there are: no gradient per molecule is ever kept.
+For n molecules and p parameters the Jacobian J = ∂f/∂θ of the standardised predictions f has shape (n, p). A product
+J v takes one forward-mode pass per batch and Jᵀ w one reverse pass, without gradients of single molecules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moltune.attribution.inputs import Inputs
 from moltune.attribution.scope import Scope
 from moltune.errors import NumericsError
 
-# Their stubs promise a third value, which only has_aux returns.
+# Their stubs declare a third value, which they return with has_aux only.
 jvp: Any = torch.func.jvp
 vjp: Any = torch.func.vjp
 
@@ -106,7 +106,7 @@ class Linearised:
     def jacobian(self, positions: Sequence[int], progress: Callable[[int], None] | None = None) -> Tensor:
         """Gradients of single predictions, float32, shape (len(positions), p), vectorised over molecules.
 
-        ``progress`` is told how many more molecules are done.
+        ``progress`` receives the number of molecules of each finished batch.
 
         Raises:
             NumericsError: a gradient is not finite; molecule and tensor are named.
@@ -125,7 +125,7 @@ class Linearised:
             self.scope.fill_rows(result, [rows[position] for position in chunk], gradients)
             if progress is not None:
                 progress(len(chunk))
-        # Row by row, as a mask of all of them would take much memory.
+        # Row by row, because a mask of the whole matrix would take much memory.
         for row, position in zip(result, positions, strict=True):
             self.scope.check_finite(row, f"the gradient of {self.inputs.smiles[position]}")
         return result

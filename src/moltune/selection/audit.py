@@ -92,7 +92,7 @@ def audit(
     if not labelled.any():
         logger.warning("%s has no usable label column; name one with --target", external.provenance.get("source"))
     noise = None
-    # A molecule whose label the model has learned says nothing about how well it predicts new ones.
+    # The error on a molecule of the training set is no estimate of the error on new molecules.
     fresh = np.flatnonzero(labelled & ~np.isin(np.arange(len(external)), shared["position"].to_numpy(dtype=int)))
     if len(fresh) >= 5:
         report("label noise by a cross-validated model", 0)

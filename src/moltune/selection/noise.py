@@ -23,7 +23,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Errors of a model of the training labels, on training molecules left out and on the external ones.
+    """Errors of a model of the training labels, out of fold on the training molecules and on the external ones.
 
     Attributes:
         cv_rmse: out-of-fold error on the training molecules.
@@ -63,7 +63,7 @@ def label_noise(
     folds: int = 5,
     seed: int = 0,
 ) -> LabelNoise:
-    """Estimate the noise of external labels against a model of the known ones.
+    """Estimate the noise of external labels with a model of the known labels.
 
     Support vector regression (RBF, C 5) on standardised features predicts each training molecule from the other folds
     and each external molecule from all training molecules. The expected squared error of an external molecule is the
