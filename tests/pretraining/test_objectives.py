@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +14,20 @@ from tests.tiny import tiny_config
 from moltune.pretraining.objectives import IGNORED, Encoded, MaskedLanguageModel, Regression, mask_tokens
 
 MASK = 3
+
+
+def test_objectives_need_torch_and_transformers_alone() -> None:
+    """So that a recipe can run on a machine where nothing else is installed."""
+    code = (
+        "import sys\n"
+        "for name in ('pydantic', 'rdkit', 'pandas', 'sklearn', 'peft'):\n"
+        "    sys.modules[name] = None\n"
+        "from moltune.models import molformer\n"
+        "from moltune.models.pooling import mean_pool\n"
+        "from moltune.pretraining import muon, objectives\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def masked(share: float, maskable: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +371,54 @@ def test_a_mistake_leaves_no_folder_behind(settings: RunSettings, tmp_path: Path
         with pytest.raises(error):
             finetune(settings(output=tmp_path / "run", **changes))
         assert not (tmp_path / "run").exists(), changes
+
+
+def test_what_cannot_begin_is_refused_before_torch_is_imported(
+    settings: RunSettings, finished: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "letter.txt").write_text("dear")
+    code = (
+        "import json, sys\n"
+        "from moltune.config import make_config\n"
+        "from moltune.errors import MoltuneError\n"
+        "from moltune.tuning.check import check_request\n"
+        "for values in json.load(open(sys.argv[1])):\n"
+        "    try:\n"
+        "        check_request(make_config(values), resume=values['output'].endswith('resumed'))\n"
+        "        print('fine')\n"
+        "    except MoltuneError as error:\n"
+        "        print(error)\n"
+        "print([name for name in ('torch', 'transformers', 'sklearn', 'xgboost') if name in sys.modules])\n"
+    )
+    (tmp_path / "resumed").symlink_to(finished.path)
+    cases = [
+        settings(output=tmp_path / "free"),
+        settings(output=finished.path),
+        settings(output=tmp_path / "resumed", **{"training.epochs": 9}),
+        settings(output=tmp_path / "folder"),
+        settings(output=tmp_path / "free", **{"data.source": "nowhere.csv"}),
+        settings(output=tmp_path / "free", **{"data.add": "nowhere.csv"}),
+        settings(output=tmp_path / "free", **{"model.name": "runs/nope"}),
+        settings(output=tmp_path / "free", **{"split.method": "index", "split.index_file": "nowhere.json"}),
+        settings(output=tmp_path / "free", **{"method.name": "nope"}),
+    ]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cases.json")], capture_output=True, text=True, check=True
+    )
+    said = done.stdout.splitlines()
+    words = ["fine", "holds a finished run", "epochs was 4, now 9", "is no run folder", "'nowhere.csv' was not found"]
+    words += [
+        "'nowhere.csv' was not found",
+        "there is no model 'runs/nope'",
+        "no file nowhere.json",
+        "no method 'nope'",
+    ]
+    assert len(said) == len(words) + 1
+    for expected, line in zip(words, said, strict=False):
+        assert expected in line
+    assert said[-1] == "[]"
 
 
 def test_source_is_needed(settings: RunSettings) -> None:

@@ -165,6 +165,17 @@ def test_a_run_saves_loads_and_reports_it(tmp_path: Path, settings: RunSettings,
         assert not [name for name in load_file(run.model_path / ADAPTER_WEIGHTS) if "kernel" in name]
 
 
+def test_a_run_with_a_small_validation_part_says_what_chose_its_head(tmp_path: Path, settings: RunSettings) -> None:
+    run = finetune(config(settings, tmp_path / "run", **{"split.ratios": "70/12/18"}))
+    refit = run.metrics["refit"]
+    assert 10 <= refit["validation_molecules"] == run.metrics["validation"]["n"] < 20
+    assert refit["validation"] == {}
+    assert refit["cross_validation"].keys() == {"linear", *(f"C={C:g}" for C in PRICES)}
+    page = (run.path / "report.html").read_text()
+    assert f"the validation part of {refit['validation_molecules']} is too small to choose on" in page
+    assert "no validation part" not in page
+
+
 @pytest.mark.usefixtures("kernel_wins")
 def test_a_damaged_kernel_head_of_an_adapter_is_refused(tmp_path: Path, settings: RunSettings) -> None:
     run = finetune(config(settings, tmp_path / "run", **{"split.ratios": "80/0/20", "method.name": "lora"}))

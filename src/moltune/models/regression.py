@@ -115,14 +115,6 @@ class RegressionModel(StrictLoading, PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the encoder's token embedding."""
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the encoder's token embedding."""
-        self.encoder.set_input_embeddings(value)
-
     def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return pooled embeddings (batch, hidden_size), float32."""
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)

@@ -130,7 +130,7 @@ def adapt_encoder(
 
         # A random head would first pull the encoder away from what it knows.
         fit_by_ridge(regression.out_proj, run_batches(encoder, tokenizer, readable, pooled, training=True), values)
-    learner = PretrainingModel(encoder, heads, weights, Vocabulary.of(tokenizer), language)
+    learner = PretrainingModel(encoder, heads, Vocabulary.of(tokenizer), language)
     settings = _recipe(data, adapt, weights, seed)
 
     def tell(progress: Progress) -> None:

@@ -200,7 +200,7 @@ def _step(
     kind = batch["input_ids"].device.type
     with torch.autocast(kind, dtype=torch.bfloat16) if settings.bf16 else nullcontext():
         losses = {name: loss.float() for name, loss in model(**batch).items()}
-    total = torch.stack([losses[name] * weight for name, weight in model.weights.items()]).sum()
+    total = torch.stack([losses[name] * weight for name, weight in settings.weights.items()]).sum()
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     if not torch.isfinite(total):
         raise NumericsError(f"the loss is not finite at step {step}: {values}; lower the learning rate")

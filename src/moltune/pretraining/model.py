@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,6 @@ class PretrainingModel(nn.Module):
     Args:
         encoder: gives ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
         heads: objective by name.
-        weights: of each objective in the total loss.
         vocabulary: of the tokenizer.
         whole: the model around the encoder that is to be saved; None: the encoder alone.
 
@@ -60,14 +59,12 @@ class PretrainingModel(nn.Module):
         self,
         encoder: PreTrainedModel,
         heads: Mapping[str, Objective],
-        weights: dict[str, float],
         vocabulary: Vocabulary,
         whole: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
         if "mlm" in heads and vocabulary.mask is None:
             raise ConfigError("the model's tokenizer has no mask token, so it cannot learn masked tokens; choose mtr")
-        self.weights = weights
         self.vocabulary = vocabulary
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
@@ -76,20 +73,20 @@ class PretrainingModel(nn.Module):
 
     @classmethod
     def fresh(
-        cls, config: MolformerConfig, sizes: Mapping[str, int], weights: dict[str, float], vocabulary: Vocabulary
+        cls, config: MolformerConfig, sizes: Mapping[str, int], objectives: Iterable[str], vocabulary: Vocabulary
     ) -> PretrainingModel:
         """A MoLFormer with random weights under fresh heads, which is saved in the published masked-LM layout.
 
         Args:
             config: of the encoder.
             sizes: number of target values of each regression, by name.
-            weights: of each objective: ``mlm``, or the name of a regression.
+            objectives: ``mlm``, and names of regressions.
             vocabulary: of the tokenizer.
         """
         encoder = MolformerModel(config, add_pooling_layer=False)
         heads: dict[str, Objective] = {
             name: MaskedLanguageModel(config) if name == "mlm" else Regression(name, config.hidden_size, sizes[name])
-            for name in weights
+            for name in objectives
         }
         for head in heads.values():
             head.apply(encoder._init_weights)
@@ -99,7 +96,7 @@ class PretrainingModel(nn.Module):
         whole.molformer = encoder
         if isinstance(mlm, MaskedLanguageModel):
             whole.lm_head = mlm.lm_head
-        return cls(encoder, heads, weights, vocabulary, whole)
+        return cls(encoder, heads, vocabulary, whole)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, intact: Tensor, targets: dict[str, Tensor]

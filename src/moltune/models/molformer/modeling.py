@@ -130,6 +130,7 @@ class MolformerPreTrainedModel(StrictLoading, PreTrainedModel):
     config_class = MolformerConfig
     config: MolformerConfig
     base_model_prefix = "molformer"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules = ["MolformerLayer"]  # noqa: RUF012 - transformers reads a plain list
 
@@ -157,14 +158,6 @@ class MolformerModel(MolformerPreTrainedModel):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.add_pooling_layer = add_pooling_layer
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the token embedding."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        self.embeddings.word_embeddings = value  # type: ignore[assignment]
 
     def _feature_weights(self, device: torch.device) -> tuple[Tensor | None, ...]:
         config = self.config

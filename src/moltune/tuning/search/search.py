@@ -297,7 +297,7 @@ def _alive(owner: list[float] | None) -> bool:
 def _known(study: optuna.Study, number: int, trials: int) -> dict[str, Any]:
     """What to report after a trial."""
     table = trials_table(study).set_index("number")
-    line: dict[str, Any] = table.loc[number].to_dict()
+    line: Any = table.loc[number]
     best = table.loc[table["state"] == "complete", "value"].min()
     return {
         "number": number,
