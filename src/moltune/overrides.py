@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +47,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     Raises:
         ConfigError: a text has no ``=``, or goes below a setting that is no group.
     """
-    result = _copy(values)
+    result = copy.deepcopy(values)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():
@@ -71,7 +72,3 @@ def set_nested(values: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{dotted}: {group} is a value, not a group of settings")
     values[last] = value
-
-
-def _copy(values: Any) -> Any:
-    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values

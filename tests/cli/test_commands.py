@@ -20,6 +20,7 @@ from click.testing import Result
 from tests.tiny import RunSettings, assert_same_run
 
 from moltune import __version__
+from moltune.config import FinetuneConfig
 from moltune.data.reading.read import read_table
 from moltune.errors import NumericsError
 from moltune.models.molformer import MolformerConfig
@@ -111,9 +112,9 @@ def test_interrupt(
 
 @pytest.mark.slow
 def test_real_process_prints_json_alone(finished: Run) -> None:
-    """No library writes to standard output behind our back, and no terminal is needed."""
+    """No library writes to standard output behind our back, no terminal is needed, and no import is in vain."""
     done = subprocess.run(
-        [sys.executable, "-m", "moltune", "predict", str(finished.path), "-", "--json"],
+        [sys.executable, "-X", "importtime", "-m", "moltune", "predict", str(finished.path), "-", "--json"],
         input="CCO\nxx\n",
         capture_output=True,
         text=True,
@@ -124,6 +125,25 @@ def test_real_process_prints_json_alone(finished: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert [line["input"] for line in json.loads(done.stdout)] == ["CCO", "xx"]
     assert "Traceback" not in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    needless = {"peft", "sklearn", "scipy.stats", "xgboost", "matplotlib", "datasets", "transformers.trainer", "optuna"}
+    assert "torch" in imported
+    assert not imported & needless
+
+
+def test_a_switch_that_is_not_given_leaves_the_settings_file_alone(
+    moltune: Invoke, monkeypatch: pytest.MonkeyPatch, small_csv: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("adapt: {transductive: true}\ndata: {clean: {neutralize: true}}\ntraining: {epochs: 7}\n")
+    seen: list[FinetuneConfig] = []
+    monkeypatch.setattr("moltune.tuning.check.check_request", lambda config, **_: seen.append(config))
+    monkeypatch.setattr(finetune_module, "finetune", lambda *_, **__: sys.exit(0))
+    assert moltune("finetune", small_csv, "--config", path, "-o", tmp_path / "run").exit_code == 0
+    (config,) = seen
+    assert config.adapt.transductive
+    assert config.data.clean.neutralize
+    assert config.training.epochs == 7
 
 
 # --- finetune ----------------------------------------------------------------------------------------------------
