@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny import tiny_config
 
+from moltune.models.molformer.modeling import MolformerLMHead
 from moltune.pretraining.objectives import IGNORED, Encoded, MaskedLanguageModel, Regression, mask_tokens
 
 MASK = 3
@@ -111,13 +112,13 @@ def test_nothing_to_learn_from_is_zero_and_attached(case: str) -> None:
     loss = Regression("mtr", 32, 4)(encoded(6, targets, intact))
     assert loss.item() == 0
     loss.backward()
-    masked_loss = MaskedLanguageModel(tiny_config(vocab_size=50))(encoded())
+    masked_loss = MaskedLanguageModel(MolformerLMHead(tiny_config(vocab_size=50)))(encoded())
     assert masked_loss.item() == 0
     masked_loss.backward()
 
 
 def test_masked_language_model_looks_at_masked_tokens_only() -> None:
-    objective = MaskedLanguageModel(tiny_config(vocab_size=50))
+    objective = MaskedLanguageModel(MolformerLMHead(tiny_config(vocab_size=50)))
     state = encoded()
     state.labels[1, 2] = 17
     state.labels[4, 0] = 3

@@ -117,7 +117,7 @@ def adapt_encoder(
     scaler = None
     if "mlm" in weights:
         assert language is not None
-        heads["mlm"] = MaskedLanguageModel(lm_head=language_head(language))
+        heads["mlm"] = MaskedLanguageModel(language_head(language))
     if "mtr" in weights:
         values = physchem(readable)
         scaler = DescriptorScaler.fit(values)

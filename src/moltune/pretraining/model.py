@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moltune.errors import ConfigError
 from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM, MolformerModel
+from moltune.models.molformer.modeling import MolformerLMHead
 from moltune.models.pooling import mean_pool
 from moltune.models.strict import quiet_transformers
 from moltune.pretraining.objectives import Encoded, MaskedLanguageModel, Objective, Regression
@@ -85,7 +86,9 @@ class PretrainingModel(nn.Module):
         """
         encoder = MolformerModel(config, add_pooling_layer=False)
         heads: dict[str, Objective] = {
-            name: MaskedLanguageModel(config) if name == "mlm" else Regression(name, config.hidden_size, sizes[name])
+            name: MaskedLanguageModel(MolformerLMHead(config))
+            if name == "mlm"
+            else Regression(name, config.hidden_size, sizes[name])
             for name in objectives
         }
         for head in heads.values():

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moltune.models.molformer import MolformerConfig
-from moltune.models.molformer.modeling import MolformerLMHead
-
 IGNORED = -100
 
 
@@ -48,16 +45,11 @@ class Objective(nn.Module, ABC):
 class MaskedLanguageModel(Objective):
     """Cross-entropy in nats over masked tokens (Devlin et al. 2019, arXiv:1810.04805).
 
-    Args:
-        config: of the encoder, for a fresh head of the published kind.
-        lm_head: the head of a checkpoint: hidden states (n, width) -> logits (n, vocabulary).
+    ``lm_head`` maps hidden states (n, width) to logits (n, vocabulary).
     """
 
-    def __init__(self, config: MolformerConfig | None = None, lm_head: nn.Module | None = None) -> None:
+    def __init__(self, lm_head: nn.Module) -> None:
         super().__init__()
-        if lm_head is None:
-            assert config is not None
-            lm_head = MolformerLMHead(config)
         self.lm_head = lm_head
 
     def forward(self, encoded: Encoded) -> Tensor:
