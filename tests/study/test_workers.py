@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+from joblib import Parallel, delayed
 
 from moltune.data.load import load_molecules
 from moltune.study.arms.base import Workbench
@@ -62,3 +65,23 @@ def test_a_killed_worker_is_reported_and_replaced(table: pd.DataFrame, tmp_path:
     assert set(threads) == {3}
     with pytest.raises(ProcessLookupError):
         os.kill(int(pids[2]), 0)
+
+
+def with_helpers(bench: Workbench, specification: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Leave the processes of a pool of joblib behind, as descriptors of many molecules do."""
+    return {"values": np.array(Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(4)))}
+
+
+@pytest.mark.slow
+def test_no_process_that_a_worker_started_outlives_it(table: pd.DataFrame, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_molecules(load_molecules(table), "k")
+    with LocalExecutor(tmp_path, 1, threads=2) as executor:
+        executor.submit(task("with_helpers"))
+        assert finish(executor).status == "done"
+        helpers = set(np.load(store.place(task("with_helpers")) / "values.npy").tolist())
+        assert all(psutil.pid_exists(pid) for pid in helpers)
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in helpers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in helpers)

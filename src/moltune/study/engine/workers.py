@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 from joblib import cpu_count
 
 from moltune.study.engine.store import Store, Task
@@ -148,4 +149,9 @@ def _begin_worker(watched: Connection) -> None:
 def _end_with_parent(watched: Connection) -> None:
     """End this process as soon as its parent closes its end of the pipe or is killed, so that no orphan works on."""
     watched.poll(None)
+    # Workers that joblib started here would wait minutes for more work; their resource tracker ends by itself.
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
     os._exit(1)
