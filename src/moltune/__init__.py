@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moltune.models.register import register_when_imported
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from moltune import datasets
