@@ -126,7 +126,7 @@ def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str
     index = pd.DataFrame(study["index"], columns=KEYS)
     molecules = store.molecules(study["data"]["key"])
     if molecules is None:
-        raise DataError(f"{store.folder} has lost its molecules; run the study again")
+        raise DataError(f"the molecules of the study are missing in {store.folder}; run it again")
     target = pd.Series(molecules.target, index=molecules.table["row"].to_numpy())
     results = {hash_: store.result(hash_) for hash_ in index["hash"].unique()}
     rows: list[dict[str, Any]] = []

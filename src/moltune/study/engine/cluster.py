@@ -100,7 +100,7 @@ class RayExecutor(Executor):
         try:
             files, error, trace = self._ray.get(reference)
         except self._ray.exceptions.RayError as problem:
-            return Event(task.hash, "died", seconds, f"Ray lost it ({type(problem).__name__})")
+            return Event(task.hash, "died", seconds, f"Ray stopped its task ({type(problem).__name__})")
         if error:
             self.store.write_failure(task, error, trace)
             self.store.write_journal("failed", task, error=error)

@@ -29,6 +29,8 @@ from moltune.study.recipe.recipe import ArmSpec, Recipe
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# The version whose results these still are; a later one here makes every stored run another run.
+RESULTS_OF = "0.1.0"
 _SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence", "citation", "cleaning", "rdkit")
 
 
@@ -85,7 +87,7 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     data = hashlib.sha256(
         molecules.table[["row", "smiles", "target"]].to_csv(index=False, float_format="%.17g").encode()
     ).hexdigest()
-    common = {"format": FORMAT, "data": data, "moltune": __version__, "_data_key": key}
+    common = {"format": FORMAT, "data": data, "moltune": RESULTS_OF, "_data_key": key}
     splits = {unit: _split_digest(split) for unit, split in _splits(recipe, molecules, store).items()}
     steps: dict[str, Task] = {}
     runs: dict[str, Task] = {}

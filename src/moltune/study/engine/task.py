@@ -146,7 +146,7 @@ def _write_step(folder: Path, task: Task, results: dict[str, np.ndarray | Path])
 def _molecules(folder: Path, key: str) -> Molecules:
     molecules = Store(folder).molecules(key)
     if molecules is None:
-        raise RunFolderError(f"{folder} has lost the molecules {key}; start the study again")
+        raise RunFolderError(f"the molecules {key} are missing in {folder}; run the study again")
     return molecules
 
 
