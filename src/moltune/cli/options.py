@@ -25,7 +25,6 @@ _PANELS = {
     "method": "Model",
     "adapt": "Training",
     "training": "Training",
-    "architecture": "Training",
 }
 _PLAIN = (bool, int, float, Path, list[str])
 
