@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/tutorial.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs/guides").glob("*.md")), "README.md"]
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/guides").glob("*.md"))
+PAGES = ["README.md", "docs/tutorial.md", *GUIDES, "docs/explanation/ionisation.md"]
 BLOCK = re.compile(r"(?P<comment><!-- not run: [^>]+ -->\n+)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 # Pages whose every block needs a network, a GPU, a cluster or another page.
 WITHOUT = {"docs/guides/index.md", "docs/guides/gpu.md", "docs/guides/ray.md"}

@@ -19,7 +19,7 @@ import pytest
 from tests.tiny import assert_same_run
 
 EPOCHS = 4
-PACE = 0.1
+PACE = 0.25
 
 pytestmark = [
     pytest.mark.slow,

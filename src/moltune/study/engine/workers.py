@@ -6,7 +6,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -149,9 +151,11 @@ def _begin_worker(watched: Connection) -> None:
 def _end_with_parent(watched: Connection) -> None:
     """End this process as soon as its parent closes its end of the pipe or is killed, so that no orphan works on."""
     watched.poll(None)
-    # Workers that joblib started here would wait minutes for more work; their resource tracker ends by itself.
+    # Processes that joblib started here would wait minutes for more work, and its tracker would report their folder.
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                child.kill()
+            child.kill()
+    for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
+        for folder in place.glob(f"joblib_memmapping_folder_{os.getpid()}_*"):
+            shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
