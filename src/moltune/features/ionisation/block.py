@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
-import torch
+from joblib import Parallel, delayed
 from rdkit import rdBase
 from rdkit.Chem import rdMolDescriptors
 
@@ -95,13 +93,10 @@ def ionisation_block(smiles: Sequence[str], *, ph: float = 7.4, n_jobs: int = 1)
     batches = similar_together(smiles)
     texts = [[smiles[row] for row in rows] for rows in batches]
     block = np.empty((len(smiles), len(IONISATION_NAMES)), np.float32)
-    if n_jobs == 1 or len(batches) < 2:
-        for rows, batch in zip(batches, texts, strict=True):
-            block[rows] = _rows(batch, ph)
-        return block
-    with ProcessPoolExecutor(min(n_jobs, len(batches)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for rows, values in zip(batches, pool.map(_rows, texts, [ph] * len(texts)), strict=True):
-            block[rows] = values
+    # joblib and not a pool of our own: a user's script need not guard its entry for it.
+    done = Parallel(n_jobs=min(n_jobs, max(1, len(batches))))(delayed(_rows)(batch, ph) for batch in texts)
+    for rows, values in zip(batches, done, strict=True):
+        block[rows] = values
     return block
 
 
