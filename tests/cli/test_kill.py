@@ -19,7 +19,7 @@ import pytest
 from tests.tiny import assert_same_run
 
 EPOCHS = 4
-PACE = 0.25
+PACE = 0.1
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,6 +30,8 @@ pytestmark = [
 def command_line(arguments: list[str], log: str, pace: float, hang_in: str | None) -> None:
     """Run in the child: the command itself, slowed down so that a signal hits where it should."""
     sys.argv = ["moltune", *arguments]
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
