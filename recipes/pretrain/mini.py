@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pack import HalfWhitening
 
 from moltune.config import PretrainSettings
 from moltune.features.physchem import DescriptorScaler, physchem
@@ -45,18 +46,12 @@ def teacher_targets(cache: TeacherCache, smiles: list[str], components: int, fol
     Scaled to unit mean variance, NaN rows where the teacher failed; written as (n, components), float16.
     """
     positions, values = cache.lookup(smiles)
-    sample = values[:30_000].astype(np.float32)
-    mean, spread = sample.mean(0), sample.std(0) + 1e-6
-    _, singular, axes = np.linalg.svd((sample - mean) / spread, full_matrices=False)
-    variance = singular[:components] ** 2 / len(sample)
-    scale = variance**-0.25
-    scale /= np.sqrt((variance * scale**2).mean())
+    project = HalfWhitening.of(values[:30_000].astype(np.float32), components)
     result = np.full((len(smiles), components), np.nan, dtype=np.float16)
     for start in range(0, len(values), 50_000):
-        part = (values[start : start + 50_000].astype(np.float32) - mean) / spread
-        result[positions[start : start + 50_000]] = np.clip(part @ axes[:components].T * scale, -20, 20)
-    explained = float(singular[:components].__pow__(2).sum() / (singular**2).sum())
-    logging.info("teacher: %d molecules, %d components, %.3f of the variance", len(positions), components, explained)
+        result[positions[start : start + 50_000]] = project(values[start : start + 50_000])
+    count, share = len(positions), project.explained
+    logging.info("teacher: %d molecules, %d components, %.3f of the variance", count, components, share)
     np.save(folder / "teacher.npy", result)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,48 @@ def teacher_rows(folder: Path, smiles: list[str]) -> np.ndarray:
     return values
 
 
-def half_whitened(values: np.ndarray, components: int) -> tuple[np.ndarray, dict[str, Any]]:
+@dataclass(frozen=True)
+class HalfWhitening:
     """First principal components, each divided by the fourth root of its variance, scaled to unit mean variance.
 
-    As in ``mini.py``; float32 (n, components), NaN rows where there is no fingerprint.
+    Args of :meth:`of`: a sample of fingerprints, float32, shape (m, d), and the number of components k.
     """
+
+    mean: np.ndarray
+    spread: np.ndarray
+    axes: np.ndarray
+    scale: np.ndarray
+    variance: np.ndarray
+    explained: float
+
+    @classmethod
+    def of(cls, sample: np.ndarray, components: int) -> HalfWhitening:
+        """Find the components."""
+        mean, spread = sample.mean(0), sample.std(0) + 1e-6
+        _, singular, axes = np.linalg.svd((sample - mean) / spread, full_matrices=False)
+        variance = singular[:components] ** 2 / len(sample)
+        scale = variance**-0.25
+        scale /= np.sqrt((variance * scale**2).mean())
+        explained = float((singular[:components] ** 2).sum() / (singular**2).sum())
+        return cls(mean, spread, axes[:components], scale, variance, explained)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Project fingerprints (n, d): (n, k), clipped to ±20."""
+        part = (values.astype(np.float32) - self.mean) / self.spread
+        return np.clip(part @ self.axes.T * self.scale, -20, 20)
+
+
+def half_whitened(values: np.ndarray, components: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Half-whitened components of fingerprints, float32 (n, components); NaN rows where there is no fingerprint."""
     known = np.flatnonzero(np.isfinite(values).all(axis=1))
     sample = values[np.sort(np.random.default_rng(0).permutation(known)[:_SAMPLE])].astype(np.float32)
-    mean, spread = sample.mean(0), sample.std(0) + 1e-6
-    _, singular, axes = np.linalg.svd((sample - mean) / spread, full_matrices=False)
-    variance = singular[:components] ** 2 / len(sample)
-    scale = variance**-0.25
-    scale /= np.sqrt((variance * scale**2).mean())
-    result = np.full((len(values), len(variance)), np.nan, dtype=np.float32)
+    project = HalfWhitening.of(sample, components)
+    result = np.full((len(values), len(project.scale)), np.nan, dtype=np.float32)
     for start in range(0, len(known), _CHUNK):
         rows = known[start : start + _CHUNK]
-        part = (values[rows].astype(np.float32) - mean) / spread
-        result[rows] = np.clip(part @ axes[:components].T * scale, -20, 20)
-    explained = float((singular[:components] ** 2).sum() / (singular**2).sum())
-    return result, {"molecules": len(known), "explained": round(explained, 4), "variance": variance.round(4).tolist()}
+        result[rows] = project(values[rows])
+    notes = {"explained": round(project.explained, 4), "variance": project.variance.round(4).tolist()}
+    return result, {"molecules": len(known), **notes}
 
 
 def ionisation_rows(folder: Path, count: int) -> np.ndarray:
