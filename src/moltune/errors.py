@@ -21,6 +21,10 @@ class DataError(InputError):
     """A table, a column, a row or a split cannot be used."""
 
 
+class TargetNotFoundError(DataError):
+    """No column is named as the target, and none is obvious."""
+
+
 class ConfigError(InputError):
     """A setting is unknown, has the wrong type, or contradicts another one."""
 

@@ -18,7 +18,7 @@ def cleaned(smiles, y, *, need_target=True, columns=None, **settings):
     molecules = clean(read_table(frame), CleanSettings(**settings), target="y", need_target=need_target)
     assert molecules.rows_in == len(frame) == len(molecules) + len(molecules.rejected)
     assert list(molecules.table.columns[:5]) == KEPT_COLUMNS
-    assert list(molecules.rejected.columns) == REJECT_COLUMNS
+    assert list(molecules.rejected.columns[:4]) == REJECT_COLUMNS
     assert sorted([*molecules.table["row"], *molecules.rejected["row"]]) == list(range(1, len(frame) + 1))
     return molecules
 
@@ -79,7 +79,8 @@ def test_salts_and_charges_only_when_asked_for():
 
 def test_targets_that_are_no_numbers_are_rejected_with_reasons():
     molecules = cleaned(
-        ["C", "CC", "CCC", "CCCC", "CO", "CN", "CF", "CCl"], ["1", "2", "n/a", None, "inf", "> 5", "1,5", "1e39"]
+        ["C", "CC", "CCC", "CCCC", "CO", "CN", "CF", "CCl"],
+        ["1.0", "2", "n/a", None, "inf", "> 5", "5.0 ± 0.2", "1e39"],
     )
     assert molecules.target.tolist() == [1.0, 2.0]
     reasons = molecules.rejected.set_index("row")["reason"]
@@ -87,7 +88,7 @@ def test_targets_that_are_no_numbers_are_rejected_with_reasons():
     assert reasons[4] == "the target is empty"
     assert "not finite" in reasons[5]
     assert "a bound" in reasons[6]
-    assert "decimals with a point" in reasons[7]
+    assert reasons[7] == "the target is not a number: '5.0 ± 0.2'"
     assert "not finite" in reasons[8]
     assert molecules.rejected.set_index("row")["value"][6] == "> 5"
 
@@ -96,8 +97,6 @@ def test_no_number_at_all_names_the_column_and_the_numeric_ones():
     frame = pd.DataFrame({"smiles": ["C", "N"], "name": ["a", "b"], "logD": [1.0, 2.0]})
     with pytest.raises(DataError, match=r"'name' has no finite number in any row.*numeric columns are 'logD'"):
         clean(read_table(frame), CleanSettings(), target="name")
-    with pytest.raises(DataError, match="decimals with a point"):
-        cleaned(["C", "N"], ["1,5", "2,5"])
 
 
 def test_all_bad_and_constant_targets_are_errors_of_their_own():

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from moltune import datasets
-from moltune.data.reading.columns import find_columns, to_number
+from moltune.data.reading.columns import find_columns
+from moltune.data.reading.numbers import to_number
 from moltune.errors import DataError
 
 S = ["CCO", "c1ccccc1"]

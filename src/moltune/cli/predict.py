@@ -78,7 +78,7 @@ def _file_or_set(inputs: list[str]) -> str | None:
     (only,) = inputs
     if only in datasets.names() or Path(only).exists():
         return only
-    if Path(only).suffix.lower() in {*FORMATS, ".gz", ".txt", ".xlsx", ".xls", ".zip"}:
+    if Path(only).suffix.lower() in {*FORMATS, ".gz", ".txt", ".zip"}:
         raise DataError(f"there is no file {only}")
     return None
 
@@ -88,10 +88,10 @@ def _listed(inputs: list[str]) -> list[str]:
         return inputs
     if sys.stdin.isatty():
         raise DataError("give a file or SMILES, or pipe SMILES into standard input")
-    from moltune.data.reading.formats import SMILES_HEADERS
+    from moltune.data.reading.headers import STRUCTURE_HEADERS
 
     listed = [line.split()[0] for line in sys.stdin if line.strip()]
-    if listed and listed[0].lower() in SMILES_HEADERS:
+    if listed and listed[0].lower() in STRUCTURE_HEADERS:
         del listed[0]
     if not listed:
         raise DataError("standard input holds no SMILES")

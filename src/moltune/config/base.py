@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from moltune.errors import ConfigError
 
@@ -20,10 +27,18 @@ class Settings(BaseModel):
     Attributes:
         retired: settings of earlier versions by name, with the value that switched each off and why it went. Files
             of earlier versions load where they hold that value.
+        later: settings that are left out of a dump at their default, so that what an earlier version stored under the
+            checksum of its settings stays the same.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
     retired: ClassVar[dict[str, tuple[Any, str]]] = {}
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unset = {name for name in self.later if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in dump(self).items() if name not in unset}
 
     @model_validator(mode="before")
     @classmethod

@@ -46,7 +46,9 @@ Ratios = Annotated[tuple[float, float, float], BeforeValidator(parse_ratios)]
 
 
 class CleanSettings(Settings):
-    """What is done to each molecule before anything else."""
+    """What is done to each molecule and measurement before anything else; it stays with a tuned model."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"unit", "transform"})
 
     largest_fragment: bool = Field(False, description="keep only the largest fragment (strip salts and solvents)")
     neutralize: bool = Field(False, description="neutralise charges where protonation allows it")
@@ -60,9 +62,36 @@ class CleanSettings(Settings):
         description="labels of one molecule further apart than this are a conflict; "
         "unset: half the standard deviation of the target",
     )
+    unit: str | None = Field(
+        None,
+        min_length=1,
+        description="unit of the target, such as nM: other units are converted, numbers without one are taken to be "
+        "in it; unset: the most frequent one of the table",
+    )
+    transform: Literal["none", "log10", "neg-log10-molar"] = Field(
+        "none",
+        description="of the measurements: none, log10, or neg-log10-molar (a concentration c becomes -log10 of c in M)",
+    )
 
 
-class DataSettings(Settings):
+class TableSettings(Settings):
+    """How a file is to be read where it does not say so itself."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"sheet", "header", "decimal", "type"})
+
+    sheet: str | None = Field(None, description="sheet of a workbook, by name; unset: the only one that is not empty")
+    header: bool | None = Field(
+        None, description="whether the first line names the columns; unset: it does unless it holds a molecule"
+    )
+    decimal: Literal["auto", "point", "comma"] = Field(
+        "auto", description="decimal mark of the target: point or comma; auto: what all its numbers together say"
+    )
+    type: str | None = Field(
+        None, description="type of measurement to take, such as IC50, where a column beside the target names several"
+    )
+
+
+class DataSettings(TableSettings):
     """Where molecules and measurements come from."""
 
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")

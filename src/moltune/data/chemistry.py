@@ -49,20 +49,22 @@ def rdkit_log() -> Iterator[Captured]:
 
 
 def parse_smiles(smiles: str) -> Chem.Mol:
-    """Parse and sanitise one SMILES.
+    """Parse and sanitise one SMILES, or one InChI.
 
     Raises:
         DataError: RDKit refuses it; the message is RDKit's reason on one line.
     """
+    kind, parse = ("InChI", Chem.MolFromInchi) if smiles.startswith("InChI=") else ("SMILES", Chem.MolFromSmiles)
     with rdkit_log() as log:
         try:
-            mol = Chem.MolFromSmiles(smiles)
+            mol = parse(smiles)
         except (RuntimeError, ValueError, UnicodeError) as error:
-            raise DataError(f"not a valid SMILES: {one_line(error)}") from None
+            raise DataError(f"not a valid {kind}: {one_line(error)}") from None
     if mol is None:
-        raise DataError(f"not a valid SMILES: {log.reason or _problem(smiles) or 'RDKit gives no reason'}")
+        why = log.reason or (_problem(smiles) if kind == "SMILES" else "") or "RDKit gives no reason"
+        raise DataError(f"not a valid {kind}: {why}")
     if mol.GetNumAtoms() == 0:
-        raise DataError("the SMILES has no atoms")
+        raise DataError(f"the {kind} has no atoms")
     return mol
 
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from rdkit import Chem
 
 from moltune.config import CleanSettings, DataSettings
 from moltune.data.cleaning.clean import clean
 from moltune.data.molecules import Molecules
+from moltune.data.reading.measurements import Reading
 from moltune.data.reading.read import read_table
-from moltune.errors import DataError
+from moltune.errors import DataError, TargetNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def load_molecules(
     *,
     need_target: bool = True,
 ) -> Molecules:
-    """Read a source, find its columns, clean it, and log one line with the counts.
+    """Read a source, find its columns, clean it, and log one line with columns and counts.
 
     Args:
         source: anything that :func:`moltune.data.reading.read.read_table` takes; None: ``settings.source``.
@@ -41,10 +43,24 @@ def load_molecules(
     if source is None:
         raise DataError("No source of molecules is given; name a file, a bundled dataset or a Hugging Face dataset.")
     molecules = clean(
-        read_table(source), settings.clean, smiles=settings.smiles, target=settings.target, need_target=need_target
+        read_table(source, settings),
+        settings.clean,
+        smiles=settings.smiles,
+        target=settings.target,
+        table=settings,
+        need_target=need_target,
     )
-    logger.info("%s: %s", molecules.provenance.get("source"), summary(molecules))
+    announce(molecules)
     return molecules
+
+
+def announce(molecules: Molecules) -> None:
+    """Log one line with the structure, the target, its unit and the counts, and one for whatever else was decided."""
+    reading = Reading.from_provenance(molecules.provenance)
+    words = "" if reading is None else f"{reading.words}; "
+    logger.info("%s: %s%s", molecules.provenance.get("source"), words, summary(molecules))
+    for note in () if reading is None else reading.notes:
+        logger.info("%s", note)
 
 
 def load_molecules_labelled_or_not(source: str | Path | pd.DataFrame, settings: DataSettings) -> Molecules:
@@ -55,10 +71,12 @@ def load_molecules_labelled_or_not(source: str | Path | pd.DataFrame, settings: 
     """
     try:
         return load_molecules(source, settings)
-    except DataError:
+    except TargetNotFoundError as error:
         if settings.target is not None:
             raise
-        return load_molecules(source, settings, need_target=False)
+        molecules = load_molecules(source, settings, need_target=False)
+        logger.info("Without a target: %s", error)
+        return molecules
 
 
 def summary(molecules: Molecules) -> str:
@@ -78,12 +96,13 @@ def reason_counts(molecules: Molecules) -> dict[str, int]:
 
 
 def molecules_from_lists(
-    smiles: Sequence[str], target: Sequence[float] | None, settings: CleanSettings | None = None
+    smiles: Sequence[str | Chem.Mol], target: Sequence[float] | None, settings: CleanSettings | None = None
 ) -> Molecules:
-    """Clean molecules that are in memory; row ``i`` of the result's ``row`` column is position ``i - 1`` here.
+    """Clean molecules that are in memory: SMILES, InChI or RDKit molecules.
 
-    Without ``settings`` nothing is merged and the order stays: only molecules (and, if there is a target, labels) that
-    cannot be used are missing. With ``settings`` and a target, duplicates are treated as they say.
+    Row ``i`` of the result's ``row`` column is position ``i - 1`` here. Without ``settings`` nothing is merged and the
+    order stays: only molecules (and, if there is a target, labels) that cannot be used are missing. With ``settings``
+    and a target, duplicates are treated as they say.
 
     Raises:
         DataError: lengths differ, there are no molecules, or see :func:`moltune.data.cleaning.clean.clean`.

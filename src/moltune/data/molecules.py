@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 KEPT_COLUMNS = ["row", "input", "smiles", "inchikey", "target"]
 REJECT_COLUMNS = ["row", "input", "value", "reason"]
+BOUND_COLUMNS = ["row", "input", "relation", "value"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,14 @@ class Molecules:
             source, the first one where duplicates were merged), ``input`` (SMILES as given), ``smiles`` (as used),
             ``inchikey``, ``target`` (float; NaN throughout when the source has no target) and any further columns
             of the source. The index is 0..n-1.
-        rejected: one line per row that was left out, with the columns of ``REJECT_COLUMNS``; rows merged into
-            another one as duplicates are listed here too, with the row that they went into.
+        rejected: one line per row that was left out, with the columns of ``REJECT_COLUMNS`` and any further columns of
+            the source; rows merged into another one as duplicates are listed here too, with the row that they went
+            into.
         conflicts: one line per molecule whose duplicate labels disagree: inchikey, smiles, rows, values, spread.
         rows_in: number of data rows read; always ``len(table) + len(rejected)``.
-        provenance: source, format, columns used, checksum, cleaning steps and their counts.
+        provenance: source, format, checksum, how the table was read (``reading``), cleaning steps and their counts.
+        bounds: those of the rejected rows that say "more than" or "less than" a number, with the columns of
+            ``BOUND_COLUMNS``; ``relation`` is >, <, >= or <=, and ``value`` in the unit of the target.
     """
 
     table: pd.DataFrame
@@ -33,6 +38,7 @@ class Molecules:
     conflicts: pd.DataFrame
     rows_in: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    bounds: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BOUND_COLUMNS))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -47,6 +53,11 @@ class Molecules:
         """Targets, float64, shape (n,)."""
         return self.table["target"].to_numpy(dtype=np.float64)
 
+    def further(self, *taken: str) -> pd.DataFrame:
+        """The further columns of the source, index 0..n-1; one whose name is ``taken`` is called ``source_<name>``."""
+        columns = [name for name in self.table.columns if name not in KEPT_COLUMNS]
+        return rename_taken(self.table[columns].reset_index(drop=True), taken)
+
     def reject(self, reasons: dict[int, str]) -> Molecules:
         """Move table positions to ``rejected``, each with its reason; return the new value."""
         if not reasons:
@@ -56,9 +67,24 @@ class Molecules:
             value=[repr(float(value)) if np.isfinite(value) else "" for value in self.target[positions]],
             reason=[reasons[position] for position in positions],
         )
+        further = self.further(*REJECT_COLUMNS).iloc[positions]
+        moved = pd.concat([moved.reset_index(drop=True), further.reset_index(drop=True)], axis=1)
         rejected = pd.concat([self.rejected, moved]) if len(self.rejected) else moved
         return replace(
             self,
             table=self.table.drop(index=positions).reset_index(drop=True),
             rejected=rejected.sort_values("row", kind="stable").reset_index(drop=True),
         )
+
+
+def rename_taken(frame: pd.DataFrame, taken: Collection[str]) -> pd.DataFrame:
+    """The frame with no column under a name that is taken: such a one becomes ``source_<name>``."""
+    used = {*taken, *frame.columns}
+    names = {}
+    for name in frame.columns:
+        new = str(name)
+        while new in taken or (new != name and new in used):
+            new = f"source_{new}"
+        names[name] = new
+        used.add(new)
+    return frame.rename(columns=names)

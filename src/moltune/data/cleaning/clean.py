@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import rdkit
 from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from moltune.config import CleanSettings
+from moltune.config import CleanSettings, TableSettings
 from moltune.data.chemistry import parse_smiles, rdkit_log
 from moltune.data.cleaning.duplicates import CONFLICT_COLUMNS, merge_duplicates
-from moltune.data.molecules import KEPT_COLUMNS, REJECT_COLUMNS, Molecules
-from moltune.data.reading.columns import find_columns, is_empty, numeric_columns, to_number
+from moltune.data.molecules import BOUND_COLUMNS, KEPT_COLUMNS, REJECT_COLUMNS, Molecules, rename_taken
+from moltune.data.reading.columns import find_columns, is_empty, numeric_columns
+from moltune.data.reading.measurements import Measurements, read_measurements
+from moltune.data.reading.numbers import split_cell
 from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, one_line
 
 _DEFAULT = CleanSettings()
 _LARGEST = float(np.finfo(np.float32).max)
+_INVISIBLE = "\u200b\u2060\ufeff"
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class CleanedSmiles:
     steps: tuple[str, ...]
 
 
-def clean_smiles(smiles: str, settings: CleanSettings = _DEFAULT) -> CleanedSmiles:
-    """Parse, sanitise, optionally strip and neutralise, and name one molecule.
+def clean_smiles(smiles: str | Chem.Mol, settings: CleanSettings = _DEFAULT) -> CleanedSmiles:
+    """Parse, sanitise, optionally strip and neutralise, and name one molecule: a SMILES, an InChI or an RDKit molecule.
 
     With ``settings.canonical`` off the SMILES stays as given (without blanks around it or a ChemAxon extension after
     it), unless stripping or neutralising changed the molecule.
@@ -49,15 +53,17 @@ def clean_smiles(smiles: str, settings: CleanSettings = _DEFAULT) -> CleanedSmil
     Raises:
         DataError: the reason why there is no usable molecule.
     """
+    smiles = _text(smiles) if isinstance(smiles, Chem.Mol) else smiles
     if not isinstance(smiles, str):
         raise DataError("the SMILES is empty" if is_empty(smiles) else "the SMILES is not text")
-    text = smiles.strip()
+    text = smiles.strip().strip(_INVISIBLE).strip()
     core, _, extension = text.partition(" ")
     if not text:
         raise DataError("the SMILES is empty")
     if len(core.split()) > 1 or (extension and not extension.strip().startswith("|")):
         raise DataError("the SMILES has a blank inside; put names into a column of their own")
     mol = parse_smiles(text)
+    core = Chem.MolToSmiles(mol) if text.startswith("InChI=") else core
     try:
         with rdkit_log():
             mol, steps = _standardize(mol, settings)
@@ -106,14 +112,15 @@ def clean(
     *,
     smiles: str | None = None,
     target: str | None = None,
+    table: TableSettings | None = None,
     need_target: bool = True,
     merge: bool | None = None,
 ) -> Molecules:
     """Clean every row of a raw table.
 
     Each row is kept, or listed in ``rejected`` with its number, SMILES, target cell and reason, so that
-    ``rows_in == len(table) + len(rejected)`` always. Further source columns stay in the table; one whose name is
-    taken by a column of moltune is called ``source_<name>``.
+    ``rows_in == len(table) + len(rejected)`` always. Further source columns stay in both; one whose name is
+    taken by a column of moltune is called ``source_<name>``. A unit column beside the target names its present unit.
 
     Without ``need_target`` (for predictions) duplicates are not merged, a target that is given may have gaps (NaN),
     and a table of which nothing can be used is no error.
@@ -123,52 +130,72 @@ def clean(
         settings: the cleaning steps.
         smiles: SMILES column; None: found by name.
         target: target column; None: found when obvious, if it is needed.
+        table: decimal mark and type of measurement; unset: the defaults.
         need_target: whether each kept row must have a finite target.
         merge: whether duplicates are treated as ``settings.duplicates`` says; None: as ``need_target``.
 
     Raises:
-        DataError: a column is missing or not obvious, no row is usable, no target is a number, the target is
-            constant, or there are duplicates under the policy "error".
+        DataError: a column is missing or not obvious, the target can be read in two ways, no row is usable, no target
+            is a number, the target is constant, or there are duplicates under the policy "error".
     """
     smiles_column, target_column = find_columns(raw.frame, smiles, target, need_target=need_target)
+    structures = raw.frame[smiles_column].tolist()
     cells = [None] * len(raw.frame) if target_column is None else raw.frame[target_column].tolist()
-    values = _numbers(cells)
-    if need_target and cells and np.isnan(values).all():
+    measured = read_measurements(
+        raw.frame,
+        smiles_column,
+        target_column,
+        settings,
+        table or TableSettings(),
+        weights=lambda positions: np.array([_weight(structures[position]) for position in positions]),
+        unit=str(raw.provenance.get("unit") or ""),
+        strict=need_target,
+    )
+    values, reading = measured.values, measured.reading
+    if need_target and cells and np.isnan(values).all() and not measured.reasons:
         raise DataError(_no_number(raw.frame, str(target_column), smiles_column))
     rows: list[tuple[Any, ...]] = []
     positions: list[int] = []
     rejects: list[tuple[Any, ...]] = []
     steps: Counter[str] = Counter()
-    given = zip(raw.rows.tolist(), raw.frame[smiles_column].tolist(), cells, values.tolist(), strict=True)
+    left: list[int] = []
+    given = zip(raw.rows.tolist(), structures, cells, values.tolist(), strict=True)
     for position, (row, text, cell, value) in enumerate(given):
         try:
             found = clean_smiles(text, settings)
             if need_target and math.isnan(value):
-                raise DataError(_why_no_target(cell))
+                raise DataError(measured.reasons.get(position) or _why_no_target(cell))
         except DataError as error:
+            left.append(position)
             rejects.append((row, _text(text), _text(cell), str(error)))
             continue
         steps.update(found.steps)
         positions.append(position)
         rows.append((row, _text(text), found.smiles, found.inchikey, value))
-    rejected = pd.concat([raw.bad_rows, pd.DataFrame(rejects, columns=REJECT_COLUMNS)])
+    others = raw.frame.drop(columns=[smiles_column, *([] if target_column is None else [target_column])])
+    further = rename_taken(others.iloc[left].reset_index(drop=True), REJECT_COLUMNS)
+    rejected = pd.concat([raw.bad_rows, pd.concat([pd.DataFrame(rejects, columns=REJECT_COLUMNS), further], axis=1)])
     if not rows and need_target:
         raise DataError(_nothing_left(raw, rejected, smiles_column))
-    table = pd.DataFrame(rows, columns=KEPT_COLUMNS).astype({"row": np.int64, "target": np.float64})
-    others = raw.frame.drop(columns=[smiles_column, *([] if target_column is None else [target_column])])
+    kept = pd.DataFrame(rows, columns=KEPT_COLUMNS).astype({"row": np.int64, "target": np.float64})
+    if reading.unit_column is not None and reading.changed:
+        others = others.assign(**{reading.unit_column: reading.unit})
     molecules = Molecules(
-        table=pd.concat([table, _renamed(others.iloc[positions].reset_index(drop=True))], axis=1),
+        table=pd.concat([kept, rename_taken(others.iloc[positions].reset_index(drop=True), KEPT_COLUMNS)], axis=1),
         rejected=rejected.astype({"row": np.int64}).sort_values("row", kind="stable").reset_index(drop=True),
         conflicts=pd.DataFrame(columns=CONFLICT_COLUMNS),
         rows_in=raw.rows_in,
         provenance={
-            **raw.provenance,
+            **{name: value for name, value in raw.provenance.items() if name != "notes"},
             "smiles_column": smiles_column,
-            "target_column": target_column,
+            "target_column": reading.name,
+            **({"unit": reading.unit} if reading.unit else {}),
+            "reading": replace(reading, notes=(*raw.provenance.get("notes", ()), *reading.notes)).to_dict(),
             "cleaning": settings.model_dump(),
             "steps": dict(steps),
             "rdkit": rdkit.__version__,
         },
+        bounds=_bounds(raw, structures, measured),
     )
     if need_target if merge is None else merge:
         molecules = merge_duplicates(molecules, settings)
@@ -181,46 +208,38 @@ def clean(
     return molecules
 
 
-def _numbers(cells: list[Any]) -> np.ndarray:
-    """Float64; NaN where a cell is no finite number, or too large for float32."""
-    values = np.array([to_number(cell) for cell in cells], dtype=np.float64)
-    return np.where(np.abs(values) <= _LARGEST, values, np.nan)
+def _weight(structure: Any) -> float:
+    """Molecular weight of a structure as given, salts and all; NaN where it cannot be read."""
+    try:
+        return float(rdMolDescriptors._CalcMolWt(parse_smiles(_text(structure).strip())))
+    except DataError:
+        return math.nan
+
+
+def _bounds(raw: RawTable, structures: list[Any], measured: Measurements) -> pd.DataFrame:
+    rows = raw.rows.tolist()
+    listed = [(rows[i], _text(structures[i]), *bound) for i, bound in sorted(measured.bounds.items())]
+    return pd.DataFrame(listed, columns=BOUND_COLUMNS)
 
 
 def _no_number(frame: pd.DataFrame, column: str, smiles: str) -> str:
     others = numeric_columns(frame, without=[smiles, column])
     hint = f"numeric columns are {', '.join(map(repr, others))}" if others else "no other column is numeric"
     example = _text(next((value for value in frame[column] if not is_empty(value)), None))
-    cure = "write decimals with a point; " if _decimal_comma(example) else ""
-    return f"Column {column!r} has no finite number in any row (it holds {example!r}, for example); {cure}{hint}."
+    return f"Column {column!r} has no finite number in any row (it holds {example!r}, for example); {hint}."
 
 
 def _why_no_target(cell: Any) -> str:
     text = _text(cell)
     if not text:
         return "the target is empty"
-    if not math.isnan(to_number(cell)):
+    parts = split_cell(cell)
+    if parts is None or parts.unit:
+        return f"the target is not a number: {text!r}"
+    numbers = [value for mark in ("point", "comma") if not math.isnan(value := parts.value(mark))]
+    if numbers and abs(numbers[0]) > _LARGEST:
         return f"the target is not finite: {text!r}"
-    if text[0] in "<>≤≥~":
-        return f"the target is a bound, not a number: {text!r}"
-    return f"the target is not a number: {text!r}" + ("; write decimals with a point" if _decimal_comma(text) else "")
-
-
-def _decimal_comma(text: str) -> bool:
-    return text.count(",") == 1 and not math.isnan(to_number(text.replace(",", ".")))
-
-
-def _renamed(others: pd.DataFrame) -> pd.DataFrame:
-    """Further columns of the source, none under a name that the table has already."""
-    taken = {*KEPT_COLUMNS, *others.columns}
-    names = {}
-    for name in others.columns:
-        new = str(name)
-        while new in KEPT_COLUMNS or (new != name and new in taken):
-            new = f"source_{new}"
-        names[name] = new
-        taken.add(new)
-    return others.rename(columns=names)
+    return f"the target has another decimal mark than the column: {text!r}"
 
 
 def _nothing_left(raw: RawTable, rejected: pd.DataFrame, column: str) -> str:
@@ -235,5 +254,7 @@ def _nothing_left(raw: RawTable, rejected: pd.DataFrame, column: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Chem.Mol):
+        return str(Chem.MolToSmiles(value))
     # Lone surrogates (possible in JSON) would make every later write of the table fail.
     return "" if is_empty(value) else str(value).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rdkit import Chem
 
 from moltune.data.chemistry import rdkit_log
-from moltune.errors import DataError
+from moltune.data.reading.numbers import split_cell, to_number
+from moltune.data.reading.units import known_unit, split_header
+from moltune.errors import DataError, TargetNotFoundError
 
-_OTHER_SMILES_NAMES = {"drug", "mol", "molecule", "structure", "compound", "ligand"}
+_OTHER_SMILES_NAMES = {"drug", "mol", "romol", "rdmol", "molecule", "structure", "compound", "ligand"}
 _TARGET_NAMES = {
     *("y", "label", "labels", "target", "targets", "value", "exp", "expt", "experimental"),
     *("logd", "logd74", "logs", "logp", "logk", "pic50", "pki", "pka"),
@@ -28,19 +29,21 @@ _NUMERIC_SHARE = 0.5
 def find_columns(
     frame: pd.DataFrame, smiles: str | None, target: str | None, *, need_target: bool
 ) -> tuple[str, str | None]:
-    """Names of the SMILES column and of the target column.
+    """Names of the column of structures and of the target column.
 
     A name that is given must exist (upper and lower case are the same where that is unambiguous). One that is None is
     found when it is obvious. SMILES: a column called ``smiles``, else the only one whose name has "smiles" in it, else
     the only one with another usual name (drug, mol, structure ...). Target: the only numeric column with a usual name
     (y, label, target, exp, logD, measured ...), else the only numeric column that is no identifier. A column is
-    numeric when at least half of its non-empty cells are numbers.
+    numeric when at least half of its non-empty cells are numbers; only where none is, a decimal comma, a bound or a
+    unit may stand in them, too. Without a SMILES column, one of InChI or of RDKit molecules is taken.
 
     Returns:
         ``(smiles, target)``; ``target`` is None only when it is neither given nor needed.
 
     Raises:
         DataError: a name does not exist, or a column is not obvious; the message lists the candidates.
+        TargetNotFoundError: that column is the target.
     """
     smiles_column = match_name(frame.columns, smiles, "SMILES column") if smiles is not None else _find_smiles(frame)
     if target is not None:
@@ -52,7 +55,7 @@ def find_columns(
 
 
 def match_name(columns: Iterable[Any], name: str, role: str) -> str:
-    """The column of that name; exact first, then without regard to case.
+    """The column of that name; exact first, then without regard to case, then without a unit behind it.
 
     Raises:
         DataError: there is none; the message lists the columns and suggests the closest.
@@ -61,6 +64,7 @@ def match_name(columns: Iterable[Any], name: str, role: str) -> str:
     if name in names:
         return name
     same = [column for column in names if column.casefold() == name.strip().casefold()]
+    same = same or [column for column in names if split_header(column)[0].casefold() == name.strip().casefold()]
     if len(same) == 1:
         return same[0]
     lowered = {column.casefold(): column for column in names}
@@ -70,23 +74,11 @@ def match_name(columns: Iterable[Any], name: str, role: str) -> str:
 
 
 def numeric_columns(frame: pd.DataFrame, *, without: Collection[str]) -> list[str]:
-    """Columns of which at least half of the non-empty cells are finite numbers."""
-    return [str(name) for name in frame.columns if str(name) not in without and _is_numeric(frame[name])]
-
-
-def to_number(value: Any) -> float:
-    """A cell as a float; NaN where it is no number. Underscores and digits of other scripts are no number."""
-    if value is None or isinstance(value, bool | np.bool_):
-        return math.nan
-    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.inf if isinstance(value, int) else math.nan
-
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
+    """Columns of which at least half of the non-empty cells are finite numbers; see :func:`find_columns`."""
+    names = [str(name) for name in frame.columns if str(name) not in without]
+    return [name for name in names if _is_numeric(frame[name], to_number)] or [
+        name for name in names if _is_numeric(frame[name], _any_number)
+    ]
 
 
 def is_empty(value: Any) -> bool:
@@ -96,16 +88,36 @@ def is_empty(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
 
 
+def looks_like_structure(text: Any) -> bool:
+    """Whether a cell is an RDKit molecule, an InChI, or text that parses as SMILES (an element symbol does, too)."""
+    if isinstance(text, Chem.Mol):
+        return True
+    if not isinstance(text, str) or len(text.split()) != 1:
+        return False
+    if text.strip().startswith("InChI="):
+        return True
+    try:
+        return Chem.MolFromSmiles(text.strip(), sanitize=False) is not None
+    except (RuntimeError, ValueError):
+        return False
+
+
+def plain_name(name: str) -> str:
+    """A column's name in small letters and digits alone."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
 def _find_smiles(frame: pd.DataFrame) -> str:
     names = [str(name) for name in frame.columns]
     if "smiles" in names:
         return "smiles"
-    exact = [name for name in names if _plain(name) == "smiles"]
-    containing = [name for name in names if "smiles" in _plain(name)]
-    other = [name for name in names if _plain(name) in _OTHER_SMILES_NAMES and _looks_like_smiles(frame[name])]
-    if found := _only_one(exact, containing, other, role="hold the SMILES"):
+    exact = [name for name in names if plain_name(name) == "smiles"]
+    containing = [name for name in names if "smiles" in plain_name(name)]
+    other = [name for name in names if plain_name(name) in _OTHER_SMILES_NAMES and _looks_like_structures(frame[name])]
+    inchi = [name for name in names if re.search(r"inchi(?!key)", plain_name(name)) and _is_inchi(frame[name])]
+    if found := _only_one(exact, containing, other, inchi, role="hold the SMILES"):
         return found
-    candidates = [name for name in names if _looks_like_smiles(frame[name])]
+    candidates = [name for name in names if _looks_like_structures(frame[name])]
     if any(not math.isnan(to_number(name)) for name in names):
         hint = "The first line looks like data; add a header line such as smiles,target."
     elif candidates:
@@ -116,32 +128,51 @@ def _find_smiles(frame: pd.DataFrame) -> str:
 
 
 def _find_target(frame: pd.DataFrame, smiles: str) -> str:
-    numeric = numeric_columns(frame, without=[smiles])
-    named = [name for name in numeric if _plain(name) in _TARGET_NAMES or _plain(name).startswith("measured")]
-    others = [name for name in numeric if not _is_identifier(name)]
-    if found := _only_one(named, others, role="be the target"):
-        return found
     names = [str(name) for name in frame.columns if str(name) != smiles]
+    plain = [name for name in names if _is_numeric(frame[name], to_number)]
+    usual = [name for name in names if _is_usual(name) and (name in plain or _is_numeric(frame[name], _any_number))]
+    others = [name for name in plain if not _is_identifier(name)]
+    if found := _only_one(usual, others, role="be the target", error=TargetNotFoundError):
+        return found
+    loose = [name for name in names if not _is_identifier(name) and _is_numeric(frame[name], _any_number)]
+    if found := _only_one(loose, role="be the target", error=TargetNotFoundError):
+        return found
     if not names:
-        raise DataError(f"There is no target: the only column is {smiles!r}.")
-    hint = f" Numeric, but it looks like an identifier: {_listed(numeric)}; name it if it is meant." if numeric else ""
-    raise DataError(f"No target column was found: none of {_listed(names)} holds numbers.{hint}")
+        raise TargetNotFoundError(f"There is no target: the only column is {smiles!r}.")
+    hint = f" Numeric, but it looks like an identifier: {_listed(plain)}; name it if it is meant." if plain else ""
+    raise TargetNotFoundError(f"No target column was found: none of {_listed(names)} holds numbers.{hint}")
 
 
-def _only_one(*choices: list[str], role: str) -> str | None:
+def _is_usual(name: str) -> bool:
+    plain = plain_name(split_header(name)[0])
+    return plain in _TARGET_NAMES or plain.startswith("measured")
+
+
+def _only_one(*choices: list[str], role: str, error: type[DataError] = DataError) -> str | None:
     """The member of the first choice that is not empty; None where all are."""
     found = next(filter(None, choices), [])
     if len(found) > 1:
-        raise DataError(f"Several columns may {role}: {_listed(found)}; name one.")
+        better = next((name for name in found if plain_name(name) == "pchemblvalue"), None)
+        hint = f" {better!r} is in one unit and on one scale; it is the usual choice." if better else ""
+        raise error(f"Several columns may {role}: {_listed(found)}; name one.{hint}")
     return found[0] if found else None
 
 
-def _is_numeric(column: pd.Series) -> bool:
+def _is_numeric(column: pd.Series, number: Callable[[Any], float]) -> bool:
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return False
     values = [value for value in column if not is_empty(value)]
-    good = sum(math.isfinite(to_number(value)) for value in values)
+    good = sum(math.isfinite(number(value)) for value in values)
     return bool(values) and good >= _NUMERIC_SHARE * len(values)
+
+
+def _any_number(value: Any) -> float:
+    """A finite number where a cell holds one in any way of writing, NaN elsewhere."""
+    cell = split_cell(value)
+    if cell is None or (cell.unit and known_unit(cell.unit) is None):
+        return math.nan
+    point = cell.value("point")
+    return cell.value("comma") if math.isnan(point) else point
 
 
 def _is_identifier(name: str) -> bool:
@@ -149,23 +180,19 @@ def _is_identifier(name: str) -> bool:
     return bool(words) and (words[0] in {"unnamed", "column"} or words[-1] in _IDENTIFIER_WORDS)
 
 
-def _looks_like_smiles(column: pd.Series) -> bool:
-    texts = [value.strip() for value in column if isinstance(value, str) and value.strip()][:_SAMPLE]
+def _looks_like_structures(column: pd.Series) -> bool:
+    cells = [value for value in column if not is_empty(value)][:_SAMPLE]
+    texts = [value.strip() for value in cells if isinstance(value, str)]
     # Plain words and numbers (an element symbol, "CNS", "1") parse as SMILES; a molecule has a bond or a ring to show.
-    if not texts or not any(re.search(r"[=#()\[\]@0-9]|CC", text) for text in texts):
+    if len(texts) == len(cells) and not any(re.search(r"[=#()\[\]@0-9]|CC", text) for text in texts):
         return False
-    good = 0
     with rdkit_log():
-        for text in texts:
-            try:
-                good += len(text.split()) == 1 and Chem.MolFromSmiles(text, sanitize=False) is not None
-            except (RuntimeError, ValueError):
-                continue
-    return good > len(texts) / 2
+        return sum(map(looks_like_structure, cells)) > len(cells) / 2
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
+def _is_inchi(column: pd.Series) -> bool:
+    cells = [value for value in column if not is_empty(value)][:_SAMPLE]
+    return sum(str(value).strip().startswith("InChI=") for value in cells) > len(cells) / 2
 
 
 def _listed(names: list[str]) -> str:

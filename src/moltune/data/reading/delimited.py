@@ -11,6 +11,7 @@ import logging
 
 import pandas as pd
 
+from moltune.data.reading.headers import SAMPLE, names_without_header, no_header_note, structure_position
 from moltune.data.reading.table import RawTable, raw_table
 from moltune.errors import DataError
 
@@ -19,19 +20,22 @@ logger = logging.getLogger(__name__)
 SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_delimited(text: str, label: str, separator: str | None = None) -> RawTable:
-    """Parse delimited text with a header line; every cell stays text, an empty cell becomes None.
+def read_delimited(text: str, label: str, separator: str | None = None, header: bool | None = None) -> RawTable:
+    """Parse delimited text; every cell stays text, an empty cell becomes None.
 
-    Blank lines are no data rows. A row with too few or too many fields, or with quotes that do not match, is a bad
-    row. ``separator`` unset: the candidate that splits the header line most often, or a single column.
+    The first line names the columns unless it holds a molecule, or ``header`` says otherwise. Blank lines are no data
+    rows. A row with too few or too many fields, or with quotes that do not match, is a bad row. ``separator`` unset:
+    the candidate that splits the first line most often, or a single column.
 
     Raises:
-        DataError: no header, no data row, or a quote that is never closed.
+        DataError: no line, no data row, or a quote that is never closed.
     """
     separator = separator or _find_separator(text)
     limit = csv.field_size_limit(10_000_000)
     try:
-        return _parse(text, label, separator)
+        sample = _sample(text, separator)
+        missing = header is False or (header is None and structure_position(sample) is not None)
+        return _parse(text, label, separator, names_without_header(sample) if missing and sample else None)
     finally:
         csv.field_size_limit(limit)
 
@@ -43,10 +47,25 @@ def _find_separator(text: str) -> str:
     return max(SEPARATORS, key=outside.count)
 
 
-def _parse(text: str, label: str, separator: str) -> RawTable:
+def _sample(text: str, separator: str) -> list[list[str]]:
+    """The first rows, up to one that cannot be read."""
+    rows: list[list[str]] = []
+    try:
+        for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+            if "".join(fields).strip():
+                rows.append(fields)
+            if len(rows) == SAMPLE:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def _parse(text: str, label: str, separator: str, header: list[str] | None) -> RawTable:
+    """Parse all rows; without ``header`` the first one is it."""
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=separator, strict=True)
-    header: list[str] | None = None
+    notes, where = ([], "the header has") if header is None else ([no_header_note(header)], "the first has")
     cells: list[list[str | None]] = []
     rows: list[int] = []
     bad: list[tuple[int, str, str, str]] = []
@@ -67,7 +86,7 @@ def _parse(text: str, label: str, separator: str) -> RawTable:
         row = len(rows) + len(bad) + 1
         if not reason and len(fields) != len(header):
             _refuse_swallowed_lines(label, first + 1, reader.line_num)
-            reason = f"the row has {len(fields)} fields, the header has {len(header)}"
+            reason = f"the row has {len(fields)} fields, {where} {len(header)}"
         if reason:
             joined = " ".join(line.strip("\r\n") for line in lines[first : reader.line_num])
             bad.append((row, joined[:500], "", reason))
@@ -81,7 +100,7 @@ def _parse(text: str, label: str, separator: str) -> RawTable:
     if blank:
         logger.info("%s: %d blank lines skipped", label, blank)
     frame = pd.DataFrame(cells, columns=header, dtype=object)
-    return raw_table(frame, label, rows, bad, separator=separator, blank_lines=blank)
+    return raw_table(frame, label, rows, bad, separator=separator, blank_lines=blank, notes=notes)
 
 
 def _refuse_open_quote(message: str, label: str, first_line: int, last_line: int, in_header: bool) -> None:

@@ -15,10 +15,9 @@ import pandas as pd
 from rdkit import Chem
 
 from moltune.data.chemistry import rdkit_log
+from moltune.data.reading.headers import SAMPLE, STRUCTURE_HEADERS, structure_position
 from moltune.data.reading.table import RawTable, raw_table
 from moltune.errors import DataError, one_line
-
-SMILES_HEADERS = {"smiles", "smile", "canonical_smiles", "isomeric_smiles"}
 
 
 def read_json(text: str, label: str) -> RawTable:
@@ -115,21 +114,27 @@ def from_frame(frame: pd.DataFrame, label: str) -> RawTable:
 
 
 def read_smi(text: str, label: str) -> RawTable:
-    """One ``SMILES [blank name]`` per line; a first line that starts with the word SMILES is a header.
+    """One ``SMILES [blank name]`` per line, or ``identifier blank SMILES``.
 
-    A ChemAxon extension (``SMILES |...| name``) stays with its SMILES.
+    A first line with the word SMILES is a header. A ChemAxon extension (``SMILES |...| name``) stays with its SMILES.
 
     Raises:
         DataError: the file has no rows.
     """
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
-    if lines and lines[0].split()[0].strip('"').lower() in SMILES_HEADERS:
+    if lines and any(word.strip('"').lower() in STRUCTURE_HEADERS for word in lines[0].split()):
         del lines[0]
     if not lines:
         raise DataError(f"{label} is empty: it has no molecules.")
-    return raw_table(
-        pd.DataFrame([_split_smi(line) for line in lines], columns=["smiles", "name"], dtype=object), label
-    )
+    words = [line.split(maxsplit=1) for line in lines[:SAMPLE]]
+    columns, rows, notes = ["smiles", "name"], [_split_smi(line) for line in lines], []
+    if structure_position(words) == 1:
+        columns, notes = ["id", "smiles"], ["Each line is an identifier and a SMILES."]
+        rows = [
+            (first, second.strip() or None)
+            for first, _, second in (re.split(r"(\s+|$)", line, maxsplit=1) for line in lines)
+        ]
+    return raw_table(pd.DataFrame(rows, columns=columns, dtype=object), label, notes=notes)
 
 
 def _split_smi(line: str) -> tuple[str, str | None]:

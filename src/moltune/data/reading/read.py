@@ -16,9 +16,12 @@ from typing import Any, Literal
 import pandas as pd
 
 from moltune import datasets as bundled
-from moltune.data.reading.delimited import read_delimited
+from moltune.config import TableSettings
+from moltune.data.reading.delimited import SEPARATORS, read_delimited
 from moltune.data.reading.formats import from_frame, read_json, read_parquet, read_sdf, read_smi
+from moltune.data.reading.headers import STRUCTURE_HEADERS, structure_position
 from moltune.data.reading.table import RawTable
+from moltune.data.reading.workbook import read_workbook
 from moltune.datasets.bundled import read_bytes
 from moltune.errors import DataError, one_line
 
@@ -31,18 +34,12 @@ FORMATS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys((".smi", ".smiles"), "smi"),
     **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "workbook"),
 }
 """Format by extension; any of them may be gzipped."""
-_TEXT_PARSERS: dict[str, Callable[[str, str], RawTable]] = {
-    "csv": read_delimited,
-    "tsv": lambda text, label: read_delimited(text, label, "\t"),
-    "jsonl": read_json,
-    "smi": read_smi,
-    "sdf": read_sdf,
-}
+_TEXT_PARSERS: dict[str, Callable[[str, str], RawTable]] = {"jsonl": read_json, "smi": read_smi, "sdf": read_sdf}
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _FOREIGN = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook; export the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; export the sheet as CSV",
     b"%PDF": "a PDF",
     b"BZh": "bzip2-compressed; unpack it first",
     b"\xfd7zXZ": "xz-compressed; unpack it first",
@@ -51,26 +48,31 @@ _FOREIGN = {
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
-def read_table(source: str | Path | pd.DataFrame) -> RawTable:
+def read_table(source: str | Path | pd.DataFrame, settings: TableSettings | None = None) -> RawTable:
     """Read a table of molecules.
 
     A string is looked up as a bundled name first, then as a file, then (only if it looks like ``owner/name``) as a
-    Hugging Face data set. Files: CSV, TSV, Parquet, JSON lines, .smi, .sdf, and gzip of these; text is UTF-8, UTF-16
-    with a byte order mark, or else Windows-1252. Blank lines are not counted as rows; rows that cannot be read are
-    in ``bad_rows``.
+    Hugging Face data set. Files: CSV, TSV, Parquet, JSON lines, .smi, .sdf, Excel and OpenDocument workbooks, and gzip
+    of these; text is UTF-8, UTF-16 with a byte order mark, or else Windows-1252. Blank lines are not counted as rows;
+    rows that cannot be read are in ``bad_rows``. What should be said aloud is in ``provenance["notes"]``.
+
+    Args:
+        source: see above.
+        settings: sheet and header; unset: the defaults.
 
     Raises:
         DataError: nothing of that name, an empty or unreadable file, or content that does not fit its extension.
     """
     if isinstance(source, pd.DataFrame):
         return _named(from_frame(source, "the data frame"), "data frame", "dataframe")
+    settings = settings or TableSettings()
     if isinstance(source, Path):
-        return _read_file(source)
+        return _read_file(source, settings)
     if not isinstance(source, str):
         raise DataError(f"A source is a path, a name or a pandas DataFrame, not a {type(source).__name__}.")
     kind = source_kind(source)
     if kind == "file":
-        return _read_file(Path(source))
+        return _read_file(Path(source), settings)
     return _read_bundled(source) if kind == "bundled" else _read_hub(source)
 
 
@@ -113,7 +115,7 @@ def _read_bundled(name: str) -> RawTable:
     return _named(table, entry.name, "bundled", entry.sha256, **notes)
 
 
-def _read_file(path: Path) -> RawTable:
+def _read_file(path: Path, settings: TableSettings) -> RawTable:
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file in it.")
     try:
@@ -124,6 +126,10 @@ def _read_file(path: Path) -> RawTable:
     content = _unpack(content, label)
     if not content.strip():
         raise DataError(f"{label} is empty.")
+    if content.startswith(_WORKBOOKS):
+        return _named(read_workbook(content, label, settings.sheet, settings.header), label, "workbook", digest)
+    if kind == "workbook" or settings.sheet is not None:
+        raise DataError(f"{label} is not an Excel or OpenDocument workbook, so it has no sheets.")
     _refuse_foreign(content, label)
     if content.startswith(b"PAR1"):
         if kind not in (None, "parquet"):
@@ -132,9 +138,27 @@ def _read_file(path: Path) -> RawTable:
     if kind == "parquet":
         raise DataError(f"{label} is not a Parquet file, in spite of its name.")
     text, encoding = _decode(content, label)
-    kind = kind or ("sdf" if _is_sdf(text) else "jsonl" if text.lstrip()[:1] == "{" else "csv")
+    kind = kind or _kind_of(text)
     _refuse_mismatch(text, kind, label)
-    return _named(_TEXT_PARSERS[kind](text, label), label, kind, digest, encoding=encoding)
+    if kind in _TEXT_PARSERS:
+        table = _TEXT_PARSERS[kind](text, label)
+    else:
+        table = read_delimited(text, label, "\t" if kind == "tsv" else None, settings.header)
+    return _named(table, label, kind, digest, encoding=encoding)
+
+
+def _kind_of(text: str) -> str:
+    """The format of text whose name does not say it."""
+    if _is_sdf(text):
+        return "sdf"
+    if text.lstrip()[:1] == "{":
+        return "jsonl"
+    lines = [line for line in text.splitlines() if line.strip()][:20]
+    words = [line.split(maxsplit=1) for line in lines]
+    # A SMILES and a name, or the other way round, with blanks between them.
+    if not lines or any(separator in lines[0] for separator in SEPARATORS) or len(words[0]) < 2:
+        return "csv"
+    return "smi" if words[0][0].lower() in STRUCTURE_HEADERS or structure_position(words) is not None else "csv"
 
 
 def _unpack(content: bytes, label: str) -> bytes:

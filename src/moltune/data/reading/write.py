@@ -65,7 +65,16 @@ def _format_of(path: Path) -> tuple[str, bool]:
 
 
 def _csv(frame: pd.DataFrame, separator: str = ",") -> bytes:
+    if frame.columns.is_unique:
+        floats = [name for name in frame.columns if pd.api.types.is_float_dtype(frame[name])]
+        frame = frame.assign(**{name: _texts(frame[name]) for name in floats})
     return frame.to_csv(index=False, sep=separator, lineterminator="\n").encode("utf-8", "backslashreplace")
+
+
+def _texts(numbers: pd.Series) -> pd.Series:
+    """Floats as text; "1.234" gets a zero behind it, since with a decimal comma it is a thousand and more."""
+    texts = numbers.astype(str).str.replace(r"^-?[1-9]\d{0,2}\.\d{3}$", r"\g<0>0", regex=True)
+    return texts.where(numbers.notna(), None)
 
 
 def _json_lines(frame: pd.DataFrame) -> bytes:

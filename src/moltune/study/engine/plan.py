@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from moltune import __version__
 from moltune.config import DataSettings
 from moltune.data.cleaning.clean import clean
-from moltune.data.load import summary
+from moltune.data.load import announce
 from moltune.data.molecules import Molecules
 from moltune.data.reading.read import read_table
 from moltune.data.splitting.split import Split
@@ -25,8 +24,6 @@ from moltune.study.engine.store import Store, Task, digest
 from moltune.study.load import check_arms
 from moltune.study.recipe.protocol import Block
 from moltune.study.recipe.recipe import ArmSpec, Recipe
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1
 # The version whose results these still are; a later one here makes every stored run another run.
@@ -115,7 +112,7 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
 
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
-    raw = read_table(str(settings.source))
+    raw = read_table(str(settings.source), settings)
     rows = pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy()
     specification = {
         "settings": settings.model_dump(mode="json"),
@@ -126,8 +123,8 @@ def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     key = digest(specification)
     molecules = store.molecules(key)
     if molecules is None:
-        molecules = clean(raw, settings.clean, smiles=settings.smiles, target=settings.target)
-        logger.info("%s: %s", molecules.provenance.get("source"), summary(molecules))
+        molecules = clean(raw, settings.clean, smiles=settings.smiles, target=settings.target, table=settings)
+        announce(molecules)
         store.save_molecules(molecules, key)
     return key, molecules
 

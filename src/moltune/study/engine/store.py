@@ -47,7 +47,7 @@ STUDY, JOURNAL, RESULT, SPECIFICATION = "study.json", "journal.jsonl", "result.j
 HISTORY = "history.csv"
 # What a folder may hold before the study begins: predictions from elsewhere, and what `study splits` writes.
 _FIRST = {"external", "data", "splits", JOURNAL, "claims"}
-_FRAMES = ("table", "rejected", "conflicts")
+_FRAMES = ("table", "rejected", "conflicts", "bounds")
 
 
 def canonical(specification: Any) -> str:
@@ -142,7 +142,9 @@ class Store:
         if facts is None:
             return None
         facts["provenance"]["merged_rows"] = {int(row): int(kept) for row, kept in facts["provenance"]["merged_rows"]}
-        frames = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _FRAMES}
+        # Stores of earlier versions have no bounds.
+        paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
+        frames = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
         return Molecules(**frames, rows_in=facts["rows_in"], provenance=facts["provenance"])
 
     def split_path(self, unit: str) -> Path:
