@@ -32,7 +32,8 @@ def test_three_levels_of_sameness() -> None:
         ["inchikey", 2, 2, 0.0],
         ["connectivity", 1, 0, -1.0],
     ]
-    assert disagreement(pairs, "smiles") == {"molecules": 1, "pairs": 1, "rmse": 0.5, "mean": 0.5, "largest": 0.5}
+    found = disagreement(pairs, "smiles")
+    assert found == {"molecules": 1, "pairs": 1, "rmse": 0.5, "mean": 0.5, "largest": 0.5, "shifted": False}
     assert disagreement(pairs, "connectivity")["rmse"] == pytest.approx(np.sqrt(1.25 / 3))
     assert disagreement(pairs.iloc[:0], "smiles")["rmse"] is None
 
@@ -99,6 +100,37 @@ def test_audit_of_a_random_part_of_the_same_data_sees_no_shift(
     assert found.noise is not None
     assert found.noise.excess < 0.5 * known["hydration_free_energy"].std()
     assert "contradict" not in found.verdict
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.5, 1.0])
+def test_the_headline_names_a_shift_of_the_shared_labels(
+    tiny_model: Path, tables: tuple[pd.DataFrame, pd.DataFrame], shift: float
+) -> None:
+    known, external = tables
+    moved = pd.concat([known.iloc[:5], external.iloc[10:60]], ignore_index=True)
+    moved.iloc[:5, 1] += shift
+    found = make_audit(tiny_model, moved, known)
+    if shift:
+        assert f"shifted by +{shift:.3g} on average" in found.verdict
+        assert "on the 5 molecules that both have" in found.verdict
+        assert all(one.level != "good" for one in found.findings if one.text.startswith("The labels have mean"))
+    else:
+        assert found.verdict.startswith("The labels of the 5 molecules that both have are the same.")
+    # What is grave depends on the spread of the target, 3.8 here.
+    assert ("contradict" in found.verdict) == (shift > 0.25 * found.target_sd)
+
+
+def test_labels_in_another_unit_are_converted_or_named(
+    tiny_model: Path, tables: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    known = tables[0].set_axis(["smiles", "energy (kcal/mol)"], axis=1)
+    same = known.iloc[:60].set_axis(["smiles", "energy (kJ/mol)"], axis=1)
+    same["energy (kJ/mol)"] *= 4.184
+    assert "are the same" in make_audit(tiny_model, same, known).verdict
+    other = known.iloc[:60].set_axis(["smiles", "energy (h)"], axis=1)
+    found = make_audit(tiny_model, other, known)
+    assert found.verdict.startswith("The labels are in h, those of the training data in kcal/mol.")
+    assert found.findings[0].level == "bad"
 
 
 def test_audit_of_other_chemistry_sees_the_shift(tiny_model: Path, tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -25,7 +25,7 @@ from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.problem import Setting, make_curvature, make_setting
 from moltune.attribution.solvers import Solver, make_solver
 from moltune.config import DataSettings, InfluenceSettings
-from moltune.data.load import load_molecules
+from moltune.data.load import in_unit, load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
@@ -49,8 +49,9 @@ class Influence:
     """Scores of external molecules.
 
     Attributes:
-        table: columns of ``SCORE_COLUMNS``, in table order of the external molecules; label, prediction and residual
-            (prediction minus label) in the target's unit, score in its square. Rank 1 helps most.
+        table: columns of ``SCORE_COLUMNS`` and the further ones of the file, in table order of the external molecules;
+            label, prediction and residual (prediction minus label) in the target's unit, score in its square. Rank 1
+            helps most.
         external: the molecules.
         facts: the content of ``scores.json``.
         unit: of the target.
@@ -98,7 +99,8 @@ def influence(
     if not (parts == settings.target).any():
         raise DataError(f"the run {run.path} has no {settings.target} part to score against")
     if not isinstance(external, Molecules):
-        columns = (data or DataSettings()).model_copy(update={"clean": run.config.data.clean})
+        clean = in_unit(run.config.data.clean, molecules.unit)
+        columns = (data or DataSettings()).model_copy(update={"clean": clean})
         external = load_molecules(external, columns)
     policy = run.config.model.model_copy(update={"name": str(run.model_path), "revision": None})
     external = external.reject(unfit_molecules(external.smiles, policy))
@@ -277,16 +279,16 @@ def _table(
     best_first = scores if settings.convention == "negative-helps" else -scores
     if settings.target == "test":
         flags = [f"{flag}; {BIASED}" if flag else BIASED for flag in flags]
-    return pd.DataFrame(
+    scored = pd.DataFrame(
         {
             "smiles": external.smiles,
             "inchikey": external.table["inchikey"].to_numpy(),
-            "label": external.target,
+            **external.labels(),
             "prediction": predicted,
             "residual": predicted - external.target,
             "score": scores,
             "rank": rankdata(best_first, method="ordinal"),
             "flags": flags,
-        },
-        columns=SCORE_COLUMNS,
+        }
     )
+    return pd.concat([scored, external.further(*SCORE_COLUMNS, "label_unit")], axis=1)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from moltune.cli.console import facts, out, print_json, stage_progress
-from moltune.cli.options import Given, Json, Output, Quiet, argument, flags, option, sets, with_settings
+from moltune.cli.options import Given, Json, Output, Quiet, argument, flags, option, sets, table_flags, with_settings
 from moltune.config import AuditSettings, DataSettings, InfluenceSettings, SelectSettings, UncertaintySettings
 
-_COLUMNS = flags("target", "smiles")
+_TABLE = table_flags()
+# Unit and transform are those of the run.
+_LIKE_RUN = {name: flags for name, flags in _TABLE.items() if not name.startswith("clean.")}
 
 FinishedRun = Annotated[Path, argument("RUN", "Folder of a finished run.")]
 External = Annotated[str, argument("EXTERNAL", "External molecules: a file, bundled set or hub id.")]
@@ -31,7 +33,7 @@ def check_places(external: str, *runs: Path) -> None:
     source_kind(external)
 
 
-@with_settings({AuditSettings: flags("model", "seed"), DataSettings: _COLUMNS})
+@with_settings({AuditSettings: flags("model", "seed"), DataSettings: _TABLE})
 def audit(
     given: Given,
     external: External,
@@ -77,7 +79,7 @@ def audit(
             **flags("allow_unconverged", "founding_study"),
             "target": "--target-part",
         },
-        DataSettings: flags("smiles"),
+        DataSettings: {name: flags for name, flags in _LIKE_RUN.items() if name not in ("target", "header")},
     },
     more=sets("iterations=1000"),
 )
@@ -124,7 +126,7 @@ def influence(
     out.print(f"\nscores  {output / 'scores.csv'}\nreport  {page}", soft_wrap=True)
 
 
-@with_settings({UncertaintySettings: flags("passes", "seed"), DataSettings: _COLUMNS})
+@with_settings({UncertaintySettings: flags("passes", "seed"), DataSettings: _LIKE_RUN})
 def uncertainty(
     given: Given,
     run: FinishedRun,
@@ -158,7 +160,8 @@ def uncertainty(
     table = write_uncertainty(found, output, percentile=percentile)
     if as_json:
         return print_json(found.facts)
-    out.print(facts(found.facts))
+    out.print(f"[bold]{found.facts['verdict']}[/]\n")
+    out.print(facts({name: value for name, value in found.facts.items() if name != "verdict"}))
     out.print(f"\nscores  {table}", soft_wrap=True)
 
 
@@ -168,7 +171,7 @@ def uncertainty(
             **flags("strategy", "percentile", "threshold", "convention", "space", "clusters", "seed"),
             "count": "--count -n",
         },
-        DataSettings: _COLUMNS,
+        DataSettings: _TABLE,
     }
 )
 def select(

@@ -98,6 +98,12 @@ def _of_methods(name: str, value: Any) -> dict[Any, str]:
     return {other: ", ".join(methods) for other, methods in found.items()}
 
 
+def table_flags(prefix: str = "") -> dict[str, str]:
+    """Settings that say how a table is read, each with its flag; their names begin with ``prefix``."""
+    names = ("smiles", "target", "type", "sheet", "decimal", "clean.unit", "clean.transform")
+    return {**flags(*(prefix + name for name in names)), f"{prefix}header": "--header/--no-header"}
+
+
 Output = Annotated[Path, option("--output", "-o", help="Output folder, made if missing.")]
 Json = Annotated[bool, option("--json", help="Print the result as JSON on standard output, and nothing else.")]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Print warnings only, and no progress bar.")]

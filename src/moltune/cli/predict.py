@@ -123,15 +123,18 @@ def evaluate(
 
     Example: moltune evaluate runs/mine measured_later.csv
     """
+    from dataclasses import replace
+
+    from moltune.data.load import in_unit
     from moltune.data.reading.read import source_kind
     from moltune.predictors.predictor import Predictor
     from moltune.reports.summary import METRIC_LABELS, format_estimate
 
     source_kind(data)
     resamples = given.settings(EvaluationSettings).bootstrap
-    metrics = Predictor.load(run, base, blend=blend).evaluate_source(
-        data, **given.options[DataSettings], bootstrap=resamples
-    )
+    predictor = Predictor.load(run, base, blend=blend)
+    predictor = replace(predictor, cleaning=in_unit(predictor.cleaning, predictor.unit))
+    metrics = predictor.evaluate_source(data, **given.options[DataSettings], bootstrap=resamples)
     if as_json:
         return print_json(metrics)
     rows = metrics["rows"]

@@ -9,11 +9,11 @@ import typer
 
 from moltune.cli.console import err, facts, out, print_json, set_up_logging, step_progress
 from moltune.cli.help import Command, Group
-from moltune.cli.options import Given, Json, Overwrite, Quiet, flags, option, sets, with_settings
+from moltune.cli.options import Given, Json, Overwrite, Quiet, flags, option, sets, table_flags, with_settings
 from moltune.config import FinetuneConfig, make_config
 
 _EXAMPLES = ["CC(=O)Oc1ccccc1C(=O)O", "CN1CCC[C@H]1c1cccnc1", "Clc1ccc(cc1)C(c1ccccc1)N1CCN(CC1)C"]
-_DATA = {"data.source": "DATA", **flags("data.target", "data.smiles")}
+_DATA = {"data.source": "DATA", **table_flags("data.")}
 
 data = typer.Typer(cls=Group, no_args_is_help=True, help="Clean, split and describe molecules.")
 
@@ -59,7 +59,9 @@ def demo(
 )
 def clean(
     given: Given,
-    output: Annotated[Path, option("--output", "-o", help="CSV, TSV, Parquet or JSON lines.")],
+    output: Annotated[
+        Path, option("--output", "-o", help="CSV, TSV, Parquet or JSON lines, or a folder for clean.csv.")
+    ],
     rejects: Annotated[
         Path | None,
         option("--rejects", help="Rows left out, with reasons.", default="rejects.csv beside the output"),
@@ -72,14 +74,20 @@ def clean(
     Example: moltune data clean raw.csv -o clean.csv --largest-fragment
     """
     from moltune.data.load import load_molecules, reason_counts
+    from moltune.data.reading.read import source_kind
     from moltune.data.reading.write import check_output, write_table
 
     settings = given.settings(FinetuneConfig).data
-    source, rejects = str(settings.source), rejects or output.parent / "rejects.csv"
+    source = str(settings.source)
+    if output.is_dir() or not output.suffix:
+        source_kind(source)
+        output.mkdir(parents=True, exist_ok=True)
+        output = output / "clean.csv"
+    rejects = rejects or output.parent / "rejects.csv"
     check_output(output, source)
     check_output(rejects, source, output)
     molecules = load_molecules(None, settings)
-    write_table(molecules.table, output)
+    write_table(molecules.named(), output)
     write_table(molecules.rejected, rejects)
     counts = {
         "rows": molecules.rows_in,
@@ -133,14 +141,15 @@ def split(
 @data.command(cls=Command)
 @with_settings({FinetuneConfig: _DATA})
 def describe(given: Given, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Describe molecules and target: counts, sizes, elements, scaffolds, special cases.
+    """Describe molecules, and their target where there is one: counts, sizes, elements, scaffolds, special cases.
 
     Example: moltune data describe lipophilicity
     """
     from moltune.data.describe import describe as describe_molecules
-    from moltune.data.load import load_molecules
+    from moltune.data.load import load_molecules_labelled_or_not
 
-    summary = describe_molecules(load_molecules(None, given.settings(FinetuneConfig).data))
+    settings = given.settings(FinetuneConfig).data
+    summary = describe_molecules(load_molecules_labelled_or_not(str(settings.source), settings))
     if as_json:
         print_json(summary)
     else:

@@ -21,6 +21,7 @@ from moltune.cli.options import (
     flags,
     option,
     sets,
+    table_flags,
     with_settings,
 )
 from moltune.config import DEFAULT_BLEND, FinetuneConfig, SearchSettings
@@ -28,7 +29,8 @@ from moltune.errors import ConfigError
 
 _TASK = {
     "data.source": "[DATA]",
-    **flags("data.target", "data.smiles", "split.ratios", "seed"),
+    **table_flags("data."),
+    **flags("split.ratios", "seed"),
     "split.method": "--split",
     "model.name": "--model",
     "method.name": "--method",
@@ -116,6 +118,7 @@ def tune(
     Example: moltune tune my.csv --target pIC50 --method lora
     """
     settings, wanted = given.settings(FinetuneConfig), given.settings(SearchSettings)
+    wanted = wanted.model_copy(update={"space": [*_fixed(given.overrides, wanted.space), *wanted.space]})
     from moltune.tuning.check import check_files
 
     check_files(settings)
@@ -137,6 +140,20 @@ def tune(
     )
     out.print(facts(values["best"]))
     out.print(f"\nmoltune finetune --config {values['config']}", soft_wrap=True)
+
+
+def _fixed(overrides: list[str], space: list[str]) -> list[str]:
+    """What ``--set`` gives is not searched: texts of ``--space`` that leave these settings as they are.
+
+    Raises:
+        ConfigError: a setting is set and to be searched, too.
+    """
+    names = [text.partition("=")[0].strip() for text in overrides]
+    names = [name.removeprefix("method.") if name.startswith("method.peft.") else name for name in names]
+    searched = {name.strip() for name, _, values in (text.partition("=") for text in space) if values.strip()}
+    if both := sorted(searched & set(names)):
+        raise ConfigError(f"{both[0]} is given by --set and searched by --space; leave one of them out")
+    return [f"{name}=" for name in names]
 
 
 def merge(

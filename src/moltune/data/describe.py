@@ -19,21 +19,28 @@ _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, 
 def describe(molecules: Molecules, split: Split | None = None) -> dict[str, Any]:
     """Counts, target, sizes, elements, scaffolds and special cases, ready for JSON.
 
-    Keys: ``rows_in``, ``kept``, ``rejected`` (with counts by reason), ``duplicates``, ``conflicts``, ``target``
-    (None without targets; standard deviation with ddof 1), ``smiles_length`` (characters), ``heavy_atoms``,
-    ``elements`` (molecules that contain each), ``scaffolds``, ``acyclic``, ``stereo`` (molecules with a
-    stereocentre or stereo double bond), ``stereo_open`` (those where one is not specified), ``charged`` (net charge),
-    ``with_charged_atoms``, ``multi_fragment``; with a split, ``parts`` gives size and target summary of each part.
+    Keys: ``columns`` (structure, target and unit; None where there is none), ``rows_in``, ``kept``, ``rejected``
+    (with counts by reason), ``bounds``, ``duplicates``, ``conflicts``, ``target`` (None without targets; standard
+    deviation with ddof 1), ``smiles_length`` (characters), ``heavy_atoms``, ``elements`` (molecules that contain
+    each), ``scaffolds``, ``acyclic``, ``stereo`` (molecules with a stereocentre or stereo double bond),
+    ``stereo_open`` (those where one is not specified), ``charged`` (net charge), ``with_charged_atoms``,
+    ``multi_fragment``; with a split, ``parts`` gives size and target summary of each part.
     """
     mols = parse_all(molecules.smiles)
     scaffolds = Counter(scaffold_smiles(mol) for mol in mols)
     acyclic = scaffolds.pop("", 0)
     stereo = [[info.specified for info in Chem.FindPotentialStereo(mol)] for mol in mols]
     summary: dict[str, Any] = {
+        "columns": {
+            "structure": molecules.provenance.get("smiles_column"),
+            "target": molecules.provenance.get("target_column"),
+            "unit": molecules.unit or None,
+        },
         "rows_in": molecules.rows_in,
         "kept": len(molecules),
         "rejected": len(molecules.rejected),
         "rejected_by_reason": reason_counts(molecules),
+        "bounds": len(molecules.bounds),
         "duplicates": molecules.provenance.get("duplicates"),
         "conflicts": len(molecules.conflicts),
         "target": _numbers(molecules.target),

@@ -63,6 +63,15 @@ def announce(molecules: Molecules) -> None:
         logger.info("%s", note)
 
 
+def in_unit(settings: CleanSettings, unit: str) -> CleanSettings:
+    """Cleaning that brings further molecules to the unit of others ("" where it is not known)."""
+    if settings.transform == "log10":
+        unit = unit.removeprefix("log").strip()
+    return (
+        settings if not unit or settings.transform == "neg-log10-molar" else settings.model_copy(update={"unit": unit})
+    )
+
+
 def load_molecules_labelled_or_not(source: str | Path | pd.DataFrame, settings: DataSettings) -> Molecules:
     """Load molecules with labels, or without where no target column is named and none is found.
 

@@ -53,6 +53,23 @@ class Molecules:
         """Targets, float64, shape (n,)."""
         return self.table["target"].to_numpy(dtype=np.float64)
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target; empty where it is not known."""
+        return str(self.provenance.get("unit") or "")
+
+    def labels(self) -> dict[str, Any]:
+        """The target as a column ``label``, with a ``label_unit`` beside it where it is not as the file had it."""
+        changed = (self.provenance.get("reading") or {}).get("changed", False)
+        return {"label": self.target, **({"label_unit": self.unit} if changed else {})}
+
+    def named(self) -> pd.DataFrame:
+        """The table with the target under its own name, or ``target`` where another column is called so."""
+        name = self.provenance.get("target_column")
+        if name is None:
+            return self.table.drop(columns="target")
+        return self.table if name in self.table.columns else self.table.rename(columns={"target": name})
+
     def further(self, *taken: str) -> pd.DataFrame:
         """The further columns of the source, index 0..n-1; one whose name is ``taken`` is called ``source_<name>``."""
         columns = [name for name in self.table.columns if name not in KEPT_COLUMNS]

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 
 from moltune.data.molecules import Molecules
+from moltune.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,9 @@ def disagreement(pairs: pd.DataFrame, level: str) -> dict[str, Any]:
 
     Returns:
         ``molecules`` (external ones), ``pairs``, and over the pairs with both labels ``rmse``, ``mean`` (external minus
-        known) and ``largest`` absolute difference; None where there is no such pair.
+        known) and ``largest`` absolute difference; None where there is no such pair. ``shifted`` says whether the
+        mean is a shift of all: the differences have one sign and spread by less than half of their mean, or a t test
+        finds the mean (p < 0.01).
     """
     within = pairs[pairs["level"].isin(LEVELS[: LEVELS.index(level) + 1])]
     difference = within["difference"].dropna().to_numpy(dtype=np.float64)
@@ -57,11 +61,30 @@ def disagreement(pairs: pd.DataFrame, level: str) -> dict[str, Any]:
         "rmse": float(np.sqrt(np.mean(difference**2))) if some else None,
         "mean": float(difference.mean()) if some else None,
         "largest": float(np.abs(difference).max()) if some else None,
+        "shifted": _is_shift(difference),
     }
 
 
+def _is_shift(difference: np.ndarray) -> bool:
+    if len(difference) < 2 or not difference.any():
+        return False
+    mean, spread = abs(difference.mean()), difference.std(ddof=1)
+    one_way = (difference > 0).all() or (difference < 0).all()
+    return bool((one_way and spread < mean / 2) or (spread > 0 and ttest_1samp(difference, 0).pvalue < 0.01))
+
+
 def exclude_held_out(molecules: Molecules, known: Molecules, parts: np.ndarray) -> tuple[Molecules, list[str]]:
-    """Leave out molecules whose connectivity block is in the validation or test part; returns them, too."""
+    """Leave out molecules whose connectivity block is in the validation or test part; returns them, too.
+
+    Raises:
+        DataError: both targets have a unit, and it is not the same.
+    """
+    if molecules.unit and known.unit and molecules.unit != known.unit:
+        source = molecules.provenance.get("source")
+        raise DataError(
+            f"The target of {source} is in {molecules.unit}, that of the others in {known.unit}; "
+            "bring both to one unit with --unit (data.clean.unit)."
+        )
     shared = shared_molecules(molecules, known)
     held_out = np.isin(parts[shared["known_position"].to_numpy(dtype=np.int64)], ["validation", "test"])
     positions = sorted(set(shared.loc[held_out, "position"].tolist()))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import AuditSettings, CleanSettings, DataSettings, ModelSettings
-from moltune.data.load import load_molecules, load_molecules_labelled_or_not
+from moltune.data.load import in_unit, load_molecules, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
 from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
@@ -57,8 +57,8 @@ def audit(
         external: a file, bundled set, hub id, data frame or cleaned molecules; labels are optional.
         against: the training molecules, as any of these, or a run folder: then its own molecules with their parts.
         settings: encoder, permutations, folds and so on; unset: the defaults.
-        data: columns of the external file; its cleaning is ``clean``.
-        clean: cleaning steps for both; unset: the defaults, or those of the run.
+        data: columns of the external file.
+        clean: cleaning steps for both; unset: those of the run, or of ``data``.
         report: receives the stage in progress.
 
     Raises:
@@ -67,10 +67,10 @@ def audit(
     """
     settings, data = settings or AuditSettings(), data or DataSettings()
     report("reading", 0)
-    known, parts, run_clean = _known(against, clean)
-    steps = clean or run_clean or CleanSettings()
+    known, parts, run_clean = _known(against, clean or data.clean)
+    steps = clean or run_clean or data.clean
     if not isinstance(external, Molecules):
-        external = load_molecules_labelled_or_not(external, data.model_copy(update={"clean": steps}))
+        external = _external(external, data.model_copy(update={"clean": steps}), known.unit)
     for name, molecules in (("external file", external), ("training set", known)):
         if len(molecules) < 5:
             raise DataError(f"the {name} holds {len(molecules)} usable molecules; an audit needs five or more")
@@ -120,13 +120,13 @@ def audit(
         embeddings=embeddings,
         noise=noise,
         settings=settings,
-        unit=str(known.provenance.get("unit") or ""),
+        unit=known.unit,
         descriptor_values=values,
     )
 
 
 def _known(
-    against: str | Path | pd.DataFrame | Molecules, clean: CleanSettings | None
+    against: str | Path | pd.DataFrame | Molecules, clean: CleanSettings
 ) -> tuple[Molecules, np.ndarray | None, CleanSettings | None]:
     if isinstance(against, Molecules):
         return against, None, None
@@ -134,7 +134,20 @@ def _known(
         run = Run.load(against)
         molecules, parts = run.molecules()
         return molecules, parts, run.config.data.clean
-    return load_molecules(against, DataSettings(clean=clean or CleanSettings())), None, None
+    return load_molecules(against, DataSettings(clean=clean)), None, None
+
+
+def _external(source: str | Path | pd.DataFrame, data: DataSettings, unit: str) -> Molecules:
+    """External molecules in the unit of the training molecules, where theirs can be converted to it."""
+    settings = data.model_copy(update={"clean": in_unit(data.clean, unit)})
+    try:
+        return load_molecules_labelled_or_not(source, settings)
+    except DataError:
+        # Whether another unit is all that is wrong shows when it is left as it is; the audit then says so.
+        found = load_molecules_labelled_or_not(source, data)
+        if not found.unit or found.unit == unit:
+            raise
+        return found
 
 
 def _similarities(

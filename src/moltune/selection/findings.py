@@ -15,7 +15,8 @@ from moltune.data.molecules import Molecules
 from moltune.evaluation.shift import EmbeddingShift, NumberShift
 from moltune.selection.noise import LabelNoise
 
-_CONTRADICTION = 0.5
+_CONTRADICTION, _SHIFT = 0.5, 0.25
+_SAME_LABEL = 1e-3
 _FEW = 0.3
 _ALPHA = 0.05
 _SAME = {
@@ -90,19 +91,70 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
-        levels = {one.level for one in self.findings}
-        if "bad" in levels:
-            return (
-                "These labels contradict the training data or would leak into its evaluation: do not add them as they "
-                "are. Find out what was measured, or add only what helps in a comparison with control arms."
+        """What the findings come to, and what to do, in a few sentences."""
+        said = [self._on_labels()]
+        if self._held_out:
+            said.append(f"{self._held_out} molecules would leak into the evaluation of the run.")
+        if any(one.level != "good" for one in self._chemistry()):
+            said.append("The molecules differ from those of the training data.")
+        if any(one.level == "bad" for one in self.findings):
+            said.append(
+                "Do not add them as they are: find out what was measured, or add only what helps in a comparison with "
+                "control arms."
             )
-        if "note" in levels:
+        else:
+            said.append("Whether they help must be measured, against random selection, all and none.")
+        return " ".join(said)
+
+    def _on_labels(self) -> str:
+        """What is known of the labels, the gravest first."""
+        if self._other_unit:
+            return f"The labels are in {self.external.unit}, those of the training data in {self.known.unit}."
+        if self.target is None:
+            return "There are no labels to compare."
+        # Stereoisomers may well have labels of their own, so they count only where nothing nearer is shared.
+        levels = [self.overlap[level] for level in ("inchikey", "smiles", "connectivity")]
+        shared = next((facts for facts in levels if facts["rmse"] is not None), None)
+        if shared is not None and not self._agree(shared):
+            share = f"{self._share(shared['rmse']):.0%} of the standard deviation of the target"
+            verb = "contradict" if self._level(shared) == "bad" else "differ from"
+            how = f"are shifted by {shared['mean']:+.3g} on average" if shared["shifted"] else "are others"
             return (
-                "The labels do not contradict the training data, but the molecules differ from it. Whether they help "
-                "must be measured, against random selection, all and none."
+                f"The labels {verb} those of the training data: on the {shared['molecules']} molecules that both have, "
+                f"they {how} (RMSE {shared['rmse']:.3g}, {share})."
             )
-        return "The audit found no problem. Whether these molecules help must still be measured, against adding none."
+        if self.noise is not None and any(one.level == "bad" for one in self._noise()):
+            return "The labels contradict what a model of the training labels expects."
+        known = "No molecule is in both, so the labels could be compared with the expectation of a model alone."
+        if shared is not None:
+            known = f"The labels of the {shared['molecules']} molecules that both have are the same."
+        doubts = [one for one in (*self._target(), *self._noise()) if one.level != "good"]
+        return f"{known} The labels of the others are distributed in another way." if doubts else known
+
+    @property
+    def _other_unit(self) -> bool:
+        return bool(self.external.unit and self.known.unit and self.external.unit != self.known.unit)
+
+    @property
+    def _held_out(self) -> int:
+        """External molecules that the run's validation or test part holds."""
+        if "part" not in self.shared:
+            return 0
+        return int(self.shared.loc[self.shared["part"].isin(["validation", "test"]), "position"].nunique())
+
+    def _share(self, size: float) -> float:
+        """A difference of labels in standard deviations of the target."""
+        return abs(size) / self.target_sd if self.target_sd else float("inf")
+
+    def _agree(self, facts: dict[str, Any]) -> bool:
+        """Whether the labels of shared molecules are the same, but for rounding."""
+        return facts["rmse"] is not None and self._share(facts["largest"]) <= _SAME_LABEL
+
+    def _level(self, facts: dict[str, Any]) -> Literal["good", "note", "bad"]:
+        """How grave the differences of labels are."""
+        if self._share(facts["rmse"]) > _CONTRADICTION:
+            return "bad"
+        return "bad" if facts["shifted"] and self._share(facts["mean"]) > _SHIFT else "note"
 
     @property
     def target_sd(self) -> float:
@@ -133,17 +185,18 @@ class Audit:
             if facts["rmse"] is None:
                 found.append(Finding("note", f"{text}."))
                 continue
-            ratio = facts["rmse"] / self.target_sd if self.target_sd else float("inf")
+            if self._agree(facts):
+                found.append(Finding("note", f"{text}, with the same labels; adding them tells the model nothing new."))
+                continue
+            shifted = f" and shifted by {facts['mean']:+.3g} on average" if facts["shifted"] else ""
             text += (
-                f"; their labels differ by an RMSE of {facts['rmse']:.3g}, {ratio:.0%} of the target's standard "
-                f"deviation ({self.target_sd:.3g}), and by at most {facts['largest']:.3g}."
+                f"; their labels differ by an RMSE of {facts['rmse']:.3g}, {self._share(facts['rmse']):.0%} of the "
+                f"target's standard deviation ({self.target_sd:.3g}), by at most {facts['largest']:.3g}{shifted}."
             )
-            found.append(Finding("bad" if ratio > _CONTRADICTION else "note", text))
-        if "part" in self.shared:
-            held_out = self.shared.loc[self.shared["part"].isin(["validation", "test"]), "position"].nunique()
-            if held_out:
-                text = f"{held_out} of them are in the run's validation or test part: adding them would leak."
-                found.append(Finding("bad", text))
+            found.append(Finding(self._level(facts), text))
+        if self._held_out:
+            text = f"{self._held_out} of them are in the run's validation or test part: adding them would leak."
+            found.append(Finding("bad", text))
         return found or [Finding("good", "No molecule is in the training data already.")]
 
     def _chemistry(self) -> list[Finding]:
@@ -167,11 +220,16 @@ class Audit:
         shift = self.target
         if shift is None:
             return [Finding("note", "There are no labels, so they could not be compared.")]
+        if self._other_unit:
+            text = f"The labels are in {self.external.unit}, those of the training data in {self.known.unit}."
+            return [Finding("bad", f"{text} One cannot be converted to the other; what follows compares bare numbers.")]
         text = (
             f"The labels have mean {shift.means[0]:.3g} and standard deviation {shift.sds[0]:.3g}, against "
             f"{shift.means[1]:.3g} and {shift.sds[1]:.3g} (Kolmogorov-Smirnov p = {shift.p:.2g})."
         )
-        return [Finding("note" if shift.p < _ALPHA else "good", text)]
+        # A test of distributions does not see a shift that the molecules in both tables show.
+        shifted = any(facts["shifted"] for facts in self.overlap.values())
+        return [Finding("note" if shift.p < _ALPHA or shifted else "good", text)]
 
     def _noise(self) -> list[Finding]:
         noise = self.noise

@@ -11,7 +11,7 @@ import pandas as pd
 
 from moltune.config import DataSettings, SelectSettings
 from moltune.data.load import load_molecules
-from moltune.data.molecules import KEPT_COLUMNS, Molecules
+from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out
 from moltune.errors import ConfigError
 from moltune.models.checkpoints import load_regression, load_tokenizer
@@ -71,9 +71,11 @@ def select(
     elif settings.space == EMBEDDING:
         raise ConfigError("the embedding space needs a run: name one with --run")
     order = choose(candidates_from(molecules.table, **known), settings)
-    chosen = molecules.table.iloc[order].rename(columns={"target": "label"})
-    own_columns = ["smiles", "label", "inchikey", "row"]
-    further = [name for name in chosen.columns if name not in {*own_columns, *KEPT_COLUMNS}]
+    kept = molecules.table
+    table = pd.DataFrame(
+        {"smiles": kept["smiles"], **molecules.labels(), "inchikey": kept["inchikey"], "row": kept["row"]}
+    )
+    chosen = pd.concat([table, molecules.further(*table.columns)], axis=1).iloc[order]
     facts = {
         "offered": offered,
         "excluded": len(excluded),
@@ -81,4 +83,4 @@ def select(
         "selected": len(chosen),
         "settings": settings.model_dump(mode="json"),
     }
-    return Selection(chosen[[*own_columns, *further]].reset_index(drop=True), facts)
+    return Selection(chosen.reset_index(drop=True), facts)

@@ -17,7 +17,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, UncertaintySettings
-from moltune.data.load import load_molecules_labelled_or_not
+from moltune.data.load import in_unit, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
 from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
@@ -32,6 +32,7 @@ from moltune.run import Run
 logger = logging.getLogger(__name__)
 
 UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
+_ALPHA, _WEAK, _STRONG = 0.05, 0.3, 0.6
 
 
 class MonteCarloDropout:
@@ -104,9 +105,10 @@ class UncertaintyScores:
     """Spread of the predictions of molecules.
 
     Attributes:
-        table: columns of ``UNCERTAINTY_COLUMNS``; variance with n - 1, rank 1 the largest.
-        facts: JSON-ready: method, samples, rank repeatability (:func:`repeatability`), and with labels the Spearman
-            correlation of standard deviation and absolute error.
+        table: columns of ``UNCERTAINTY_COLUMNS`` and the further ones of the file; variance with n - 1, rank 1 the
+            largest.
+        facts: JSON-ready: method, samples, rank repeatability (:func:`repeatability`), with labels the Spearman
+            correlation of standard deviation and absolute error, and a ``verdict`` on it in words.
         unit: of the target.
     """
 
@@ -142,7 +144,9 @@ def uncertainty(
     settings = settings or UncertaintySettings()
     opened = Run.load(run)
     if not isinstance(molecules, Molecules):
-        columns = (data or DataSettings()).model_copy(update={"clean": opened.config.data.clean})
+        unit = str(opened.provenance.get("data", {}).get("unit") or "")
+        clean = in_unit(opened.config.data.clean, unit)
+        columns = (data or DataSettings()).model_copy(update={"clean": clean})
         molecules = load_molecules_labelled_or_not(molecules, columns)
     policy = opened.config.model.model_copy(update={"name": str(opened.model_path), "revision": None})
     molecules = molecules.reject(unfit_molecules(molecules.smiles, policy))
@@ -165,6 +169,8 @@ def uncertainty(
     # More members are more trainings, not more passes.
     if settings.method == "dropout" and facts.get("rank_repeatability", 1.0) < TRUSTED:
         logger.warning("%s", _few_passes(facts["rank_repeatability"], len(samples)))
+    if facts.get("spearman_p", 0.0) >= _ALPHA:
+        logger.warning("%s", facts["verdict"])
     facts = {"method": settings.method, "run": str(run), "members": [str(path) for path in members], **facts}
     return UncertaintyScores(table, facts, str(opened.provenance.get("data", {}).get("unit") or ""))
 
@@ -176,23 +182,36 @@ def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, 
         {
             "smiles": molecules.smiles,
             "inchikey": molecules.table["inchikey"].to_numpy(),
-            "label": molecules.target,
+            **molecules.labels(),
             "mean": samples.mean(axis=0),
             "variance": variance,
             "sd": np.sqrt(variance),
             "rank": rankdata(-variance, method="ordinal"),
-        },
-        columns=UNCERTAINTY_COLUMNS,
+        }
     )
+    table = pd.concat([table, molecules.further(*UNCERTAINTY_COLUMNS, "label_unit")], axis=1)
     facts: dict[str, Any] = {"molecules": len(table), "samples": len(samples), "mean_sd": float(table["sd"].mean())}
     repeats = repeatability(samples)
     if repeats is not None:
         facts["rank_repeatability"] = repeats
     labelled = table.dropna(subset=["label"])
     if len(labelled) > 2 and labelled["sd"].nunique() > 1:
-        error = (labelled["mean"] - labelled["label"]).abs()
-        facts["spearman_sd_error"] = float(labelled["sd"].corr(error, method="spearman"))
+        found = spearmanr(labelled["sd"], (labelled["mean"] - labelled["label"]).abs(), alternative="greater")
+        facts |= {"spearman_sd_error": float(found.statistic), "spearman_p": float(found.pvalue)}
+    facts["verdict"] = _verdict(facts, len(labelled))
     return table, facts
+
+
+def _verdict(facts: dict[str, Any], labelled: int) -> str:
+    """What the spread says about the error, in words."""
+    if "spearman_sd_error" not in facts:
+        return "Whether the spread says anything about the error is not known: that takes three or more labels."
+    rho = facts["spearman_sd_error"]
+    numbers = f"rank correlation of spread and absolute error {rho:.2f} over {labelled} labelled molecules"
+    if not facts["spearman_p"] < _ALPHA:
+        return f"The spread says nothing about the error: {numbers}, which cannot be distinguished from none."
+    strength = "little" if rho < _WEAK else "something" if rho < _STRONG else "much"
+    return f"The spread says {strength} about the error: {numbers}."
 
 
 def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> float | None:
