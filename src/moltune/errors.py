@@ -22,7 +22,7 @@ class DataError(InputError):
 
 
 class TargetNotFoundError(DataError):
-    """No column is named as the target, and none is obvious."""
+    """No column is named as the target and none is obvious, or the obvious one is no target."""
 
 
 class ConfigError(InputError):

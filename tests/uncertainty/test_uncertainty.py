@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from tests.tiny import RunSettings
 
 from moltune.config import UncertaintySettings, make_config
+from moltune.data.load import molecules_from_lists
 from moltune.errors import ConfigError
 from moltune.predictors.predictor import Predictor
 from moltune.run import Run
@@ -20,6 +21,7 @@ from moltune.uncertainty.estimate import (
     DeepEnsemble,
     MonteCarloDropout,
     repeatability,
+    summarise,
     uncertainty,
 )
 from moltune.uncertainty.report import write_uncertainty
@@ -132,3 +134,18 @@ def test_too_few_passes_are_a_warning_that_says_how_many(
     assert f"{found.facts['rank_repeatability']:.2f}" in said
     wanted = re.search(r"take about ([\d,]+)", said)
     assert wanted is None or int(wanted[1].replace(",", "")) > 6
+
+
+def test_words_say_when_the_spread_says_nothing_about_the_error() -> None:
+    rng = np.random.default_rng(0)
+    molecules = molecules_from_lists(["C" * length for length in range(1, 61)], rng.normal(size=60).tolist())
+    sd = np.linspace(0.1, 2, 60)
+    aimless = molecules.target + rng.normal(size=(20, 60)) * sd
+    _, facts = summarise(molecules, aimless - aimless.mean(axis=0) + rng.normal(size=60) + molecules.target)
+    assert facts["spearman_p"] > 0.05
+    assert facts["verdict"].startswith("The spread says nothing about the error: rank correlation")
+    telling = molecules.target + sd * rng.choice([-1, 1], 60) + rng.normal(size=(20, 60)) * sd / 10
+    _, facts = summarise(molecules, telling)
+    assert facts["verdict"].startswith("The spread says much about the error")
+    _, facts = summarise(molecules_from_lists(molecules.smiles, None), telling)
+    assert "is not known" in facts["verdict"]

@@ -111,7 +111,7 @@ def clean(
 )
 def split(
     given: Given,
-    output: Annotated[Path, option("--output", "-o", help="CSV of row, smiles, inchikey, split.")],
+    output: Annotated[Path, option("--output", "-o", help="CSV of row, smiles, inchikey, split and further columns.")],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -129,7 +129,8 @@ def split(
     molecules = load_molecules(None, settings.data)
     parts = make_split(molecules, settings.split, settings.split_seed)
     leakage = check_leakage(molecules, parts)
-    write_table(parts.to_frame(molecules), output)
+    table = parts.to_frame(molecules)
+    write_table(table.join(molecules.further(*table.columns)), output)
     sizes = {name: len(positions) for name, positions in parts.parts().items()}
     if as_json:
         return print_json({"sizes": sizes, "output": str(output), "leakage": leakage.to_dict()})

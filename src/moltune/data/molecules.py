@@ -59,9 +59,8 @@ class Molecules:
         return str(self.provenance.get("unit") or "")
 
     def labels(self) -> dict[str, Any]:
-        """The target as a column ``label``, with a ``label_unit`` beside it where it is not as the file had it."""
-        changed = (self.provenance.get("reading") or {}).get("changed", False)
-        return {"label": self.target, **({"label_unit": self.unit} if changed else {})}
+        """The target as a column ``label``, with a ``label_unit`` beside it where the unit is known."""
+        return {"label": self.target, **({"label_unit": self.unit} if self.unit else {})}
 
     def named(self) -> pd.DataFrame:
         """The table with the target under its own name, or ``target`` where another column is called so."""

@@ -27,7 +27,8 @@ def write_audit(audit: Audit, folder: str | Path) -> Path:
     """Write ``audit.html``, ``audit.json``, ``shared.csv`` and ``figures/`` into a folder; returns the page's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(audit.shared, folder / TABLE)
+    further = audit.external.further(*audit.shared.columns).iloc[audit.shared["position"].to_numpy(dtype=int)]
+    write_table(audit.shared.join(further.reset_index(drop=True)), folder / TABLE)
     write_json(folder / SUMMARY, audit.to_dict())
     source = Path(str(audit.external.provenance.get("source") or "external molecules")).name
     against = Path(str(audit.known.provenance.get("source") or "training molecules")).name

@@ -22,7 +22,7 @@ from moltune.data.reading.columns import find_columns, is_empty, numeric_columns
 from moltune.data.reading.measurements import Measurements, read_measurements
 from moltune.data.reading.numbers import split_cell
 from moltune.data.reading.table import RawTable
-from moltune.errors import DataError, one_line
+from moltune.errors import DataError, TargetNotFoundError, one_line
 
 _DEFAULT = CleanSettings()
 _LARGEST = float(np.finfo(np.float32).max)
@@ -201,7 +201,7 @@ def clean(
         molecules = merge_duplicates(molecules, settings)
     labels = molecules.target
     if need_target and len(labels) and labels.min() == labels.max():
-        raise DataError(
+        raise TargetNotFoundError(
             f"Target column {target_column!r} has the same value ({labels[0]:g}) for all {len(labels)} kept molecules; "
             "there is nothing to learn from it. Name another column, or check which rows were rejected."
         )
@@ -234,7 +234,7 @@ def _why_no_target(cell: Any) -> str:
     if not text:
         return "the target is empty"
     parts = split_cell(cell)
-    if parts is None or parts.unit:
+    if parts is None:
         return f"the target is not a number: {text!r}"
     numbers = [value for mark in ("point", "comma") if not math.isnan(value := parts.value(mark))]
     if numbers and abs(numbers[0]) > _LARGEST:

@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from moltune.data.chemistry import rdkit_log
 from moltune.data.reading.numbers import split_cell, to_number
-from moltune.data.reading.units import known_unit, split_header
+from moltune.data.reading.units import split_header
 from moltune.errors import DataError, TargetNotFoundError
 
 _OTHER_SMILES_NAMES = {"drug", "mol", "romol", "rdmol", "molecule", "structure", "compound", "ligand"}
@@ -169,7 +169,7 @@ def _is_numeric(column: pd.Series, number: Callable[[Any], float]) -> bool:
 def _any_number(value: Any) -> float:
     """A finite number where a cell holds one in any way of writing, NaN elsewhere."""
     cell = split_cell(value)
-    if cell is None or (cell.unit and known_unit(cell.unit) is None):
+    if cell is None:
         return math.nan
     point = cell.value("point")
     return cell.value("comma") if math.isnan(point) else point

@@ -24,7 +24,6 @@ from moltune.data.reading.units import (
     can_convert,
     convert,
     is_neg_log,
-    known_unit,
     split_header,
 )
 from moltune.errors import DataError
@@ -110,9 +109,7 @@ class _Target:
     def __init__(self, frame: pd.DataFrame, target: str, beside: Companions) -> None:
         self.frame, self.name, self.beside = frame, target, beside
         self.cells = frame[target].tolist()
-        parts = [split_cell(cell) for cell in self.cells]
-        # What stands behind a number and is no unit that we know may be anything: an error bar, a remark.
-        self.parts = [None if part and part.unit and not known_unit(part.unit) else part for part in parts]
+        self.parts = [split_cell(cell) for cell in self.cells]
         self.values = np.full(len(self.cells), np.nan)
         self.reasons: dict[int, str] = {}
         self.notes: list[str] = []

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moltune.data.reading.units import known_unit
 from moltune.errors import DataError
 
 Decimal = Literal["point", "comma"]
@@ -79,9 +80,10 @@ def to_number(value: Any) -> float:
 
 
 def split_cell(value: Any) -> Cell | None:
-    """Relation, number and unit of a cell; None where it holds no number.
+    """Relation, number and unit of a cell; None where it holds no number, or more than these.
 
-    A unit of one letter needs a blank before it, since "5M" may be five million.
+    What stands behind a number and is no unit that we know may be anything: an error bar, a remark. A unit of one
+    letter needs a blank before it, since "5M" may be five million.
     """
     if not isinstance(value, str):
         number = to_number(value)
@@ -94,9 +96,9 @@ def split_cell(value: Any) -> Cell | None:
         return None
     unit = (found["unit"] or "").strip()
     number_text = re.sub(r"^([+-])\s", r"\1", found["number"])
-    if (len(unit) == 1 and unit != "%" and not found["blank"]) or not any(
-        pattern.fullmatch(number_text) for pattern in _WRITTEN.values()
-    ):
+    if unit and (known_unit(unit) is None or (len(unit) == 1 and unit != "%" and not found["blank"])):
+        return None
+    if not any(pattern.fullmatch(number_text) for pattern in _WRITTEN.values()):
         return None
     return Cell(RELATIONS.get(found["relation"] or "", ""), number_text, unit)
 
