@@ -71,8 +71,9 @@ class Domain:
     Attributes:
         smiles: training molecules.
         fingerprints: packed, uint64, shape (n, 32).
-        cutoffs: of each measure (distance of fingerprints, size, smallness, amino acids, distance of embeddings), the
-            value above which a molecule is near, and that above which it is out; float64, shape (5, 2).
+        cutoffs: of each measure (distance of fingerprints, size, smallness, amides of amino acids, distance of
+            embeddings), the value above which a molecule is near, and that above which it is out; float64, shape
+            (5, 2).
         counts: trait -> how many training molecules have it.
         projection: ``center`` and ``axes`` (columns), which turn embeddings into coordinates; empty without embeddings.
         coordinates: of the training molecules, float16, shape (n, components).
@@ -181,7 +182,7 @@ class Domain:
             elif measure == _SMALL:
                 words.append(f"is small ({-value:.0f} heavy atoms; usual are at least {-cutoff:.0f})")
             elif measure == _PEPTIDE:
-                words.append(f"is a peptide (chain of {value + 1:.0f} amino acids; usual are at most {cutoff + 1:.0f})")
+                words.append(f"is like a peptide ({value:.0f} amides of amino acids; usual are at most {cutoff:.0f})")
             else:
                 words.append("its embedding is far from those of training molecules")
         return words

@@ -6,13 +6,13 @@ import re
 from functools import cache
 
 from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem import rdMolDescriptors, rdqueries
 
 FRAGMENTS, RADICAL = "more than one fragment", "unpaired electrons"
 _ELEMENT, _CHARGE, _ION = "element ", "net charge ", "charged "
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _CHARGED = Chem.MolFromSmarts("[!+0]")
-# An amino acid whose carbonyl is bound to the next one.
+_UNPAIRED = rdqueries.NumRadicalElectronsGreaterQueryAtom(0)
 _RESIDUE = Chem.MolFromSmarts("[#7][CX4]C(=O)[NX3]")
 _METALS = [
     *(3, 4, 11, 12, 13, 19, 20),
@@ -39,7 +39,7 @@ def traits(mol: Chem.Mol) -> set[str]:
         )
     if len(Chem.GetMolFrags(mol)) > 1:
         found.add(FRAGMENTS)
-    if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+    if len(mol.GetAtomsMatchingQuery(_UNPAIRED)):
         found.add(RADICAL)
     return found
 
@@ -61,6 +61,6 @@ def describe(trait: str) -> str:
 
 
 def amino_acids(mol: Chem.Mol) -> int:
-    """How many amino acids of a peptide chain the molecule has whose carbonyl is bound to nitrogen."""
+    """How many α-amino acids are in the molecule as amides: a peptide of n has n − 1, or n with an amide at its end."""
     # Some large rings match in many ways; the count then stops.
     return len(mol.GetSubstructMatches(_RESIDUE, maxMatches=1000))
