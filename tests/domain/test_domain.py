@@ -121,6 +121,12 @@ def test_what_is_strange_is_said(domain: Domain, smiles: str, reason: str) -> No
     assert report.flag[0] > 0
 
 
+def test_the_most_telling_reason_comes_first(domain: Domain) -> None:
+    starts = ["is a salt or mixture", "contains sodium, a metal", "has the charged atom Cl", "has the charged atom Na"]
+    reasons = domain.check(["[Na+].[Cl-]"]).reasons[0]
+    assert all(reason.startswith(start) for reason, start in zip(reasons, starts, strict=False)), reasons
+
+
 def test_a_trait_is_rare_before_it_is_unseen() -> None:
     plain = [one for one in SMILES if "Br" not in one]
     with_bromine = [one for one in SMILES if "Br" in one]
@@ -139,7 +145,7 @@ def test_charges_of_a_nitro_group_are_no_charges() -> None:
     nitro, ion = Chem.MolFromSmiles("O=[N+]([O-])c1ccccc1"), Chem.MolFromSmiles("C[N+](C)(C)CC(=O)[O-]")
     assert not any(one.startswith("charged") for one in traits(nitro))
     assert {"charged N+1", "charged O-1", "net charge +0"} <= traits(ion)
-    assert describe("charged O-1") == "has a charged atom O−1"
+    assert describe("charged O-1") == "has the charged atom O−1"
 
 
 def test_a_report_does_not_depend_on_the_company(embedded: Domain) -> None:

@@ -15,7 +15,7 @@ from rdkit import Chem
 
 from moltune.data.chemistry import parse_all
 from moltune.domain.nearest import mean_distance, nearest_by_tanimoto, packed_fingerprints
-from moltune.domain.traits import amino_acids, describe, traits
+from moltune.domain.traits import amino_acids, describe, telling, traits
 from moltune.errors import CheckpointError, DataError, NumericsError
 
 FLAGS = ("in", "near", "out")
@@ -158,7 +158,7 @@ class Domain:
     def _traits(self, mol: Chem.Mol) -> tuple[int, list[str]]:
         """The worst flag of the molecule's traits, and those traits in words."""
         n, worst, words = len(self.smiles), IN, []
-        for trait in sorted(traits(mol)):
+        for trait in sorted(traits(mol), key=telling):
             count = self.counts.get(trait, 0)
             flag = OUT if count <= RARE[1] * n else NEAR if count <= RARE[0] * n else IN
             if flag:

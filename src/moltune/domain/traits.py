@@ -44,6 +44,12 @@ def traits(mol: Chem.Mol) -> set[str]:
     return found
 
 
+def telling(trait: str) -> tuple[int, str]:
+    """Key to sort traits by: what tells a reader most comes first."""
+    order = (FRAGMENTS, _ELEMENT, _CHARGE, RADICAL, _ION)
+    return next(rank for rank, kind in enumerate(order) if trait.startswith(kind)), trait
+
+
 @cache
 def describe(trait: str) -> str:
     """A trait in words, as what the molecule is or has."""
@@ -56,7 +62,7 @@ def describe(trait: str) -> str:
         return f"has the net charge {trait.removeprefix(_CHARGE).replace('-', '−')}"
     if trait.startswith(_ION):
         symbol = trait.removeprefix(_ION)
-        return f"has a charged atom {symbol.replace('-', '−')}"
+        return f"has the charged atom {symbol.replace('-', '−')}"
     return "is a salt or mixture" if trait == FRAGMENTS else f"has {trait}"
 
 
