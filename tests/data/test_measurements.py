@@ -120,6 +120,15 @@ def test_columns_beside_a_target(target: str, columns: list[str], expected: tupl
     assert found == Companions(relation, unit, kind)
 
 
+def test_a_pic50_is_no_concentration() -> None:
+    table = pd.DataFrame({"smiles": ["C", "CC", "CCC"], "pIC50": [6.5, 7.0, 8.0]})
+    assert (load(table).target.tolist(), load(table).unit) == ([6.5, 7.0, 8.0], "-log10 M")
+    with pytest.raises(DataError, match=r"None of the 3 rows.*cannot be converted to nM"):
+        load(table, clean={"unit": "nM"})
+    with pytest.raises(DataError, match=r"cannot be converted to -log10 M"):
+        load(table.rename(columns={"pIC50": "IC50 (nM)"}), clean={"unit": "-log10 M"})
+
+
 def test_bindingdb_writes_bounds_into_its_cells() -> None:
     table = pd.DataFrame({"Ligand SMILES": ["C", "CC", "CCC"], "Ki (nM)": [" 5.3", ">10000", "12"]})
     molecules = load(table)

@@ -183,11 +183,9 @@ class _Target:
             )
         return result
 
-    def units(self, known: str, wanted: str | None, transform: str) -> list[str]:
+    def units(self, known: str, wanted: str | None) -> list[str]:
         """Unit of each row, from its cell, the column beside, the header or the source; "" where there is none."""
-        header = split_header(self.name)[1] or known
-        if transform == _NEG_LOG10_MOLAR and is_neg_log(self.name):
-            header = NEG_LOG
+        header = NEG_LOG if is_neg_log(self.name) else split_header(self.name)[1] or known
         result = []
         beside = [text.strip("'\"") for text in self.beside_texts(self.beside.unit)]
         used = set(self.used())
@@ -286,7 +284,7 @@ def read_measurements(
         mark = rows.read_numbers(table.decimal)
         kind = rows.choose_type(table.type)
         relations = rows.relations()
-        units = rows.units(unit, settings.unit, settings.transform)
+        units = rows.units(unit, settings.unit)
         common = _common_unit(rows, units, settings)
     except DataError as error:
         if strict:
