@@ -239,7 +239,9 @@ def test_a_prediction_needs_what_the_fit_had() -> None:
     true, predicted, inputs, classes = world(0)
     calibration = Calibration.fit(true, predicted, inputs, classes, 3)
     with pytest.raises(DataError, match="judged by distance, noise; distance is missing"):
-        calibration.predict(predicted)
+        calibration.predict(predicted, None, classes)
+    with pytest.raises(DataError, match="needs those of new molecules"):
+        calibration.predict(predicted, inputs)
     with pytest.raises(DataError, match="classes must be 0 to 2"):
         calibration.predict(predicted, inputs, np.full(len(predicted), 3))
     for level in (0.0, 1.0, 90, float("nan")):

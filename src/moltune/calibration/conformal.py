@@ -116,16 +116,18 @@ class Calibration:
         Args:
             predicted: by the model that is trained on everything, shape (n,).
             inputs: those of the fit.
-            classes: those of the fit, shape (n,); unset: class 0.
+            classes: as in the fit, shape (n,); may be left out only where all molecules are one group.
             level: between 0 and 1.
 
         Raises:
             ConfigError: the level is not between 0 and 1.
-            DataError: too few molecules for such a level (the largest is named), an input is missing, or a class is
-                unknown.
+            DataError: too few molecules for such a level (the largest is named), an input or the classes are missing,
+                or a class is unknown.
             NumericsError: a value is not finite.
         """
         predicted = finite(predicted, "prediction")
+        if classes is None and len(self.sizes) > 1:
+            raise DataError("this calibration tells classes of molecules apart and needs those of new molecules")
         groups = self.group_of[_checked_classes(classes, len(predicted), len(self.group_of))]
         difficulty = self.difficulty(inputs or {}, len(predicted))
         half = self._quantiles(level)[groups] * difficulty

@@ -56,7 +56,6 @@ class Difficulty:
             raise DataError("there are no errors to learn difficulty from")
         if not size.max() > 0:
             raise DataError("every error is zero; out-of-fold predictions cannot repeat the measurements")
-        # Inputs and errors may be of any size, and squares must not overflow.
         bounds = np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
         center, scale = values.mean(axis=0), values.std(axis=0)
         constant = (bounds[:, 0] == bounds[:, 1]) | ~(scale > 1e-12 * np.maximum(np.abs(center), 1e-300))
