@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/guides").glob("*.md"))
-PAGES = ["README.md", "docs/tutorial.md", *GUIDES, "docs/explanation/ionisation.md"]
+EXPLANATIONS = ["docs/explanation/domain-and-intervals.md", "docs/explanation/ionisation.md"]
+PAGES = ["README.md", "docs/tutorial.md", *GUIDES, *EXPLANATIONS]
 BLOCK = re.compile(r"(?P<comment><!-- not run: [^>]+ -->\n+)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 # Pages whose every block needs a network, a GPU, a cluster or another page.
 WITHOUT = {"docs/guides/index.md", "docs/guides/gpu.md", "docs/guides/ray.md"}
