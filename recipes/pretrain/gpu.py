@@ -2,7 +2,8 @@
 
     PYTHONPATH=src python recipes/pretrain/gpu.py corpus.pack OUT --tokenizer FOLDER --minutes 9
 
-Everything (reading, compiling, training, evaluating, saving) fits into ``--minutes`` from the start of the process.
+Everything (reading, compiling, training, evaluating, saving) fits into ``--minutes`` from the start of the process
+(CPU minutes on a CPU).
 OUT receives ``model/`` (published masked-LM layout, half precision), ``heads.safetensors``, ``curve.jsonl`` and
 ``summary.json``. With ``--sweep FILE``, a JSON list of settings (names as in ``Settings``, each with a ``name``), the
 variants run one after another, each with its own minutes; OUT receives ``sweep.jsonl``, and a folder for each variant
@@ -11,6 +12,9 @@ that says ``"save": true``.
 The masked share of each batch serves the masked-LM objective, and the rest the regressions, as in
 ``moltune``'s own loop. The learning rate is a function of the share of the budget that is spent (time, or
 ``--molecules``, whichever is further), so that the cool-down always ends in time.
+
+On a CPU, ``--device cpu --no-compile --batch 384 --save-every 120`` runs for hours and goes on after a kill; it
+computes in bf16 where the processor has the instructions.
 """
 
 from __future__ import annotations
@@ -63,6 +67,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile-limit", type=float, help="seconds; shapes that are left then stay uncompiled")
     add("--graphs", action="store_true", default=None, help="replay whole steps as CUDA graphs")
     add("--first-point", type=int, help="molecules at the first evaluation; then at every doubling")
+    add("--save-every", type=float, help="seconds between states in OUT, from which the same command goes on; 0: none")
+    add("--no-bf16", dest="bf16", action="store_false", default=None, help="fp32 throughout")
     add("--retries", type=int, help="times that a non-finite loss is answered by half the rate and older weights")
     add("--seed", type=int)
     add("--start-from", help="folder of a run or checkpoint whose weights to begin with")
@@ -132,19 +138,18 @@ def main() -> None:
     try:
         if not variants:
             settings = Settings(**chosen(arguments))  # type: ignore[arg-type]
-            run = Run(settings, pack, probe, STARTED + 60 * settings.minutes, out)
+            run = Run(settings, pack, probe, out, time.monotonic() - STARTED)
             summary = run.finish(run.train())
             print(json.dumps({key: summary[key] for key in SHOWN}, indent=1), flush=True)
             if summary["state"] != "finished":
                 raise SystemExit(summary["state"])
             return
         for variant in variants:
-            begun = time.monotonic()
             settings = Settings(**{"save": False, **chosen(arguments), **variant})
             print(f"== {settings.name}", flush=True)
             torch._dynamo.reset()
             try:
-                run = Run(settings, pack, probe, begun + 60 * settings.minutes, out / settings.name)
+                run = Run(settings, pack, probe, out / settings.name)
                 summary = {**run.finish(run.train()), "curve": run.curve}
             except (Exception, SystemExit) as error:  # One broken variant leaves the others their turn.
                 summary = {"name": settings.name, "state": f"{type(error).__name__}: {error}"[:2000]}

@@ -202,6 +202,11 @@ class DeviceCorpus:
         self.rng = np.random.default_rng(seed)
         self.counts = np.bincount(in_edges[0, training], minlength=len(edges))
 
+    def reseed(self, seed: int, step: int) -> None:
+        """Draw what follows anew: a run that goes on at ``step`` begins an epoch of its own."""
+        self.generator.manual_seed(seed + 1_000_003 * step)
+        self.rng = np.random.default_rng([seed, step])
+
     @property
     def padded_length(self) -> float:
         """Mean number of tokens of a molecule in a batch, padding included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -62,6 +62,7 @@ class Network(nn.Module):
         steps: size of a quantum of each block.
         ordinary: ids from which random tokens are drawn.
         ids: special ids (bos, eos, pad, mask).
+        deep: objectives whose head has a hidden layer as wide as the encoder.
         masked: share of molecules that are masked, for the masked-LM objective alone.
         mask_share: share of the tokens of such a molecule that are to be predicted.
         bf16: projections in bf16, under autocast.
@@ -78,6 +79,7 @@ class Network(nn.Module):
         ordinary: list[int],
         ids: tuple[int, int, int, int],
         *,
+        deep: Sequence[str] = (),
         masked: float = 0.25,
         mask_share: float = 0.15,
         bf16: bool = True,
@@ -85,10 +87,13 @@ class Network(nn.Module):
         super().__init__()
         self.model = MolformerForMaskedLM(config)
         regressions = [name for name in sizes if weights.get(name, 0) > 0]
-        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, sizes[name]) for name in regressions})
-        for head in self.heads.values():
-            nn.init.normal_(head.weight, std=config.initializer_range)
-            nn.init.zeros_(head.bias)
+        width = config.hidden_size
+        self.heads = nn.ModuleDict()
+        for name in regressions:
+            last = nn.Linear(width, sizes[name])
+            self.heads[name] = nn.Sequential(nn.Linear(width, width), nn.GELU(), last) if name in deep else last
+            nn.init.normal_(last.weight, std=config.initializer_range)
+            nn.init.zeros_(last.bias)
         self.weights = {name: float(weights[name]) for name in ["mlm", *regressions] if weights.get(name, 0) > 0}
         self.steps = {name: float(steps[name]) for name in regressions}
         self.bos, self.eos, self.pad, self.mask = ids

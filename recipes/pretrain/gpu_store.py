@@ -1,18 +1,20 @@
-"""Weights of a run on disk: the published masked-LM layout, and the heads of the objectives beside it."""
+"""A run on disk: the published masked-LM layout, the heads of the objectives, and a state to go on from."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from gpu_network import Network
+from gpu_network import BatchedMuon, Network
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM
 
-HEADS = "heads.safetensors"
+HEADS, STATE = "heads.safetensors", "state.safetensors"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -67,3 +69,39 @@ def load_weights(network: Network, tokens: list[str], folder: Path) -> str:
         taken = [name for name, values in heads.items() if name in own and values.shape == own[name].shape]
         network.heads.load_state_dict({**own, **{name: heads[name].float() for name in taken}})
     return f"weights of {folder}; {len(shared)} of {len(tokens)} tokens shared; heads: {', '.join(taken) or 'none'}"
+
+
+def _tensors(network: Network, muon: BatchedMuon, adamw: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Everything that training changes, by name; the tensors themselves, not copies."""
+    found = {f"network.{name}": values for name, values in network.state_dict().items()}
+    found |= {f"muon.{number}": values for number, values in enumerate(muon.momenta)}
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for parameter, state in adamw.state.items():
+        found |= {f"adamw.{names[parameter]}.{key}": value for key, value in state.items()}
+    return found
+
+
+def save_state(
+    network: Network, muon: BatchedMuon, adamw: torch.optim.Optimizer, progress: dict[str, Any], path: Path
+) -> None:
+    """Write weights and momenta in full precision, and ``progress`` (JSON) beside them, at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: values.detach().cpu().contiguous() for name, values in _tensors(network, muon, adamw).items()}
+    temporary = path.with_suffix(".new")
+    save_file(tensors, temporary, metadata={"format": "pt", "progress": json.dumps(progress)})
+    temporary.replace(path)
+
+
+def load_state(network: Network, muon: BatchedMuon, adamw: torch.optim.Optimizer, path: Path) -> dict[str, Any]:
+    """Put a saved state back, in place; returns its progress.
+
+    AdamW must have taken a step, so that it has momenta to be filled.
+    """
+    here = _tensors(network, muon, adamw)
+    with safe_open(path, "pt") as file, torch.no_grad():
+        if set(file.keys()) != set(here):
+            raise SystemExit(f"{path} is the state of another run: {sorted(set(file.keys()) ^ set(here))[:5]}")
+        for name, values in here.items():
+            values.copy_(file.get_tensor(name))
+        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+    return progress

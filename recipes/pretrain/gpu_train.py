@@ -15,11 +15,14 @@ import torch
 from gpu_data import DeviceCorpus, Draw, load_tokenizer
 from gpu_network import BatchedMuon, Network, make_adamw
 from gpu_probe import Pending, Probe, collect, finished
-from gpu_store import load_weights, save_run
+from gpu_store import STATE, load_state, load_weights, save_run, save_state
 from packed import Pack
 from torch import Tensor, nn
 
 from moltune.models.molformer import MolformerConfig
+
+PLATEAU = "plateau.safetensors"
+PROGRESS = ("step", "seen", "epochs", "seconds", "next_point")
 
 
 @dataclass
@@ -49,14 +52,17 @@ class Settings:
     weights: dict[str, float] = field(
         default_factory=lambda: {"mlm": 0.2, "mtr": 1.0, "teacher": 1.0, "ionisation": 2.0}
     )
+    deep: list[str] = field(default_factory=list)
     masked: float = 0.25
     mask_share: float = 0.15
     rest_share: float = -1.0
     device: str = "cuda"
+    bf16: bool = True
     compile: bool = True
     compile_limit: float = 100.0
     graphs: bool = False
     first_point: int = 500_000
+    save_every: float = 0.0
     retries: int = 2
     seed: int = 0
     start_from: str = ""
@@ -82,7 +88,7 @@ class Steps:
         self.network, self.corpus, self.settings = network, corpus, settings
         device = corpus.device
         self.rate = torch.zeros((), device=device)
-        half = torch.bfloat16 if device.type == "cuda" else torch.float32
+        half = torch.bfloat16 if network.bf16 else torch.float32
         self.muon = BatchedMuon(network.matrices(), self.rate, settings.weight_decay, half)
         self.adamw = make_adamw(network, self.rate, settings.weight_decay)
         self.parameters = list(network.parameters())
@@ -148,6 +154,18 @@ class Steps:
         self.network.zero_grad(set_to_none=True)
         self.reset()
 
+    def save(self, progress: dict[str, Any], path: Path) -> None:
+        """Write everything that is needed to go on."""
+        save_state(self.network, self.muon, self.adamw, progress, path)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Go on from a saved state; returns its progress."""
+        self.rate.zero_()
+        self._step(self.corpus.example(0))
+        progress = load_state(self.network, self.muon, self.adamw, path)
+        self.sums.zero_()
+        return progress
+
     def reset(self) -> None:
         """Forget momenta and loss sums, in place."""
         self.muon.reset()
@@ -205,10 +223,13 @@ class Snapshots:
 class Run:
     """Prepare, train, evaluate and save one variant."""
 
-    def __init__(self, settings: Settings, pack: Pack, probe: Probe, deadline: float, folder: Path) -> None:
-        self.settings, self.probe, self.deadline, self.folder = settings, probe, deadline, folder
-        self.began = time.monotonic()
+    def __init__(self, settings: Settings, pack: Pack, probe: Probe, folder: Path, spent: float = 0.0) -> None:
+        self.settings, self.probe, self.folder = settings, probe, folder
         self.device = torch.device(settings.device)
+        # A processor is shared with other programs: there the budget is of CPU time.
+        self.clock = time.process_time if self.device.type == "cpu" else time.monotonic
+        self.began = self.clock()
+        self.deadline = self.began + 60 * settings.minutes - spent
         torch.manual_seed(settings.seed)
         torch.set_float32_matmul_precision("high")
         tokenizers = [load_tokenizer(settings.tokenizer)]
@@ -246,9 +267,11 @@ class Run:
             self.corpus.steps,
             vocabulary.ordinary,
             (vocabulary.bos, vocabulary.eos, vocabulary.pad, vocabulary.mask),
+            deep=settings.deep,
             masked=settings.masked,
             mask_share=settings.mask_share,
-            bf16=self.device.type == "cuda",
+            # Without the instructions, a processor computes in bf16 far more slowly than in fp32.
+            bf16=settings.bf16 and (self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()),
         ).to(self.device)
         if settings.start_from:
             say(load_weights(self.network, vocabulary.tokens, Path(settings.start_from)))
@@ -265,7 +288,7 @@ class Run:
         self.parameters = sum(p.numel() for p in self.network.model.parameters())
         say(
             f"vocabulary {len(vocabulary.tokens)}, {self.parameters / 1e6:.2f} M parameters, "
-            f"{self.flops() / 1e9:.3f} GFLOP a molecule; ready after {time.monotonic() - self.began:.1f} s"
+            f"{self.flops() / 1e9:.3f} GFLOP a molecule; ready after {self.clock() - self.began:.1f} s"
         )
 
     def flops(self) -> float:
@@ -304,23 +327,34 @@ class Run:
     def train(self) -> dict[str, Any]:
         """All of the training; returns what the summary says of it."""
         settings, steps, corpus = self.settings, self.steps, self.corpus
-        self.point(step=0, molecules=0, seconds=0.0)
+        step = seen = epochs = failures = 0
+        before, next_point = 0.0, settings.first_point
+        if settings.save_every and (self.folder / STATE).is_file():
+            found = steps.load(self.folder / STATE)
+            step, seen, epochs, before, next_point = (found[name] for name in PROGRESS)
+            self.curve = found["curve"]
+            corpus.reseed(settings.seed, step)
+            say(f"going on at step {step}, {seen:,} molecules, {before:.0f} s")
+        else:
+            self.point(step=0, molecules=0, seconds=0.0)
         if settings.compile:
             spent = steps.compile(settings.compile_limit)
             say(f"{len(steps.runners)} of {len(corpus.buckets)} shapes compiled in {spent:.1f} s")
         if settings.graphs and self.device.type == "cuda":
             steps.capture()
         snapshots = Snapshots(steps.parameters)
-        begin = last_log = time.monotonic()
+        begin = last_log = last_save = self.clock()
         budget = max(1.0, self.deadline - settings.reserve - begin)
-        step = seen = logged = seen_logged = epochs = failures = 0
-        factor, state, next_point, train = 1.0, "finished", settings.first_point, {}
+        logged, seen_logged = step, seen
+        factor, state, train = 1.0, "finished", {}
         fraction, marks = 0.0, []
+        plateau = 1 - settings.decay_share
+        cooling = seen > plateau * settings.molecules > 0
         say(f"training for {budget:.1f} s" + (f" or {settings.molecules:,} molecules" if settings.molecules else ""))
         while fraction < 1 and state == "finished":
             epochs += 1
             for draw in corpus.epoch():
-                now = time.monotonic()
+                now = self.clock()
                 fraction = (now - begin) / budget
                 if settings.molecules:
                     fraction = max(fraction, seen / settings.molecules)
@@ -337,14 +371,14 @@ class Run:
                         marks.pop(0).synchronize()
                 if now - last_log > 5 or step == 50:
                     train = dict(zip(self.network.weights, (steps.sums / (step - logged)).tolist(), strict=True))
-                    pace = (seen - seen_logged) / (time.monotonic() - last_log)
+                    pace = (seen - seen_logged) / (self.clock() - last_log)
                     shown = "  ".join(f"{name} {value:.4f}" for name, value in train.items())
                     say(
                         f"{now - begin:6.1f} s  step {step}  {seen:,} molecules  {pace:,.0f}/s  "
                         f"{pace * self.flops() / 1e12:.1f} TFLOP/s  rate {float(steps.rate):.2e}  {shown}"
                     )
                     steps.sums.zero_()
-                    last_log, logged, seen_logged = time.monotonic(), step, seen
+                    last_log, logged, seen_logged = self.clock(), step, seen
                     if all(math.isfinite(value) for value in train.values()):
                         snapshots.advance()
                     else:
@@ -357,11 +391,18 @@ class Run:
                             state = "the loss was not finite"
                             break
                     self.gather()
+                seconds = round(before + self.clock() - begin, 1)
                 if seen >= next_point:
                     next_point *= 2
-                    self.point(step=step, molecules=seen, seconds=round(time.monotonic() - begin, 1), train=train)
+                    self.point(step=step, molecules=seen, seconds=seconds, train=train)
+                if settings.save_every and (now - last_save > settings.save_every or cooling != (fraction > plateau)):
+                    progress = dict(zip(PROGRESS, (step, seen, epochs, seconds, next_point), strict=True))
+                    # From the state before the cool-down a longer run can go on.
+                    name = STATE if cooling == (fraction > plateau) else PLATEAU
+                    steps.save({**progress, "curve": self.curve}, self.folder / name)
+                    last_save, cooling = now, fraction > plateau
         steps.synchronise()
-        seconds = time.monotonic() - begin
+        seconds = before + self.clock() - begin
         tail = (steps.sums / max(1, step - logged)).tolist()
         if not all(math.isfinite(value) for value in tail):
             snapshots.restore()
@@ -399,7 +440,7 @@ class Run:
             "tokens_per_molecule": round(self.corpus.mean_length, 3),
             "padded_tokens_per_molecule": round(self.corpus.padded_length, 3),
             "buckets": [(bucket.length, bucket.rows) for bucket in self.corpus.buckets],
-            "seconds": round(time.monotonic() - self.began, 1),
+            "seconds": round(self.clock() - self.began, 1),
             "settings": asdict(self.settings),
             "device": device,
             "versions": {"torch": torch.__version__, "python": platform.python_version()},

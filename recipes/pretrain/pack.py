@@ -83,8 +83,8 @@ class HalfWhitening:
 def half_whitened(values: np.ndarray, components: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Half-whitened components of fingerprints, float32 (n, components); NaN rows where there is no fingerprint."""
     known = np.flatnonzero(np.isfinite(values).all(axis=1))
-    sample = values[np.sort(np.random.default_rng(0).permutation(known)[:_SAMPLE])].astype(np.float32)
-    project = HalfWhitening.of(sample, components)
+    # The corpus is shuffled: its first rows are a sample that stays the same when more fingerprints are known.
+    project = HalfWhitening.of(values[known[:_SAMPLE]].astype(np.float32), components)
     result = np.full((len(values), len(project.scale)), np.nan, dtype=np.float32)
     for start in range(0, len(known), _CHUNK):
         rows = known[start : start + _CHUNK]
