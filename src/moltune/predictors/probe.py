@@ -24,10 +24,18 @@ from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer
 from moltune.models.checkpoints import resolve
 from moltune.models.coverage import Issue
 from moltune.predictors.base import PROBE_TYPE, Progress, TunedModel
-from moltune.predictors.probe_heads import ProbeHead, Scaler, make_probe_head
+from moltune.predictors.gaussian_process import GpHead
+from moltune.predictors.probe_heads import ProbeHead, RidgeHead, Scaler, SvrHead
 
 CONFIG, ARRAYS = "config.json", "probe.safetensors"
 _CHUNK = 512
+
+
+def make_probe_head(settings: ProbeSettings, blocks: Sequence[int] = ()) -> ProbeHead:
+    """Build the head that the settings name, for features of these widths side by side."""
+    if settings.head == SvrHead.name:
+        return SvrHead(settings.C, settings.epsilon, settings.gamma)
+    return GpHead(blocks) if settings.head == GpHead.name else RidgeHead()
 
 
 class Probe(TunedModel, Baseline):
@@ -66,9 +74,11 @@ class Probe(TunedModel, Baseline):
         if len(target) < 2 or not target.std() > 0:
             raise DataError("training needs at least two molecules with different targets")
         mean, std = float(target.mean()), float(target.std())
-        values = self.features.get(self.columns, train[0])
+        blocks = [self.features.get(name, train[0]) for name in self.settings.features]
+        values = np.hstack(blocks)
         self.scaler = Scaler().fit(values)
-        self.head = make_probe_head(self.settings).fit(self.scaler.transform(values), (target - mean) / std, seed)
+        self.head = make_probe_head(self.settings, [block.shape[1] for block in blocks])
+        self.head.fit(self.scaler.transform(values), (target - mean) / std, seed)
         self.target = {"mean": mean, "std": std, "name": self.target["name"]}
         return self
 
@@ -121,12 +131,13 @@ class Probe(TunedModel, Baseline):
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, base: str | Path | None = None) -> Self:
+    def load(cls, folder: str | Path, base: str | Path | None = None, *, embed: Featurizer | None = None) -> Self:
         """Load a probe, and its encoder where it uses one.
 
         Args:
             folder: probe or run folder.
             base: where the encoder's checkpoint is now; unset: where it was.
+            embed: gives the embeddings of a tuned model, whose head the probe is.
 
         Raises:
             CheckpointError: a file is missing or damaged, or the encoder is another one than the probe was fitted on.
@@ -135,12 +146,17 @@ class Probe(TunedModel, Baseline):
         try:
             values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
             settings, named = ProbeSettings.model_validate(values["probe"]), values["base"]
-            given: dict[str, Featurizer] = {EMBEDDING: _encoder(named, base)} if named else {}
+            source = _encoder(named, base) if named else embed
+            given = {} if source is None else {EMBEDDING: source}
             probe = cls(settings, FeatureTable(given, remember=False))
             arrays = load_file(place / ARRAYS)
             probe.scaler, probe.head, probe.target = Scaler(), make_probe_head(settings), values["target"]
             probe.scaler.arrays = {name: arrays[f"scaler.{name}"] for name in ("median", "mean", "std")}
-            probe.head.arrays = {name: arrays[f"head.{name}"] for name in probe.head.stored}
+            probe.head.arrays = {
+                name.removeprefix("head."): a for name, a in arrays.items() if name.startswith("head.")
+            }
+            if missing := set(probe.head.stored) - set(probe.head.arrays):
+                raise KeyError(f"no head.{min(missing)}")
         except ValidationError as error:
             raise CheckpointError(f"the probe in {place} is damaged: {explain(error)}") from None
         except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Regressors on fixed features: ridge, support vectors, Gaussian process. Each is some arrays, never a pickle."""
+"""Regressors on fixed features: the contract, ridge, support vectors. Each is some arrays, never a pickle."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-from moltune.config import ProbeSettings
-from moltune.errors import DataError, NumericsError
+from moltune.errors import NumericsError
 from moltune.models.kernel import MOST_DEVIATIONS
 
 Arrays = dict[str, np.ndarray]
 
-MOST_FOR_GP = 8000
-_FOR_KERNEL = 800
 _CHUNK = 512
 
 
@@ -123,25 +119,13 @@ class RidgeHead(ProbeHead):
         return np.asarray(features, dtype=np.float64) @ self.arrays["weights"] + self.arrays["intercept"][0]
 
 
-class _KernelHead(ProbeHead):
-    """f(x) = Σ aᵢ exp(−γ‖x − xᵢ‖²) + b; ``kernel`` holds γ and b."""
+class SvrHead(ProbeHead):
+    """Support vector regression with an RBF kernel (Drucker et al., NIPS 1996).
 
-    stored = ("dual", "points", "kernel")
+    f(x) = Σ aᵢ exp(−γ‖x − xᵢ‖²) + b; ``kernel`` holds γ and b.
+    """
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Sum over the stored points, some hundred molecules at a time."""
-        dual, points, (gamma, intercept) = (self.arrays[name] for name in self.stored)
-        parts = [
-            np.exp(-gamma * cdist(features[start : start + _CHUNK], points, "sqeuclidean")) @ dual
-            for start in range(0, len(features), _CHUNK)
-        ]
-        return np.concatenate(parts) + intercept if parts else np.empty(0)
-
-
-class SvrHead(_KernelHead):
-    """Support vector regression with an RBF kernel (Drucker et al., NIPS 1996)."""
-
-    name = "svr"
+    name, stored = "svr", ("dual", "points", "kernel")
 
     def __init__(self, C: float = 5.0, epsilon: float = 0.1, gamma: float | Literal["scale", "auto"] = "scale") -> None:
         self.C, self.epsilon, self.gamma = C, epsilon, gamma
@@ -155,50 +139,11 @@ class SvrHead(_KernelHead):
         self.arrays = {"dual": machine.dual_coef_[0], "points": features[machine.support_], "kernel": kernel}
         return self
 
-
-class GpHead(_KernelHead):
-    """Mean of a Gaussian process with an RBF kernel and noise (Rasmussen & Williams 2006, algorithm 2.1).
-
-    Signal, length scale and noise maximise the marginal likelihood of at most 800 training molecules; the process is
-    then conditioned on all of them.
-    """
-
-    name = "gp"
-
-    def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
-        """Choose the kernel, then solve (K + σ²I) a = y.
-
-        Raises:
-            DataError: more molecules than a dense kernel matrix is sensible for.
-        """
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-
-        if len(target) > MOST_FOR_GP:
-            raise DataError(
-                f"a Gaussian process on {len(target)} molecules needs too much memory (at most {MOST_FOR_GP}); "
-                "use --head svr or ridge"
-            )
-        chosen = np.random.default_rng(seed).permutation(len(target))[:_FOR_KERNEL]
-        middle = float(np.median(cdist(features[chosen], features[chosen]))) or 1.0
-        smooth = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(middle, (middle * 1e-2, middle * 1e2))
-        offset = float(target.mean())
-        process = GaussianProcessRegressor(smooth + WhiteKernel(0.1, (1e-5, 1e1)), alpha=1e-8, random_state=seed)
-        process.fit(features[chosen].astype(np.float64), target[chosen] - offset)
-        signal, length, noise = np.exp(process.kernel_.theta)
-        gamma = float(0.5 / length**2)
-        covariance = signal * np.exp(-gamma * cdist(features, features, "sqeuclidean"))
-        covariance[np.diag_indices_from(covariance)] += noise + 1e-8
-        dual = signal * cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), target - offset)
-        self.arrays = {"dual": dual, "points": features, "kernel": np.array([gamma, offset])}
-        return self
-
-
-HEADS: dict[str, type[ProbeHead]] = {head.name: head for head in (RidgeHead, SvrHead, GpHead)}
-
-
-def make_probe_head(settings: ProbeSettings) -> ProbeHead:
-    """Build the head that the settings name."""
-    if settings.head == SvrHead.name:
-        return SvrHead(settings.C, settings.epsilon, settings.gamma)
-    return HEADS[settings.head]()
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Sum over the stored points, some hundred molecules at a time."""
+        dual, points, (gamma, intercept) = (self.arrays[name] for name in self.stored)
+        parts = [
+            np.exp(-gamma * cdist(features[start : start + _CHUNK], points, "sqeuclidean")) @ dual
+            for start in range(0, len(features), _CHUNK)
+        ]
+        return np.concatenate(parts) + intercept if parts else np.empty(0)
