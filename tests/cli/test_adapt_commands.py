@@ -35,8 +35,11 @@ def test_adapt_then_finetune_and_predict(
     done = moltune("predict", run, small_csv, "-o", tmp_path / "p.csv")
     assert done.exit_code == 0, done.output
     table = pd.read_csv(tmp_path / "p.csv")
-    assert list(table.columns) == ["row", "input", "smiles", "predicted", "predicted_blend", "note"]
-    assert moltune("predict", run, "CCO", "--no-blend").stdout.splitlines()[0].count(",") == 4
+    assert list(table.columns) == [
+        *("id", "smiles", "hydration_free_energy", "hydration_free_energy_predicted"),
+        *("hydration_free_energy_predicted_blend", "note"),
+    ]
+    assert moltune("predict", run, "CCO", "--no-blend").stdout.splitlines()[0].count(",") == 2
     judged = json.loads(moltune("evaluate", run, small_csv, "--bootstrap", "0", "--json").stdout)
     assert judged["blend"]["rmse"]["value"] > 0
 

@@ -123,7 +123,7 @@ def test_real_process_prints_json_alone(finished: Run) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert [line["input"] for line in json.loads(done.stdout)] == ["CCO", "xx"]
+    assert [line["smiles"] for line in json.loads(done.stdout)] == ["CCO", "xx"]
     assert "Traceback" not in done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     needless = {"peft", "sklearn", "scipy.stats", "xgboost", "matplotlib", "datasets", "transformers.trainer", "optuna"}
@@ -324,27 +324,29 @@ def test_read_only_places(moltune: Invoke, small_csv: Path, quick: list[str], tm
 # --- predict -----------------------------------------------------------------------------------------------------
 
 
+PROPERTY = "hydration_free_energy"
+
+
 def table_of(result: Result) -> pd.DataFrame:
     assert result.exit_code == 0, result.stderr
-    return pd.read_csv(io.StringIO(result.stdout), keep_default_na=False, na_values={"predicted": [""]})
+    return pd.read_csv(io.StringIO(result.stdout), keep_default_na=False, na_values={PROPERTY: [""]})
 
 
 def test_predict_smiles(moltune: Invoke, finished: Run) -> None:
     table = table_of(moltune("predict", finished.path, "OCC", "xx", "c1ccccc1"))
-    assert list(table.columns) == ["row", "input", "smiles", "predicted", "note"]
-    assert table["input"].tolist() == ["OCC", "xx", "c1ccccc1"]
-    assert table["smiles"].tolist() == ["CCO", "", "c1ccccc1"]
-    assert table["predicted"].isna().tolist() == [False, True, False]
+    assert list(table.columns) == ["smiles", PROPERTY, "note"]
+    assert table["smiles"].tolist() == ["OCC", "xx", "c1ccccc1"]
+    assert table[PROPERTY].isna().tolist() == [False, True, False]
     assert "not a valid SMILES" in table.loc[1, "note"]
 
 
 def test_predict_from_standard_input(moltune: Invoke, finished: Run) -> None:
     result = moltune("predict", finished.path, input="CCO ethanol\n\n  CC  \nxx\nCCO\n")
     table = table_of(result)
-    assert table["input"].tolist() == ["CCO", "CC", "xx", "CCO"]
-    assert table.loc[0, "predicted"] == table.loc[3, "predicted"]
+    assert table["smiles"].tolist() == ["CCO", "CC", "xx", "CCO"]
+    assert table.loc[0, PROPERTY] == table.loc[3, PROPERTY]
     assert "3 of 4 molecules predicted" in result.stderr
-    assert table_of(moltune("predict", finished.path, "-", input="SMILES\nCC\n"))["input"].tolist() == ["CC"]
+    assert table_of(moltune("predict", finished.path, "-", input="SMILES\nCC\n"))["smiles"].tolist() == ["CC"]
 
 
 @pytest.mark.parametrize("given", ["", "\n \n", "smiles\n"])
@@ -369,28 +371,29 @@ def test_ten_thousand_rows_come_back_in_order(
     result = moltune("predict", finished.path, tmp_path / "many.csv", "-o", tmp_path / "out.csv", "--batch-size", 512)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == ""
-    table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, na_values={"predicted": [""]})
-    assert table["row"].tolist() == list(range(1, 10_001))
-    assert table["input"].tolist() == smiles
-    good = ~table["input"].isin(pool[40:])
-    assert table["predicted"].notna().tolist() == good.tolist()
+    table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, na_values={PROPERTY: [""]})
+    assert table["name"].tolist() == list(range(10_000))
+    assert table["smiles"].tolist() == smiles
+    good = ~table["smiles"].isin(pool[40:])
+    assert table[PROPERTY].notna().tolist() == good.tolist()
     assert (table.loc[~good, "note"] != "").all()
-    assert (table.groupby("input")["predicted"].nunique(dropna=False) == 1).all()
+    assert (table.groupby("smiles")[PROPERTY].nunique(dropna=False) == 1).all()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".xlsx"])
 def test_predict_into_a_file(moltune: Invoke, finished: Run, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     result = moltune("predict", finished.path, "CCO", "xx", "-o", path)
     assert result.exit_code == 0, result.stderr
-    assert read_table(path).frame["input"].tolist() == ["CCO", "xx"]
+    assert read_table(path).frame["smiles"].tolist() == ["CCO", "xx"]
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_predict_json(moltune: Invoke, finished: Run) -> None:
     lines = json.loads(moltune("predict", finished.path, "CCO", "xx", "--json").stdout)
-    assert lines[0]["predicted"] == pytest.approx(lines[0]["predicted"])
-    assert lines[1]["predicted"] is None
-    assert [line["row"] for line in lines] == [1, 2]
+    assert isinstance(lines[0][PROPERTY], float)
+    assert lines[1][PROPERTY] is None
+    assert [line["smiles"] for line in lines] == ["CCO", "xx"]
 
 
 def test_predict_nothing_usable(moltune: Invoke, finished: Run) -> None:
@@ -443,6 +446,32 @@ def test_evaluate_repeats_the_run(moltune: Invoke, finished: Run, tmp_path: Path
     shown = moltune("evaluate", finished.path, tmp_path / "test.csv", "--bootstrap", 20).stdout
     assert "24 of 24 rows evaluated" in shown
     assert f"{metrics['rmse']['value']:.2f} (" in shown
+    assert "knows" not in shown
+
+
+def test_evaluate_says_what_the_model_was_trained_on(moltune: Invoke, finished: Run, small_csv: Path) -> None:
+    metrics = json.loads(moltune("evaluate", finished.path, small_csv, "--bootstrap", 0, "--json").stdout)
+    parts = finished.splits["split"].value_counts()
+    assert metrics["seen"] == {"train": parts["train"], "validation": parts["validation"]}
+    assert metrics["unseen"]["rmse"]["value"] == pytest.approx(finished.metrics["test"]["rmse"]["value"], rel=1e-4)
+    shown = moltune("evaluate", finished.path, small_csv, "--bootstrap", 0).stdout
+    assert "The model knows 96 of these 120 molecules" in shown
+    assert "The 24 that it does not know:" in shown
+
+
+def test_digits_are_those_that_the_error_deserves(
+    moltune: Invoke, finished: Run, small_csv: Path, tmp_path: Path
+) -> None:
+    """Full precision by an option, and in Parquet; the run's RMSE is between 1 and 10."""
+    found = {}
+    for name, more in (("a.csv", []), ("b.csv", ["--full-precision"]), ("c.parquet", [])):
+        assert moltune("predict", finished.path, small_csv, "-o", tmp_path / name, "-q", *more).exit_code == 0
+        read = pd.read_parquet if name.endswith("parquet") else pd.read_csv
+        found[name[0]] = read(tmp_path / name)[f"{PROPERTY}_predicted"].to_numpy()
+    assert 1 <= finished.metrics["test"]["rmse"]["value"] < 10
+    np.testing.assert_array_equal(found["a"], found["c"].round(1))
+    np.testing.assert_allclose(found["b"], found["c"], rtol=1e-12)
+    assert (found["b"] != found["a"]).any()
 
 
 def test_evaluate_wrong_data(moltune: Invoke, finished: Run, small_csv: Path, tmp_path: Path) -> None:

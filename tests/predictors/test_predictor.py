@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_cleaning_of_the_run_is_applied(predictor: Predictor, salts: Predictor) 
     stripped = salts.predict(smiles)
     assert stripped["smiles"].tolist() == ["CC(=O)O", "CC(=O)O"]
     assert stripped["predicted"].nunique() == 1
+    assert stripped["note"].tolist() == ["predicted as CC(=O)O", ""]
     as_given = predictor.predict(smiles)
     assert as_given.loc[0, "smiles"] != as_given.loc[1, "smiles"]
     assert as_given["predicted"].nunique() == 2
@@ -87,13 +89,43 @@ def test_truncation(settings: RunSettings, tmp_path: Path) -> None:
 
 
 def test_sources(predictor: Predictor, small_csv: Path, small_table: pd.DataFrame) -> None:
+    """The table that went in comes out; a column of the property's name is not written over."""
+    expected = predictor.predict(small_table["smiles"].tolist())["predicted"].tolist()
     from_file = predictor.predict_source(small_csv)
+    assert list(from_file) == [*small_table, "hydration_free_energy_predicted", "note"]
+    assert from_file["hydration_free_energy"].astype(float).tolist() == small_table["hydration_free_energy"].tolist()
+    assert from_file["hydration_free_energy_predicted"].tolist() == expected
     from_frame = predictor.predict_source(small_table[["smiles"]])
-    from_list = predictor.predict(small_table["smiles"].tolist())
-    pd.testing.assert_frame_equal(from_file, from_list)
-    pd.testing.assert_frame_equal(from_frame, from_list)
-    renamed = small_table.rename(columns={"smiles": "structure"})
-    pd.testing.assert_frame_equal(predictor.predict_source(renamed, smiles="structure"), from_list)
+    assert list(from_frame) == ["smiles", "hydration_free_energy", "note"]
+    assert from_frame["hydration_free_energy"].tolist() == expected
+    renamed = small_table[["id", "smiles"]].rename(columns={"smiles": "structure"})
+    assert predictor.predict_source(renamed, smiles="structure")["hydration_free_energy"].tolist() == expected
+
+
+def test_rows_that_cannot_be_read_stay_in_their_place(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,smiles,n\n1,CCO,5\n2,CC\n3,xx,6\n4,,7\n5,CCN,8\n")
+    table = predictor.predict_source(tmp_path / "a.csv")
+    assert table["id"].tolist() == ["1", None, "3", "4", "5"]
+    assert table["n"].tolist() == ["5", None, "6", "7", "8"]
+    assert table["hydration_free_energy"].notna().tolist() == [True, False, False, False, True]
+    assert table["note"].tolist()[1] == "the row has 2 fields, the header has 3: '2,CC'"
+    assert "not a valid SMILES" in table["note"].tolist()[2]
+
+
+def test_whatever_the_model_says_gets_a_column(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def estimate(self: Predictor, smiles: list[str], *_: object) -> dict[str, np.ndarray]:
+        values = np.arange(len(smiles), dtype=float)
+        return {"": values, "_low": values - 1, "_domain": np.array(["in"] * len(smiles), dtype=object)}
+
+    monkeypatch.setattr(Predictor, "estimate", estimate)
+    in_joules = replace(predictor, unit="kJ/mol")
+    table = in_joules.predict_source(pd.DataFrame({"smiles": ["CC", "xx", "C"]}))
+    name = "hydration_free_energy"
+    assert list(table) == ["smiles", f"{name} (kJ/mol)", f"{name}_low (kJ/mol)", f"{name}_domain", "note"]
+    assert table[f"{name}_low (kJ/mol)"].isna().tolist() == [False, True, False]
+    assert table[f"{name}_domain"].tolist() == ["in", "", "in"]
 
 
 def test_progress_counts_every_molecule(predictor: Predictor) -> None:
@@ -129,6 +161,15 @@ def test_evaluate_source(predictor: Predictor, finished: Run, tmp_path: Path) ->
     expected = root_mean_squared_error(true, table["predicted"].iloc[:30])
     assert metrics["rmse"]["value"] == pytest.approx(expected, rel=1e-5)
     assert metrics["rmse"]["lower"] < metrics["rmse"]["value"] < metrics["rmse"]["upper"]
+    seen = table["split"].iloc[:30].isin(["train", "validation"])
+    assert sum(metrics["seen"].values()) == seen.sum() > 0
+    assert metrics["seen"]["train"] == (table["split"].iloc[:30] == "train").sum()
+    expected = root_mean_squared_error(true[~seen], table["predicted"].iloc[:30][~seen])
+    assert metrics["unseen"]["rmse"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["unseen"]["n"] == (~seen).sum()
+    without_run = Predictor.load(finished.model_path).evaluate_source(given, bootstrap=0)
+    assert without_run["seen"] is None
+    assert "unseen" not in without_run
 
 
 def test_nothing_to_predict(predictor: Predictor) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
-from moltune.cli.console import facts, molecule_progress, out, print_json
+from moltune.cli.console import facts, out, print_json, stage_progress
 from moltune.cli.options import Base, Given, Json, Quiet, argument, flags, option, with_settings
 from moltune.config import DataSettings, EvaluationSettings, TrainingSettings
 from moltune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from moltune.bulk.predict import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +28,18 @@ Blend = Annotated[
     bool | None,
     option("--blend/--no-blend", help="Use the blend with classical models, too.", default="where the run has one"),
 ]
+Workers = Annotated[
+    int,
+    option("--workers", help="Processes, each with one thread; 1: this one, with all threads.", min=1),
+]
 
 
-@with_settings({DataSettings: flags("smiles"), TrainingSettings: {"eval_batch_size": "--batch-size"}})
+@with_settings(
+    {
+        DataSettings: {**flags("smiles", "sheet"), "header": "--header/--no-header"},
+        TrainingSettings: {"eval_batch_size": "--batch-size"},
+    }
+)
 def predict(
     given: Given,
     run: Run,
@@ -33,39 +48,60 @@ def predict(
     ] = None,
     output: Annotated[
         Path | None,
-        option("--output", "-o", help="CSV, TSV, Parquet or JSON lines.", default="CSV on the screen"),
+        option(
+            "--output",
+            "-o",
+            help="CSV, TSV, JSON lines, SMI, SDF (also .gz), Parquet or XLSX, by its ending.",
+            default="CSV on the screen",
+        ),
     ] = None,
+    full_precision: Annotated[
+        bool, option("--full-precision", help="All digits, not only those that the model's error deserves.")
+    ] = False,
+    workers: Workers = 1,
     blend: Blend = None,
     base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict new molecules. Every input row comes back; one that cannot be predicted has a note that says why.
+    """Predict new molecules: the table that went in comes out, with columns added.
+
+    A row that cannot be predicted stays in its place, with a note that says why. After a kill, the same command goes on
+    where it was.
 
     Example: moltune predict runs/mine molecules.csv -o predictions.csv
     """
     source = _file_or_set(inputs or ["-"])
-    from moltune.data.reading.write import check_output, write_table
-    from moltune.predictors.predictor import Predictor
+    from moltune.bulk.predict import predict_file
+    from moltune.bulk.writers import check_place
 
     if output is not None:
-        check_output(output, *([] if source is None else [source]))
-    smiles = [] if source is not None else _listed(inputs or ["-"])
-    batch_size = given.settings(TrainingSettings).eval_batch_size
-    predictor = Predictor.load(run, base, blend=blend)
-    with molecule_progress(quiet) as progress:
-        if source is not None:
-            column = given.options[DataSettings]["smiles"]
-            table = predictor.predict_source(source, smiles=column, batch_size=batch_size, progress=progress)
-        else:
-            table = predictor.predict(smiles, batch_size=batch_size, progress=progress)
-    if output is not None:
-        write_table(table, output)
-    if as_json:
-        print_json(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
-    elif output is None:
-        sys.stdout.write(table.to_csv(index=False))
-    _say(table, output)
+        check_place(output, *([] if source is None else [source]))
+    with TemporaryDirectory() as folder, stage_progress(quiet) as report:
+        written = output or Path(folder) / ("predictions.jsonl" if as_json else "predictions.csv")
+        done = predict_file(
+            run,
+            _listed(inputs or ["-"]) if source is None else source,
+            written,
+            base=base,
+            blend=blend,
+            table=given.settings(DataSettings),
+            smiles=given.options[DataSettings]["smiles"],
+            batch_size=given.settings(TrainingSettings).eval_batch_size,
+            full_precision=full_precision,
+            workers=workers,
+            restartable=output is not None,
+            report=report,
+        )
+        if as_json and output is None:
+            with written.open(encoding="utf-8") as lines:
+                print_json([json.loads(line) for line in lines])
+        elif as_json:
+            print_json({"output": str(output), **asdict(done)})
+        elif output is None:
+            with written.open(encoding="utf-8", newline="") as text:
+                shutil.copyfileobj(text, sys.stdout)
+    _say(done, output)
 
 
 def _file_or_set(inputs: list[str]) -> str | None:
@@ -83,33 +119,41 @@ def _file_or_set(inputs: list[str]) -> str | None:
     return None
 
 
-def _listed(inputs: list[str]) -> list[str]:
-    if inputs != ["-"]:
-        return inputs
-    if sys.stdin.isatty():
-        raise DataError("give a file or SMILES, or pipe SMILES into standard input")
+def _listed(inputs: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
     from moltune.data.reading.headers import STRUCTURE_HEADERS
 
-    listed = [line.split()[0] for line in sys.stdin if line.strip()]
-    if listed and listed[0].lower() in STRUCTURE_HEADERS:
-        del listed[0]
-    if not listed:
-        raise DataError("standard input holds no SMILES")
-    return listed
+    listed = inputs
+    if inputs == ["-"]:
+        if sys.stdin.isatty():
+            raise DataError("give a file or SMILES, or pipe SMILES into standard input")
+        listed = [line.split()[0] for line in sys.stdin if line.strip()]
+        if listed and listed[0].lower() in STRUCTURE_HEADERS:
+            del listed[0]
+        if not listed:
+            raise DataError("standard input holds no SMILES")
+    return pd.DataFrame({"smiles": listed}, dtype=object)
 
 
-def _say(table: pd.DataFrame, output: Path | None) -> None:
-    failed = int(table["predicted"].isna().sum())
+def _say(done: Summary, output: Path | None) -> None:
     place = f", written to {output}" if output is not None else ""
-    logger.info("%d of %d molecules predicted%s", len(table) - failed, len(table), place)
-    if failed:
-        first = table[table["predicted"].isna()].iloc[0]
-        logger.warning("%d not predicted, such as row %d (%s): %s", failed, first["row"], first["input"], first["note"])
-    if failed == len(table):
+    logger.info("%d of %d molecules predicted%s", done.predicted, done.rows, place)
+    if done.failed is not None:
+        logger.warning("%d not predicted, such as row %d (%s): %s", done.rows - done.predicted, *done.failed)
+    if not done.predicted:
         raise DataError("not one molecule could be predicted; the notes say why")
 
 
-@with_settings({DataSettings: flags("target", "smiles"), EvaluationSettings: flags("bootstrap")})
+@with_settings(
+    {
+        DataSettings: {
+            **flags("target", "smiles", "type", "sheet", "decimal"),
+            "header": "--header/--no-header",
+        },
+        EvaluationSettings: flags("bootstrap"),
+    }
+)
 def evaluate(
     given: Given,
     run: Run,
@@ -123,22 +167,40 @@ def evaluate(
 
     Example: moltune evaluate runs/mine measured_later.csv
     """
-    from dataclasses import replace
-
-    from moltune.data.load import in_unit
     from moltune.data.reading.read import source_kind
     from moltune.predictors.predictor import Predictor
-    from moltune.reports.summary import METRIC_LABELS, format_estimate
 
     source_kind(data)
     resamples = given.settings(EvaluationSettings).bootstrap
+    given.settings(DataSettings)
     predictor = Predictor.load(run, base, blend=blend)
-    predictor = replace(predictor, cleaning=in_unit(predictor.cleaning, predictor.unit))
     metrics = predictor.evaluate_source(data, **given.options[DataSettings], bootstrap=resamples)
     if as_json:
         return print_json(metrics)
-    rows = metrics["rows"]
+    rows, seen = metrics["rows"], metrics["seen"]
     out.print(f"{rows['evaluated']} of {rows['in']} rows evaluated, {rows['left_out']} left out or merged")
+    known = sum((seen or {}).values())
+    if seen is None:
+        out.print("Whether the model was trained on some of them is not known: this is a model without its run.")
+    elif known:
+        out.print(
+            f"[bold red]The model knows {known} of these {rows['evaluated']} molecules:[/] it was trained on "
+            f"{seen['train']} and chosen on {seen['validation']} of them, so that the error of all is too low.",
+            soft_wrap=True,
+        )
+    _show(metrics, "All molecules:" if known else "")
+    if "unseen" in metrics:
+        _show(metrics["unseen"], f"The {metrics['unseen']['n']} that it does not know:")
+    elif known:
+        out.print("There are not two others to tell its error from.")
+
+
+def _show(metrics: dict[str, Any], title: str) -> None:
+    from moltune.reports.summary import METRIC_LABELS, format_estimate
+
+    # Not the title of a table, which would break in lines of its width.
+    if title:
+        out.print(f"[bold]{title}[/]")
     out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
     if "blend" in metrics:
         values = {label: format_estimate(metrics["blend"][name]) for name, label in METRIC_LABELS.items()}

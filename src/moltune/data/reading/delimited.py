@@ -30,7 +30,7 @@ def read_delimited(text: str, label: str, separator: str | None = None, header: 
     Raises:
         DataError: no line, no data row, or a quote that is never closed.
     """
-    separator = separator or _find_separator(text)
+    separator = separator or find_separator(text)
     limit = csv.field_size_limit(10_000_000)
     try:
         sample = _sample(text, separator)
@@ -40,7 +40,8 @@ def read_delimited(text: str, label: str, separator: str | None = None, header: 
         csv.field_size_limit(limit)
 
 
-def _find_separator(text: str) -> str:
+def find_separator(text: str) -> str:
+    """The candidate that splits the first line most often."""
     # The header line alone decides: csv.Sniffer looks at rows, and refuses a table of a single column.
     header = next((line for line in text.splitlines() if line.strip()), "")
     outside = "".join(header.split('"')[::2])

@@ -87,7 +87,7 @@ def source_kind(source: str) -> Literal["bundled", "file", "hub"]:
     if _exists(source):
         return "file"
     # A name in a folder that exists here is a file that does not, not the id of somebody's data set.
-    if _HUB_ID.fullmatch(source) and _format_of(source) is None and not Path(source).parent.is_dir():
+    if _HUB_ID.fullmatch(source) and format_of(source) is None and not Path(source).parent.is_dir():
         return "hub"
     raise DataError(
         f"{source[:200]!r} was not found: it is no bundled dataset ({', '.join(bundled.names())}) and no file"
@@ -103,7 +103,7 @@ def _exists(source: str) -> bool:
         return False
 
 
-def _format_of(name: str) -> str | None:
+def format_of(name: str) -> str | None:
     """Format by extension, or None; ``.gz`` is looked through."""
     return FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
 
@@ -122,7 +122,7 @@ def _read_file(path: Path, settings: TableSettings) -> RawTable:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-    digest, label, kind = hashlib.sha256(content).hexdigest(), str(path), _format_of(path.name)
+    digest, label, kind = hashlib.sha256(content).hexdigest(), str(path), format_of(path.name)
     content = _unpack(content, label)
     if not content.strip():
         raise DataError(f"{label} is empty.")
@@ -130,7 +130,7 @@ def _read_file(path: Path, settings: TableSettings) -> RawTable:
         return _named(read_workbook(content, label, settings.sheet, settings.header), label, "workbook", digest)
     if kind == "workbook" or settings.sheet is not None:
         raise DataError(f"{label} is not an Excel or OpenDocument workbook, so it has no sheets.")
-    _refuse_foreign(content, label)
+    refuse_foreign(content, label)
     if content.startswith(b"PAR1"):
         if kind not in (None, "parquet"):
             logger.warning("%s is a Parquet file in spite of its name; read as Parquet", label)
@@ -138,8 +138,8 @@ def _read_file(path: Path, settings: TableSettings) -> RawTable:
     if kind == "parquet":
         raise DataError(f"{label} is not a Parquet file, in spite of its name.")
     text, encoding = _decode(content, label)
-    kind = kind or _kind_of(text)
-    _refuse_mismatch(text, kind, label)
+    kind = kind or kind_of(text)
+    refuse_mismatch(text, kind, label)
     if kind in _TEXT_PARSERS:
         table = _TEXT_PARSERS[kind](text, label)
     else:
@@ -147,7 +147,7 @@ def _read_file(path: Path, settings: TableSettings) -> RawTable:
     return _named(table, label, kind, digest, encoding=encoding)
 
 
-def _kind_of(text: str) -> str:
+def kind_of(text: str) -> str:
     """The format of text whose name does not say it."""
     if _is_sdf(text):
         return "sdf"
@@ -172,7 +172,8 @@ def _unpack(content: bytes, label: str) -> bytes:
         raise DataError(f"{label} is a damaged gzip file: {error}.") from None
 
 
-def _refuse_foreign(content: bytes, label: str) -> None:
+def refuse_foreign(content: bytes, label: str) -> None:
+    """Refuse what is no table by its first bytes."""
     for signature, what in _FOREIGN.items():
         if content.startswith(signature):
             raise DataError(f"{label} is {what}.")
@@ -200,7 +201,8 @@ def _decode(content: bytes, label: str) -> tuple[str, str]:
     return text, encoding.removesuffix("-sig")
 
 
-def _refuse_mismatch(text: str, kind: str, label: str) -> None:
+def refuse_mismatch(text: str, kind: str, label: str) -> None:
+    """Refuse text whose format is another one than its name says."""
     found = "SDF" if _is_sdf(text) else "JSON lines" if re.match(r'\s*\{\s*"', text) else ""
     wanted = {"sdf": "SDF", "jsonl": "JSON lines"}.get(kind, "")
     if found and found != wanted:

@@ -36,6 +36,16 @@ class RawTable:
         """Number of data rows of the source, good and bad."""
         return len(self.frame) + len(self.bad_rows)
 
+    @property
+    def all_rows(self) -> pd.DataFrame:
+        """Every row in the order of the source, indexed by its number; one that could not be read has empty cells."""
+        frame = self.frame.set_axis(self.rows, axis=0)
+        if len(self.bad_rows):
+            numbers = np.sort(np.concatenate([self.rows, self.bad_rows["row"].to_numpy(dtype=np.int64)]))
+            frame = frame.astype(object).reindex(numbers)
+            frame = frame.where(frame.notna(), None)
+        return frame
+
 
 def raw_table(
     frame: pd.DataFrame,

@@ -64,11 +64,14 @@ def _format_of(path: Path) -> tuple[str, bool]:
     return suffix, packed
 
 
-def _csv(frame: pd.DataFrame, separator: str = ",") -> bytes:
+def as_csv(frame: pd.DataFrame, separator: str = ",", header: bool = True) -> bytes:
+    """The frame as delimited text, without its index."""
     if frame.columns.is_unique:
         floats = [name for name in frame.columns if pd.api.types.is_float_dtype(frame[name])]
         frame = frame.assign(**{name: _texts(frame[name]) for name in floats})
-    return frame.to_csv(index=False, sep=separator, lineterminator="\n").encode("utf-8", "backslashreplace")
+    return frame.to_csv(index=False, header=header, sep=separator, lineterminator="\n").encode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def _texts(numbers: pd.Series) -> pd.Series:
@@ -77,7 +80,8 @@ def _texts(numbers: pd.Series) -> pd.Series:
     return texts.where(numbers.notna(), None)
 
 
-def _json_lines(frame: pd.DataFrame) -> bytes:
+def as_json_lines(frame: pd.DataFrame) -> bytes:
+    """The frame as one JSON object per row."""
     # DataFrame.to_json rounds floats to 15 decimals, which turns 1e-20 into 0.
     records = frame.to_dict(orient="records")
     lines = [json.dumps({str(key): _plain(value) for key, value in record.items()}) for record in records]
@@ -105,10 +109,10 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 _WRITERS: dict[str, Callable[[pd.DataFrame], bytes]] = {
-    ".csv": _csv,
-    ".tsv": lambda frame: _csv(frame, "\t"),
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".csv": as_csv,
+    ".tsv": lambda frame: as_csv(frame, "\t"),
+    ".jsonl": as_json_lines,
+    ".ndjson": as_json_lines,
     ".parquet": _parquet,
     ".pq": _parquet,
 }

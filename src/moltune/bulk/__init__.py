@@ -1,0 +1,1 @@
+"""Predictions and embeddings of files of any length: piece by piece, on several processes, restartable."""
