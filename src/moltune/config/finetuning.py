@@ -201,12 +201,12 @@ class MethodSettings(Settings):
 
 
 # Two epochs are too few for a linear head and nearly enough for the adapter, so a kernel head takes its place.
-_ADAPTER: dict[str, Any] = {"head_learning_rate": 5e-4, "refit_head": "gp"}
+_ADAPTER: dict[str, Any] = {"head_learning_rate": 5e-4, "refit_head": "svr"}
 
 # What differs from the defaults of TrainingSettings, chosen on validation parts of Lipophilicity with moltune/mini;
 # dora and ln were not searched and take the rates of lora and bitfit.
 METHOD_TRAINING: dict[str, dict[str, Any]] = {
-    "full": {"layer_decay": 0.5, "refit_head": "gp"},
+    "full": {"layer_decay": 0.5, "refit_head": "svr"},
     "lora": {"learning_rate": 1e-3, **_ADAPTER},
     "dora": {"learning_rate": 1e-3, **_ADAPTER},
     "ia3": {"learning_rate": 1e-2, **_ADAPTER},
@@ -239,15 +239,9 @@ class TrainingSettings(Settings):
         1.0, gt=0, le=1, description="each layer below the last learns at this share of the rate of the one above it"
     )
     freeze_encoder_epochs: NonNegativeInt = Field(0, description="train the head alone for this many epochs first")
-    refit_head: Literal["none", "gp"] = Field(
+    refit_head: Literal["none", "svr"] = Field(
         "none",
-        description="gp: after training, a Gaussian process on the tuned embedding takes the head's place where that "
-        "lowers the validation error",
-    )
-    refit_features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
-        default_factory=lambda: list[FeatureName](["rdkit", "ionisation"]),
-        description="what a refitted head may read beside the tuned embedding: any of rdkit, morgan, ionisation, "
-        "minimol; empty: nothing",
+        description="svr: after training, support vector regression on the tuned embeddings takes the head's place",
     )
     optimizer: str = Field("adamw_torch_fused", description="any optimiser that transformers' Trainer knows")
     schedule: str = Field("cosine", description="any learning-rate schedule that transformers' Trainer knows")
@@ -261,19 +255,6 @@ class TrainingSettings(Settings):
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
-
-    @field_validator("refit_head", mode="before")
-    @classmethod
-    def _named_before(cls, name: Any) -> Any:
-        # Runs of version 0.2 and before put a support vector machine there.
-        return "gp" if name == "svr" else name
-
-    @field_validator("refit_features")
-    @classmethod
-    def _beside_the_embedding(cls, names: list[FeatureName]) -> list[FeatureName]:
-        if "embedding" in names or len(set(names)) < len(names):
-            raise ValueError("features beside the tuned embedding are named once each, without embedding itself")
-        return names
 
 
 class AdaptSettings(Settings):

@@ -25,9 +25,10 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
 
         return Probe.load(folder, base)
     # Only what this model needs is imported, and that only after its folder was found.
+    from moltune.models.checkpoints import load_regression, load_tokenizer
     from moltune.predictors.language import LanguageModel
 
-    return LanguageModel.load(folder, base, truncate=truncate)
+    return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
 
 
 def _model_type(folder: Path) -> str | None:

@@ -131,13 +131,12 @@ class Probe(TunedModel, Baseline):
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, base: str | Path | None = None, *, embed: Featurizer | None = None) -> Self:
+    def load(cls, folder: str | Path, base: str | Path | None = None) -> Self:
         """Load a probe, and its encoder where it uses one.
 
         Args:
             folder: probe or run folder.
             base: where the encoder's checkpoint is now; unset: where it was.
-            embed: gives the embeddings of a tuned model, whose head the probe is.
 
         Raises:
             CheckpointError: a file is missing or damaged, or the encoder is another one than the probe was fitted on.
@@ -146,8 +145,7 @@ class Probe(TunedModel, Baseline):
         try:
             values = json.loads((place / CONFIG).read_text(encoding="utf-8"))
             settings, named = ProbeSettings.model_validate(values["probe"]), values["base"]
-            source = _encoder(named, base) if named else embed
-            given = {} if source is None else {EMBEDDING: source}
+            given: dict[str, Featurizer] = {EMBEDDING: _encoder(named, base)} if named else {}
             probe = cls(settings, FeatureTable(given, remember=False))
             arrays = load_file(place / ARRAYS)
             probe.scaler, probe.head, probe.target = Scaler(), make_probe_head(settings), values["target"]

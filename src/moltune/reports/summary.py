@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MODEL, ALONE = "model", "alone"
 METRIC_LABELS = {
     "rmse": "RMSE",
     "mae": "MAE",
@@ -22,7 +21,6 @@ BASELINE_LABELS = {
     "random-forest": "Random forest",
     "xgboost": "XGBoost",
     "blend": "Blend",
-    ALONE: "The language model alone",
 }
 PROBE_HEADS = {"ridge": "Ridge", "svr": "SVR", "gp": "Gaussian process"}
 PROBE_FEATURES = {
@@ -32,7 +30,7 @@ PROBE_FEATURES = {
     "ionisation": "ionisation",
     "minimol": "MiniMol",
 }
-REFIT_FEATURES = {**PROBE_FEATURES, "embedding": "the tuned embedding"}
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
     Args:
         metrics: the content of ``metrics.json``; parts and baselines that were not evaluated get no row.
     """
-    sources: dict[str, Mapping[str, Any]] = {MODEL: metrics}
-    sources |= {ALONE: metrics[ALONE]} if metrics.get(ALONE) else {}
-    sources |= metrics.get("baselines") or {}
+    sources: dict[str, Mapping[str, Any]] = {MODEL: metrics, **(metrics.get("baselines") or {})}
     if metrics.get("blend"):
         sources["blend"] = metrics["blend"]
     rows = []
@@ -126,37 +122,24 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
 
 def refit_words(refit: Mapping[str, Any], *, unit: str = "") -> str:
     """What became of the head after training, in one sentence; ``refit`` is that entry of ``metrics.json``."""
+    svr = "a support vector machine on the tuned embeddings"
     validation, folds = refit["validation"], refit.get("cross_validation")
     errors = validation or folds
-    if refit["head"] == "svr":
-        taken = "a support vector machine on the tuned embeddings"
-    elif refit["head"] == "gp":
-        taken = "a Gaussian process on " + _listed([REFIT_FEATURES.get(name, name) for name in refit["features"]])
-    else:
-        taken = "as trained"
     if not errors:
         # Runs of version 0.1 took the support vector machine where they could not compare.
-        return f"head: {taken} (there were too few molecules, or too many, to compare it with another head)"
-    kind = "validation" if validation else "cross-validated"
-    shown = "; ".join(f"{_head_words(name)} {format_number(error)}" for name, error in errors.items())
-    text = f"head: {taken} ({kind} RMSE{f' in {unit}' if unit else ''}: {shown}"
+        taken = svr if refit["head"] == "svr" else "as trained"
+        return f"head: {taken} (there were too few molecules to compare it with another head)"
+    own = "trained" if validation else "linear"
+    best = min(error for name, error in errors.items() if name != own)
+    kind, other = ("validation", "the trained head") if validation else ("cross-validated", "a linear head")
+    numbers = f"{kind} RMSE {format_number(best)} against {_with_unit(format_number(errors[own]), unit)} of {other}"
     if not validation:
         count = refit["validation_molecules"]
         part = f"the validation part of {count} is too small" if count else "there is no validation part"
-        text += f"; over folds of the training and validation molecules, as {part} to choose on"
-    return text + ")"
-
-
-def _head_words(name: str) -> str:
-    """A candidate of a refit in words: "trained", "linear", "gp:embedding+rdkit", or "C=1" of an earlier version."""
-    machine, _, features = name.partition(":")
-    if not features:
-        return {"trained": "trained head", "linear": "linear head"}.get(machine, f"support vectors with {machine}")
-    return "with " + _listed([REFIT_FEATURES.get(one, one) for one in features.split("+")])
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        numbers += f", over folds of the training and validation molecules, as {part} to choose on"
+    return (
+        f"head: {svr} ({numbers})" if refit["head"] == "svr" else f"head: as trained; {svr} was no better ({numbers})"
+    )
 
 
 def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:

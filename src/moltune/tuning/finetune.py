@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moltune.baselines.compare import run_baselines
-from moltune.config import FinetuneConfig, make_config
+from moltune.config import FinetuneConfig, ModelSettings, make_config
 from moltune.data.describe import describe
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError
@@ -100,7 +100,6 @@ def finetune(
     parts = prepared.parts
     smiles = {name: texts for name, (texts, _) in parts.items()}
     model, adapted = adapt_run(run, smiles, prepared.molecules.provenance)
-    table = FeatureTable({EMBEDDING: Encoder(model), **(features or {})}, threads=config.training.threads)
     tuned = tune_model(
         parts["train"],
         parts.get("validation"),
@@ -113,11 +112,10 @@ def finetune(
         target_name=prepared.target_name,
         report=report,
         log_folder=run.path / "logs" if config.training.report_to else None,
-        features=table,
     )
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
-    judged = judge(tuned, parts, config, table)
+    judged = judge(tuned, parts, config, model, features)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     if judged.blend is not None:
@@ -164,8 +162,6 @@ def check_method(config: FinetuneConfig) -> None:
         )
     if config.method.name == PROBE:
         find_feature("+".join(config.method.probe.features))
-    elif config.training.refit_head != "none":
-        find_feature("+".join(config.training.refit_features or [EMBEDDING]))
     check_baselines(config.evaluation.baselines)
     check_members(config.prediction.blend)
 
@@ -189,7 +185,8 @@ def judge(
     tuned: Tuned,
     parts: Parts,
     config: FinetuneConfig,
-    features: FeatureTable,
+    model: ModelSettings,
+    features: Mapping[str, Featurizer] | None = None,
 ) -> Judged:
     """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
     options: dict[str, Any] = {
@@ -205,16 +202,14 @@ def judge(
         if name in predicted
     }
     names = [*baselines_of(config), *config.prediction.blend]
-    baselines = run_baselines(names, parts, features=features, make=make_member, **options)
+    table = FeatureTable({EMBEDDING: Encoder(model), **(features or {})})
+    baselines = run_baselines(names, parts, features=table, make=make_member, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
     if "test" in parts:
         metrics["comparison"] = {
             name: compare_paired(parts["test"][1], predicted["test"], result.predictions["test"], **options)
             for name, result in baselines.items()
         }
-    if tuned.alone is not None:
-        alone = {name: tuned.alone.predict(parts[name][0], config.training.eval_batch_size) for name in wanted}
-        metrics["alone"] = {name: evaluate(parts[name][1], alone[name], **options) for name in wanted}
     columns = {"predicted": predicted} | {f"predicted_{name}": one.predictions for name, one in baselines.items()}
     blend = None
     if config.prediction.blend:

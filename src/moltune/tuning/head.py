@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from transformers import PreTrainedTokenizerBase
 
-from moltune.config import ProbeSettings
 from moltune.errors import NumericsError
-from moltune.features.registry import EMBEDDING, FeatureTable
 from moltune.models.heads import MeanHead, fit_by_ridge
-from moltune.models.inference import embed_smiles
+from moltune.models.inference import embed_smiles, predict_smiles
+from moltune.models.kernel import KernelHead
 from moltune.models.regression import RegressionModel
-from moltune.predictors.gaussian_process import MOST_MOLECULES
-from moltune.predictors.language import LanguageModel
-from moltune.predictors.probe import Probe
-from moltune.predictors.probe_heads import Scaler
+from moltune.predictors.probe_heads import Scaler, SvrHead
 
 Part = tuple[Sequence[str], np.ndarray]
 """SMILES, and targets in their own unit, shape (n,)."""
 
+PRICES = (0.5, 1.0, 2.0, 5.0)
 LEAST_VALIDATION, FOLDS = 20, 5
-TRAINED, LINEAR, GP = "trained", "linear", "gp:"
-
-logger = logging.getLogger(__name__)
 
 
 def start_head(
@@ -64,19 +58,20 @@ class Refit:
     """Which head predicts, and on what evidence.
 
     Attributes:
-        head: "linear" where the trained head was kept, "gp" where a kernel machine took its place.
-        features: what it reads.
-        bytes: what the kernel machine adds to a saved model.
+        head: "linear" where the trained head was kept, or "svr".
+        C: price of an error in the kernel head; None where the trained head was kept.
+        points: support vectors.
+        bytes: what the kernel head adds to a saved model.
         validation: root mean squared error on the validation part in the target's unit, of the "trained" head and of
-            kernel machines by what they read, such as "gp:embedding+rdkit"; empty where the part is missing or too
-            small to choose on.
-        cross_validation: the same over folds of the training and validation molecules, with a "linear" head in the
-            trained one's place; empty where the validation part chose, or for too few molecules.
+            each kernel head by its C; empty where that part is missing or too small to choose on.
+        cross_validation: the same over folds of the training and validation molecules, of a "linear" head and of each
+            kernel head by its C; empty where the validation part chose, or for too few molecules.
         validation_molecules: size of the validation part.
     """
 
     head: str
-    features: list[str]
+    C: float | None
+    points: int
     bytes: int
     validation: dict[str, float]
     cross_validation: dict[str, float] = field(default_factory=dict)
@@ -88,86 +83,85 @@ class Refit:
 
 
 def refit_head(
-    model: LanguageModel, train: Part, validation: Part | None, names: Sequence[str], features: FeatureTable, seed: int
-) -> tuple[LanguageModel, LanguageModel, Refit]:
-    """Fit kernel machines on the tuned embedding, with and without further features, and keep what is best.
+    model: RegressionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Part,
+    validation: Part | None,
+    *,
+    max_length: int | None = None,
+) -> Refit:
+    """Fit support vector regression (RBF) on the tuned embeddings of the training part; put it on the model, in place.
 
     The tuned encoder is a learned kernel: a machine that looks at neighbours in its space uses more of it than one
-    direction does. The validation part chooses among the trained head, the machine on the embedding, and the one on
-    embedding and features. Where it is missing or below 20 molecules, five-fold cross-validation over the training and
-    validation molecules chooses, on the embeddings as they are, with ridge regression in the trained head's place;
-    below ten molecules the trained head stays, and above 8,000 too, since the machine is dense. Whatever is kept has
-    learned from the training part alone.
-
-    Args:
-        model: tuned, with its own head.
-        train, validation: SMILES and targets in their own unit.
-        names: of the further features.
-        features: where they are computed.
-        seed: of the draw of molecules that choose a large machine's kernel.
-
-    Returns:
-        The model with the head that was chosen, the best that reads nothing but the language model, and the evidence.
+    direction does. The validation part chooses the price C, and whether the kernel head is taken at all. Where it is
+    missing or below 20 molecules, five-fold cross-validation over the training and validation molecules chooses, on the
+    embeddings as they are, with ridge regression in the trained head's place; below ten molecules, the trained head
+    stays. The kernel head that is put on the model has always learned from the training part alone.
 
     Raises:
         NumericsError: an embedding is not finite.
     """
-    known: Part = ([], np.empty(0)) if validation is None else validation
-    if len(train[0]) > MOST_MOLECULES:
-        logger.warning("more than %d training molecules are too many for a kernel machine", MOST_MOLECULES)
-        return model, model, Refit(LINEAR, [EMBEDDING], 0, {}, validation_molecules=len(known[0]))
-    table = FeatureTable({EMBEDDING: model.embed, **{name: partial(features.get, name) for name in names}})
-    if not np.isfinite(table.get(EMBEDDING, train[0])).all():
+    mean, std = model.config.target_mean, model.config.target_std
+    smiles, known = ([], np.empty(0)) if validation is None else validation
+    embedded = embed_smiles(model, tokenizer, train[0], max_length=max_length)
+    if not np.isfinite(embedded).all():
         raise NumericsError("training left embeddings that are not finite; lower training.learning_rate")
-    reads = [[EMBEDDING]] if not names else [[EMBEDDING], [EMBEDDING, *names]]
-    machines = {
-        GP + "+".join(one): Probe(ProbeSettings(head="gp", features=one), table, model.target_name) for one in reads
-    }
-    count = len(known[0])
-    if count >= LEAST_VALIDATION:
-        errors = {TRAINED: _rmse(model.predict(known[0]), known[1])}
-        errors |= {name: _rmse(one.fit(train, seed=seed).predict(known[0]), known[1]) for name, one in machines.items()}
-        evidence = {"validation": errors, "cross_validation": {}}
+    others = embed_smiles(model, tokenizer, smiles, max_length=max_length) if len(smiles) else embedded[:0]
+    target, wanted = ((np.asarray(values, dtype=np.float64) - mean) / std for values in (train[1], known))
+    scaler = Scaler().fit(embedded)
+    points, held_out = scaler.transform(embedded), scaler.transform(others)
+
+    @cache
+    def kernel(C: float) -> SvrHead:
+        return SvrHead(C=C).fit(points, target)
+
+    if len(smiles) >= LEAST_VALIDATION:
+        own = predict_smiles(model, tokenizer, smiles, max_length=max_length)
+        errors = {"trained": _rmse(own, known)}
+        errors |= {f"C={C:g}": _rmse(kernel(C).predict(held_out) * std + mean, known) for C in PRICES}
+        evidence: dict[str, Any] = {"validation": errors}
     else:
-        everything = [*train[0], *known[0]], np.concatenate([train[1], known[1]])
-        errors = cross_validate(machines, everything, seed)
-        for machine in machines.values():
-            machine.fit(train, seed=seed)
+        everything = np.concatenate([embedded, others]), np.concatenate([target, wanted])
+        errors = {name: error * std for name, error in cross_validate(*everything).items()}
         evidence = {"validation": {}, "cross_validation": errors}
-
-    def best(names: Iterable[str]) -> LanguageModel:
-        name = min((one for one in errors if one in names), key=errors.__getitem__, default=TRAINED)
-        return replace(model, head=machines[name]) if name in machines else model
-
-    chosen, alone = best(errors), best([TRAINED, LINEAR, GP + EMBEDDING])
-    # In the saved model the features are computed anew, the embedding by the network beside it.
-    for machine in machines.values():
-        machine.features = FeatureTable({EMBEDDING: model.embed}, remember=False)
-    if chosen.head is None:
-        return model, alone, Refit(LINEAR, [EMBEDDING], 0, **evidence, validation_molecules=count)
-    arrays = [*chosen.head.head.arrays.values(), *chosen.head.scaler.arrays.values()]
-    size = sum(array.nbytes for array in arrays)
-    return chosen, alone, Refit("gp", [*chosen.head.settings.features], size, **evidence, validation_molecules=count)
+    evidence["validation_molecules"] = len(smiles)
+    best = min(errors, key=lambda name: errors[name], default="trained")
+    if best in ("trained", "linear"):
+        return Refit("linear", None, 0, 0, **evidence)
+    chosen = float(best.removeprefix("C="))
+    head = _to_module(scaler, kernel(chosen))
+    model.set_kernel(head)
+    return Refit("svr", chosen, len(head.points), sum(t.nbytes for t in head.state_dict().values()), **evidence)
 
 
-def cross_validate(machines: Mapping[str, Probe], everything: Part, seed: int = 0) -> dict[str, float]:
-    """Root mean squared error over five folds of "linear" (ridge regression on the embedding) and of each machine.
+def cross_validate(embedded: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Root mean squared error over five folds of "linear" (ridge regression) and of each kernel head, such as "C=1".
 
-    Empty below ten molecules.
+    Embeddings are (n, width), targets (n,) in the unit of the errors; empty below ten molecules.
     """
-    smiles, target = everything
     if len(target) < 2 * FOLDS:
         return {}
-    predicted = {name: np.empty(len(target)) for name in (LINEAR, *machines)}
-    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(target):
-        part, others = ([smiles[row] for row in train], target[train]), [smiles[row] for row in test]
-        seen, unseen = (machines[GP + EMBEDDING].features.get(EMBEDDING, one) for one in (part[0], others))
-        scaler = Scaler().fit(seen)
-        seen, unseen = scaler.transform(seen), scaler.transform(unseen)
-        predicted[LINEAR][test] = RidgeCV(alphas=np.logspace(-3, 4, 29)).fit(seen, part[1]).predict(unseen)
-        for name, machine in machines.items():
-            predicted[name][test] = machine.fit(part, seed=seed).predict(others)
+    predicted = {name: np.empty(len(target)) for name in ("linear", *(f"C={C:g}" for C in PRICES))}
+    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(embedded):
+        scaler = Scaler().fit(embedded[train])
+        seen, unseen = scaler.transform(embedded[train]), scaler.transform(embedded[test])
+        predicted["linear"][test] = RidgeCV(alphas=np.logspace(-3, 4, 29)).fit(seen, target[train]).predict(unseen)
+        for C in PRICES:
+            predicted[f"C={C:g}"][test] = SvrHead(C=C).fit(seen, target[train]).predict(unseen)
     return {name: _rmse(values, target) for name, values in predicted.items()}
+
+
+def _to_module(scaler: Scaler, head: SvrHead) -> KernelHead:
+    gamma, intercept = head.arrays["kernel"]
+    arrays = {
+        "mean": scaler.arrays["mean"],
+        "scale": scaler.arrays["std"],
+        "points": head.arrays["points"],
+        "dual": head.arrays["dual"],
+        "gamma": [gamma],
+        "intercept": [intercept],
+    }
+    return KernelHead.from_tensors({name: torch.as_tensor(value) for name, value in arrays.items()})
 
 
 def _rmse(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -40,8 +40,6 @@ class Tuned:
         parameters: what was trained.
         cost: time, memory and throughput.
         refit: what became of the head after training; None: it was left as trained.
-        alone: the same with the best head that reads nothing but the language model, where ``refit`` chose one that
-            reads more.
     """
 
     model: TunedModel
@@ -50,7 +48,6 @@ class Tuned:
     parameters: ParameterCount
     cost: Cost
     refit: Refit | None = None
-    alone: TunedModel | None = None
 
 
 def reads_tokens(method: MethodSettings) -> bool:
@@ -71,7 +68,6 @@ def tune_model(
     target_name: str = "target",
     report: EpochReport | None = None,
     log_folder: Path | None = None,
-    features: FeatureTable | None = None,
 ) -> Tuned:
     """Put a head on an encoder, switch a method on, and train; or fit a probe, which needs the training part alone.
 
@@ -85,7 +81,6 @@ def tune_model(
         target_name: stored with the model.
         report: called after each step and epoch.
         log_folder: for trackers.
-        features: of a refitted head beside the embedding, where others compute them too.
 
     Raises:
         ConfigError: a setting is wrong, or a feature's package is missing.
@@ -134,18 +129,16 @@ def tune_model(
             report=report,
             log_folder=log_folder,
         )
-        tuned, alone, refit = LanguageModel(network, tokenizer, truncate), None, None
-        if training.refit_head == "gp":
-            table = FeatureTable(threads=training.threads) if features is None else features
-            tuned, alone, refit = refit_head(tuned, train, validation, training.refit_features, table, seed)
+        refit = None
+        if training.refit_head == "svr":
+            refit = refit_head(network, tokenizer, train, validation, max_length=cut)
     return Tuned(
-        model=tuned,
+        model=LanguageModel(network, tokenizer, truncate),
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         parameters=way.count(network),
         cost=meter.cost(fitted.molecules_per_second, fitted.precision),
         refit=refit,
-        alone=alone if refit is not None and refit.features != [EMBEDDING] else None,
     )
 
 
