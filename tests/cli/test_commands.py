@@ -481,6 +481,14 @@ def test_evaluate_wrong_data(moltune: Invoke, finished: Run, small_csv: Path, tm
     assert moltune("evaluate", finished.path, small_csv, "--bootstrap", -1).exit_code == 2
 
 
+def test_embed(moltune: Invoke, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.smi").write_text("CCO a\nxx b\n")
+    result = moltune("embed", tiny_model, tmp_path / "in.smi", "-o", tmp_path / "out.npy")
+    assert result.exit_code == 0, result.stderr
+    assert "1 of 2 molecules embedded in 32 dimensions" in result.stderr
+    assert np.load(tmp_path / "out.npy").shape == (2, 32)
+
+
 # --- data --------------------------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,15 @@ def check_place(path: Path, *taken: str | Path) -> None:
         DataError: unknown ending, a folder that does not exist, or a file that is taken.
     """
     format_of(path)
+    check_folder(path, *taken)
+
+
+def check_folder(path: Path, *taken: str | Path) -> None:
+    """Find out before any work whether there is a folder for a file, and it replaces none of those ``taken``.
+
+    Raises:
+        DataError: there is none, or it does.
+    """
     if not path.parent.is_dir():
         raise DataError(f"Cannot write {path}: there is no folder {path.parent}.")
     if any(path.resolve() == Path(other).resolve() for other in taken):
@@ -223,7 +232,7 @@ class _Parquet(Writer):
         self.file = pq.ParquetWriter(path, schema)
 
     def write(self, frame: pd.DataFrame, records: Sequence[str] | None) -> None:
-        columns = [_array(frame[field.name], field.type) for field in self.schema]
+        columns = [as_array(frame[field.name], field.type) for field in self.schema]
         self.file.write_table(pa.Table.from_arrays(columns, schema=self.schema))
 
     def close(self) -> None:
@@ -241,10 +250,11 @@ def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 def schema_of(frame: pd.DataFrame) -> pa.Schema:
     """Types of a frame's columns; text where there is none for all cells."""
-    return pa.schema([pa.field(str(name), _array(frame[name]).type) for name in frame.columns])
+    return pa.schema([pa.field(str(name), as_array(frame[name]).type) for name in frame.columns])
 
 
-def _array(column: pd.Series, kind: pa.DataType | None = None) -> pa.Array:
+def as_array(column: pd.Series, kind: pa.DataType | None = None) -> pa.Array:
+    """The cells in a type; unset: one that fits them all, text where none does."""
     if kind is None or not pa.types.is_string(kind):
         try:
             return pa.array(column, type=kind, from_pandas=True)

@@ -22,6 +22,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "finetune": tune.finetune,
         "predict": predict.predict,
         "evaluate": predict.evaluate,
+        "embed": predict.embed,
         "ionisation": predict.ionisation,
         "tune": tune.tune,
         "params": tune.params,
@@ -53,7 +54,7 @@ class Commands(Group):
             print_error(error)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            err.print("interrupted; a run goes on with the same command and --resume")
+            err.print("interrupted; the same command goes on, that of a run with --resume")
             ctx.exit(130)
         except OSError as error:
             # A reader that went away (`| head`) is no error of ours, and Typer knows how to end then.

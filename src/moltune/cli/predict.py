@@ -1,4 +1,4 @@
-"""Predict: ``moltune predict``, ``moltune evaluate`` and ``moltune ionisation``."""
+"""Predict: ``moltune predict``, ``embed``, ``evaluate`` and ``ionisation``."""
 
 from __future__ import annotations
 
@@ -143,6 +143,47 @@ def _say(done: Summary, output: Path | None) -> None:
         logger.warning("%d not predicted, such as row %d (%s): %s", done.rows - done.predicted, *done.failed)
     if not done.predicted:
         raise DataError("not one molecule could be predicted; the notes say why")
+
+
+@with_settings(
+    {
+        DataSettings: {**flags("smiles", "sheet"), "header": "--header/--no-header"},
+        TrainingSettings: {"eval_batch_size": "--batch-size"},
+    }
+)
+def embed(
+    given: Given,
+    model: Annotated[str, argument("MODEL", "A bundled name, folder or hub id of a checkpoint, or a run folder.")],
+    data: Annotated[str, argument("DATA", "Molecules: a file, bundled set or hub id.")],
+    output: Annotated[
+        Path,
+        option(
+            "--output", "-o", help="An array (.npy; NaN where there is none), or the table with embeddings (.parquet)."
+        ),
+    ],
+    workers: Workers = 1,
+    base: Base = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the embedding of every molecule of a file, for models of your own. After a kill, the same command goes on.
+
+    Example: moltune embed moltune/mini molecules.csv -o embeddings.npy
+    """
+    from moltune.bulk.embed import embed_file
+
+    with stage_progress(quiet) as report:
+        rows, found, width = embed_file(
+            model,
+            data,
+            output,
+            base=base,
+            table=given.settings(DataSettings),
+            smiles=given.options[DataSettings]["smiles"],
+            batch_size=given.settings(TrainingSettings).eval_batch_size,
+            workers=workers,
+            report=report,
+        )
+    logger.info("%d of %d molecules embedded in %d dimensions, written to %s", found, rows, width, output)
 
 
 @with_settings(
