@@ -142,7 +142,7 @@ def test_rows_in_are_rows_kept_and_rejected(settings: RunSettings, small_table: 
     run = finetune(settings(output=tmp_path / "run", **{"data.source": str(path)}))
     splits, rejects, predictions = run.splits, pd.read_csv(run.path / "rejects.csv"), run.predictions
     assert list(splits.columns) == ["row", "smiles", "inchikey", "split"]
-    assert list(rejects.columns) == ["row", "input", "value", "reason"]
+    assert list(rejects.columns) == ["row", "input", "value", "reason", "id"]
     assert sorted([*splits["row"], *rejects["row"]]) == list(range(1, len(table) + 1))
     assert run.provenance["rows"] == {"in": 121, "kept": 117, "rejected": 4}
     assert rejects["row"].tolist() == [4, 6, 8, 121]
