@@ -127,15 +127,6 @@ def stage_progress(quiet: bool = False) -> Iterator[StageReport]:
 
 
 @contextmanager
-def molecule_progress(quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar over molecules; yields a callback that takes how many more are done."""
-    with _bar(quiet, TextColumn("predicting"), MofNCompleteColumn()) as progress:
-        progress.start()
-        task = progress.add_task("predicting", total=None)
-        yield lambda done: progress.advance(task, done)
-
-
-@contextmanager
 def _bar(quiet: bool, *columns: ProgressColumn) -> Iterator[Progress]:
     title, *others = columns
     times = (TimeElapsedColumn(), TimeRemainingColumn())
