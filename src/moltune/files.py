@@ -1,7 +1,8 @@
-"""Writing files so that a killed process leaves the old file or the new one, never half of one."""
+"""Files: written so that a killed process leaves the old or the new one, never half of one; and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from moltune.errors import RunFolderError
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextmanager

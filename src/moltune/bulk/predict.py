@@ -26,6 +26,7 @@ from moltune.bulk.writers import (
 from moltune.config import TableSettings
 from moltune.data.reading.columns import find_columns
 from moltune.data.reading.stream import Piece, Source, open_source
+from moltune.files import sha256_of
 from moltune.predictors.names import NOTE, joined, property_names
 from moltune.predictors.predictor import Predictor
 from moltune.progress import StageReport, no_report
@@ -197,8 +198,7 @@ def folder_digest(folder: Path) -> str:
         if name.startswith(("figures/", "logs/", "checkpoints/")) or path.suffix in (".html", ".csv"):
             continue
         digest.update(name.encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

@@ -6,20 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from rdkit import Chem, DataStructs
-from rdkit.Chem import rdFingerprintGenerator
 
-RADIUS, BITS = 2, 2048
+from moltune.data.splitting.similarity import BITS, bits_of
+
 _CHUNK = 256
 
 
 def packed_fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Morgan bit fingerprints, radius 2, 2048 bits, without chirality (Rogers and Hahn 2010, doi:10.1021/ci100050t).
-
-    Returns:
-        uint64, shape (n, 32): 64 bits to a number, the same bits as those of the splits and the leakage check.
-    """
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
-    texts = [DataStructs.BitVectToBinaryText(generator.GetFingerprint(mol)) for mol in mols]
+    """Pack the Morgan fingerprints of the splits and the leakage check: uint64, shape (n, 32), 64 bits to a number."""
+    texts = [DataStructs.BitVectToBinaryText(bits) for bits in bits_of(mols)]
     # The words of a fingerprint are little-endian on any machine, so that a saved domain can travel.
     packed = np.frombuffer(b"".join(texts), dtype="<u8")
     return packed.reshape(len(texts), BITS // 64).astype(np.uint64, copy=False)

@@ -7,8 +7,8 @@ from typing import Any
 from moltune.config import AdaptConfig, PretrainConfig, make_settings
 from moltune.data.reading.read import source_kind
 from moltune.errors import ConfigError, DataError
+from moltune.files import sha256_of
 from moltune.models.names import resolve
-from moltune.pretraining.corpus.sources import sha256_of
 from moltune.pretraining.corpus.store import CORPUS_FILE
 from moltune.run import WorkFolder
 

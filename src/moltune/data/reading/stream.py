@@ -24,6 +24,7 @@ from moltune.data.reading.headers import SAMPLE
 from moltune.data.reading.read import format_of, kind_of, read_table, refuse_foreign, refuse_mismatch, source_kind
 from moltune.data.reading.table import RawTable
 from moltune.errors import DataError
+from moltune.files import sha256_of
 
 WHOLE = 16 * 2**20
 """Files of fewer bytes are read at once."""
@@ -193,11 +194,6 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
         yield from stream
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _encoding(path: Path) -> str:
     """Encoding of a whole text file.
 
@@ -258,7 +254,7 @@ def _text(path: Path, kind: str, settings: TableSettings, rows: int) -> Source:
         if found != piece.rows:
             raise DataError(f"{label}: rows {piece.first} to {piece.first + piece.rows - 1} cannot be told apart.")
         total += found
-    return Source(label, _digest(path), total, tuple(notes), pieces)
+    return Source(label, sha256_of(path), total, tuple(notes), pieces)
 
 
 def _records(path: Path, kind: str, encoding: str) -> Iterator[str]:
@@ -342,7 +338,7 @@ def _parquet(path: Path, rows: int) -> Source:
 
     if not total:
         raise DataError(f"{path} is empty: it has 0 rows.")
-    return Source(str(path), _digest(path), total, (), pieces)
+    return Source(str(path), sha256_of(path), total, (), pieces)
 
 
 def _in_memory(source: str | Path | pd.DataFrame, settings: TableSettings, rows: int) -> Source:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from rdkit import DataStructs
+from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.SimDivFilters import rdSimDivPickers
 
 from moltune.data.chemistry import parse_all
+
+BITS = 2048
 
 
 def morgan_bits(smiles: Sequence[str]) -> list[DataStructs.ExplicitBitVect]:
@@ -19,8 +21,13 @@ def morgan_bits(smiles: Sequence[str]) -> list[DataStructs.ExplicitBitVect]:
     Raises:
         DataError: a SMILES is not valid; the message names its position.
     """
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    return [generator.GetFingerprint(mol) for mol in parse_all(list(smiles))]
+    return bits_of(parse_all(list(smiles)))
+
+
+def bits_of(mols: Iterable[Chem.Mol]) -> list[DataStructs.ExplicitBitVect]:
+    """The same of molecules that are parsed already."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=BITS)
+    return [generator.GetFingerprint(mol) for mol in mols]
 
 
 def nearest_similarity(

@@ -34,7 +34,8 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from moltune import datasets
 from moltune.errors import DataError
-from moltune.pretraining.corpus.sources import Source, read_smiles, sha256_of
+from moltune.files import sha256_of
+from moltune.pretraining.corpus.sources import Source, read_smiles
 from moltune.run import library_versions
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import re
 import subprocess
@@ -98,12 +97,6 @@ def read_smiles(source: Source) -> list[str]:
     if not rows:
         raise DataError(f"{path} holds no SMILES" + (f" in members like {source.members}" if source.members else ""))
     return rows
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _from_archive(path: Path, pattern: str) -> Iterator[str]:

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 
 from moltune.errors import DataError
 from moltune.features.physchem import DescriptorScaler, physchem
-from moltune.files import replacing, write_json
+from moltune.files import replacing, sha256_of, write_json
 from moltune.pretraining.corpus.build import Corpus, smiles_checksum
-from moltune.pretraining.corpus.sources import sha256_of
 
 logger = logging.getLogger(__name__)
 
