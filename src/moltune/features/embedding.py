@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from moltune.config import ModelSettings
-from moltune.models.checkpoints import load_tokenizer, make_regression, max_length
 from moltune.models.coverage import Issue, check_smiles
-from moltune.models.digest import tensor_digest
-from moltune.models.inference import embed_smiles
-from moltune.models.regression import RegressionModel
+from moltune.models.names import resolve
+from moltune.models.onnx_network import FIRST, MEAN, OnnxNetwork, has_graph
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from moltune.models.regression import RegressionModel
 
 
 class Encoder:
@@ -31,6 +33,8 @@ class Encoder:
     @cached_property
     def network(self) -> RegressionModel:
         """The checkpoint under an unused head, in evaluation mode."""
+        from moltune.models.checkpoints import make_regression
+
         own = self.settings
         network = make_regression(own.name, head=own.head, revision=own.revision, weights=own.weights)
         return network.eval().requires_grad_(False)
@@ -38,6 +42,8 @@ class Encoder:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer."""
+        from moltune.models.checkpoints import load_tokenizer
+
         return load_tokenizer(self.settings.name, self.settings.revision)
 
     @cached_property
@@ -47,17 +53,68 @@ class Encoder:
             "model": self.settings.name,
             "revision": self.settings.revision,
             "pooling": self.settings.head,
-            "truncate": self.settings.too_long == "truncate",
-            "digest": tensor_digest(self.network.encoder),
+            "truncate": self.truncate,
+            "digest": self.digest,
         }
+
+    @property
+    def truncate(self) -> bool:
+        """Whether SMILES that are longer than the network reads are cut."""
+        return self.settings.too_long == "truncate"
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Of the encoder's tensors; see :mod:`moltune.models.digest`."""
+        from moltune.models.digest import tensor_digest
+
+        return tensor_digest(self.network.encoder)
+
+    @property
+    def _limit(self) -> int | None:
+        from moltune.models.checkpoints import max_length
+
+        return max_length(self.network.encoder, self.tokenizer)
 
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """Positions of the SMILES that the tokenizer cannot read, or not wholly, with the reason."""
-        return check_smiles(self.tokenizer, smiles, max_length(self.network.encoder, self.tokenizer))
+        return check_smiles(self.tokenizer, smiles, self._limit)
 
     def __call__(self, smiles: Sequence[str]) -> np.ndarray:
         """Embeddings, float32, shape (n, hidden_size)."""
-        network, tokenizer = self.network, self.tokenizer
-        limit = max_length(network.encoder, tokenizer) if self.settings.too_long == "truncate" else None
-        values = embed_smiles(network, tokenizer, smiles, batch_size=self.batch_size, max_length=limit)
+        from moltune.models.inference import embed_smiles
+
+        limit = self._limit if self.truncate else None
+        values = embed_smiles(self.network, self.tokenizer, smiles, batch_size=self.batch_size, max_length=limit)
+        return values.astype(np.float32)
+
+
+class OnnxEncoder(Encoder):
+    """The same from the graph beside a checkpoint, without torch and transformers."""
+
+    @classmethod
+    def find(cls, settings: ModelSettings, digest: str | None = None) -> Self | None:
+        """The encoder of a checkpoint that has a graph, of the network with this digest; None: there is none."""
+        if settings.weights != "pretrained" or not has_graph(resolve(settings.name)):
+            return None
+        found = cls(settings)
+        return found if digest in (None, found.digest) else None
+
+    @cached_property
+    def graph(self) -> OnnxNetwork:
+        """Graph and tokenizer."""
+        return OnnxNetwork(resolve(self.settings.name))
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """As it stands in the graph."""
+        return self.graph.facts.digest
+
+    def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
+        """Positions of the SMILES that the tokenizer cannot read, or not wholly, with the reason."""
+        return self.graph.issues(smiles)
+
+    def __call__(self, smiles: Sequence[str]) -> np.ndarray:
+        """Embeddings, float32, shape (n, hidden_size)."""
+        output = FIRST if self.settings.head == "cls" else MEAN
+        values = self.graph.run(output, smiles, batch_size=self.batch_size, truncate=self.truncate)
         return values.astype(np.float32)

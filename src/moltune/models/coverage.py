@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from moltune.config import ModelSettings
 from moltune.errors import DataError
-from moltune.models.checkpoints import empty_encoder, load_tokenizer, max_length
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,20 @@ class Issue:
 def check_smiles(
     tokenizer: PreTrainedTokenizerBase, smiles: Sequence[str], limit: int | None = None
 ) -> dict[int, Issue]:
-    """Check each SMILES against a fast tokenizer, and against the model's limit in tokens (special ones included).
+    """Check each SMILES against a fast tokenizer of transformers; see :func:`find_issues`."""
+    return find_issues(tokenizer.backend_tokenizer, tokenizer.all_special_ids, smiles, limit)
+
+
+def find_issues(
+    tokenizer: Tokenizer, specials: Collection[int], smiles: Sequence[str], limit: int | None = None
+) -> dict[int, Issue]:
+    """Check each SMILES against a tokenizer, and against the model's limit in tokens (special ones included).
+
+    Args:
+        tokenizer: it is left without truncation and padding.
+        specials: ids of its special tokens.
+        smiles: n SMILES.
+        limit: tokens that the model takes; None: nothing bounds it.
 
     Returns:
         The position of each molecule with an issue, and the gravest one: vanishing characters, then length, then
@@ -40,13 +54,12 @@ def check_smiles(
     """
     if not smiles:
         return {}
-    encoded = tokenizer(list(smiles), return_offsets_mapping=True, return_special_tokens_mask=True)
-    specials = set(tokenizer.all_special_ids)
-    normalizer = tokenizer.backend_tokenizer.normalizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    specials, normalizer = set(specials), tokenizer.normalizer
     issues: dict[int, Issue] = {}
-    for position, text in enumerate(smiles):
-        ids, offsets = encoded["input_ids"][position], encoded["offset_mapping"][position]
-        special = encoded["special_tokens_mask"][position]
+    for position, (text, encoded) in enumerate(zip(smiles, tokenizer.encode_batch(list(smiles)), strict=True)):
+        ids, offsets, special = encoded.ids, encoded.offsets, encoded.special_tokens_mask
         covered = [False] * len(text)
         unknown: list[str] = []
         for token, (start, end) in zip(ids, offsets, strict=True):
@@ -78,6 +91,8 @@ def unfit_molecules(smiles: Sequence[str], settings: ModelSettings) -> dict[int,
     Raises:
         DataError: the settings make one of them an error.
     """
+    from moltune.models.checkpoints import empty_encoder, load_tokenizer, max_length
+
     tokenizer = load_tokenizer(settings.name, settings.revision)
     limit = max_length(empty_encoder(settings.name, settings.revision), tokenizer)
     policy = {"characters": "reject", "unknown": settings.unknown_tokens, "too long": settings.too_long}

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from moltune.config import MOST_DEVIATIONS
+
 KERNEL_FILE = "kernel_head.safetensors"
-MOST_DEVIATIONS = 5.0
 
 
 class KernelHead(nn.Module):

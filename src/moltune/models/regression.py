@@ -120,6 +120,16 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         return self.head.pool(encoded.last_hidden_state, attention_mask)
 
+    def standardised(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Map the encoder's last hidden states (batch, length, hidden_size) to standardised predictions (batch,)."""
+        if self.kernel is None:
+            return self.head(hidden_states, attention_mask).float()
+        return self.kernel(self.head.pool(hidden_states, attention_mask))
+
+    def in_unit(self, standardised: Tensor) -> Tensor:
+        """Give standardised predictions the target's unit back."""
+        return standardised * self.config.target_std + self.config.target_mean
+
     def set_kernel(self, kernel: KernelHead | None) -> Self:
         """Let a fitted kernel head predict, or with ``None`` the trained head again; in place.
 
@@ -147,15 +157,11 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         encoded = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, return_dict=True
         )
-        hidden = encoded.last_hidden_state
-        if self.kernel is None:
-            standardised = self.head(hidden, attention_mask).float()
-        else:
-            standardised = self.kernel(self.head.pool(hidden, attention_mask))
+        standardised = self.standardised(encoded.last_hidden_state, attention_mask)
         loss = None
         if labels is not None:
             expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std
             loss = nn.functional.mse_loss(standardised, expected)
-        logits = (standardised * self.config.target_std + self.config.target_mean).unsqueeze(-1)
+        logits = self.in_unit(standardised).unsqueeze(-1)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from moltune.baselines.classical import Baseline
 from moltune.baselines.compare import BaselineResult
@@ -53,6 +52,8 @@ def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         DataError: there are no molecules.
         NumericsError: a value is not finite.
     """
+    from scipy.optimize import nnls
+
     true, predicted = np.asarray(true, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if not len(true):
         raise DataError("a blend chooses its weights on the validation part, and there is none")

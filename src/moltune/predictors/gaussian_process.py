@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import minimize
 
 from moltune.errors import DataError, NumericsError
-from moltune.predictors.probe_heads import ProbeHead
+from moltune.predictors.probe_heads import ProbeHead, squared_distances
 
 MOST_MOLECULES = 8000
 _FOR_SCALES, _FOR_CHOICE = 800, 2000
@@ -66,13 +64,13 @@ class GpHead(ProbeHead):
         widths = self.blocks or (features.shape[1],)
         parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
         rows = np.random.default_rng(seed).permutation(len(target))[:_FOR_CHOICE]
-        squares = np.stack([_squared(part[rows], part[rows]) / part.shape[1] for part in parts])
+        squares = np.stack([squared_distances(part[rows], part[rows]) / part.shape[1] for part in parts])
         self.signal, self.noise, self.weights = _choose(squares, centred[rows])
 
         scales = np.sqrt(np.repeat(self.weights / widths, widths))
         points = (features * scales).astype(np.float32)
-        kernel = _matern(_squared(points, points))
-        process = self.signal * cho_solve(_factor(self.signal * kernel, self.noise), centred)
+        kernel = _matern(squared_distances(points, points))
+        process = self.signal * _solve(_factor(self.signal * kernel, self.noise), centred)
         machine = SVR(kernel="precomputed", C=_PRICE * self.signal, epsilon=_TUBE, cache_size=500)
         machine.fit(kernel, centred)
         dual = process / 2
@@ -90,15 +88,9 @@ class GpHead(ProbeHead):
             features = (features * scales).astype(np.float32)
         result = np.full(len(features), constant)
         for start in range(0, len(features), _CHUNK):
-            squared = _squared(features[start : start + _CHUNK], points)
+            squared = squared_distances(features[start : start + _CHUNK], points)
             result[start : start + _CHUNK] += (np.exp(-gamma * squared) if scales is None else _matern(squared)) @ dual
         return result
-
-
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances (n, m) of points (n, d) and (m, d), by one matrix product in float64."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return np.maximum((a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1), 0.0)
 
 
 def _matern(squared: np.ndarray) -> np.ndarray:
@@ -126,6 +118,8 @@ def _choose(squares: np.ndarray, target: np.ndarray) -> tuple[float, float, np.n
 
 def _likeliest(squares: np.ndarray, target: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Maximise the marginal likelihood over the logarithms of signal, noise and weights, by its gradient."""
+    from scipy.optimize import minimize
+
     count = len(squares)
     middles = np.array([np.median(part) or 1.0 for part in squares])
     start = np.log(np.concatenate([[1.0, 0.15], 0.5 / count / middles]))
@@ -136,11 +130,11 @@ def _likeliest(squares: np.ndarray, target: np.ndarray) -> tuple[float, float, n
         falling = signal * np.exp(-root)
         kernel = falling * (1 + root)
         factor = _factor(kernel, noise)
-        solved = cho_solve(factor, target)
+        solved = _solve(factor, target)
         away = logs - start
         value = 0.5 * target @ solved + np.log(np.diag(factor[0])).sum() + _PRIOR * away @ away
         # ∂(loss)/∂θ = ½ tr((K⁻¹ − aaᵀ) ∂K/∂θ), and ∂k/∂t = −(3/2) s exp(−√(3t)).
-        inner = 0.5 * (cho_solve(factor, np.eye(len(target))) - np.outer(solved, solved))
+        inner = 0.5 * (_solve(factor, np.eye(len(target))) - np.outer(solved, solved))
         by_distance = -1.5 * inner * falling
         slopes = [(inner * kernel).sum(), noise * np.trace(inner), *(weights * np.tensordot(squares, by_distance, 2))]
         return value, np.array(slopes) + 2 * _PRIOR * away
@@ -153,14 +147,23 @@ def _likeliest(squares: np.ndarray, target: np.ndarray) -> tuple[float, float, n
 def _leave_one_out(squares: np.ndarray, target: np.ndarray, signal: float, noise: float, weights: np.ndarray) -> float:
     """Mean squared error of each target predicted from all the others: (a_i / K⁻¹_ii)²."""
     factor = _factor(signal * _matern(np.tensordot(weights, squares, 1)), noise)
-    inverse = np.diag(cho_solve(factor, np.eye(len(target)), overwrite_b=True))
-    return float(np.mean((cho_solve(factor, target) / inverse) ** 2))
+    inverse = np.diag(_solve(factor, np.eye(len(target))))
+    return float(np.mean((_solve(factor, target) / inverse) ** 2))
 
 
 def _factor(kernel: np.ndarray, noise: float) -> tuple[np.ndarray, bool]:
+    from scipy.linalg import cho_factor
+
     kernel = kernel.copy()
     kernel[np.diag_indices_from(kernel)] += noise
     try:
         return cho_factor(kernel, lower=True, overwrite_a=True)
-    except (LinAlgError, ValueError) as error:
+    except (np.linalg.LinAlgError, ValueError) as error:
         raise NumericsError(f"the Gaussian process cannot be fitted ({error}); use --head svr or ridge") from None
+
+
+def _solve(factor: tuple[np.ndarray, bool], right: np.ndarray) -> np.ndarray:
+    # Prediction needs nothing of SciPy, which takes a third of a second to import.
+    from scipy.linalg import cho_solve
+
+    return cho_solve(factor, right)

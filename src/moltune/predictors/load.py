@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from moltune.models.names import resolve
+from moltune.models.onnx_network import OnnxNetwork, has_graph
 from moltune.predictors.base import PROBE_TYPE, TunedModel
 
 
@@ -20,13 +21,17 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
     Raises:
         CheckpointError: there is no tuned model, or a file of it is damaged.
     """
-    if _model_type(Path(resolve(folder))) == PROBE_TYPE:
+    place = Path(resolve(folder))
+    if _model_type(place) == PROBE_TYPE:
         from moltune.predictors.probe import Probe
 
         return Probe.load(folder, base)
     # Only what this model needs is imported, and that only after its folder was found.
+    from moltune.predictors.language import LanguageModel, OnnxModel
+
+    if has_graph(place) and (graph := OnnxNetwork(place)).facts.target is not None:
+        return OnnxModel(graph, truncate)
     from moltune.models.checkpoints import load_regression, load_tokenizer
-    from moltune.predictors.language import LanguageModel
 
     return LanguageModel(load_regression(folder, base), load_tokenizer(folder), truncate)
 

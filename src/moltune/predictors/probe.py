@@ -19,10 +19,10 @@ from safetensors.numpy import load_file, save_file
 from moltune.baselines.classical import Baseline, Part
 from moltune.config import ModelSettings, ProbeSettings, explain
 from moltune.errors import CheckpointError, DataError, NumericsError
-from moltune.features.embedding import Encoder
+from moltune.features.embedding import Encoder, OnnxEncoder
 from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer
-from moltune.models.checkpoints import resolve
 from moltune.models.coverage import Issue
+from moltune.models.names import resolve
 from moltune.predictors.base import PROBE_TYPE, Progress, TunedModel
 from moltune.predictors.gaussian_process import GpHead
 from moltune.predictors.probe_heads import ProbeHead, RidgeHead, Scaler, SvrHead
@@ -159,7 +159,7 @@ class Probe(TunedModel, Baseline):
             raise CheckpointError(f"the probe in {place} is damaged: {explain(error)}") from None
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"the probe in {place} cannot be read ({error}): copy it again") from None
-        if probe.encoder is not None and probe.encoder.facts["digest"] != named["digest"]:
+        if probe.encoder is not None and probe.encoder.digest != named["digest"]:
             raise CheckpointError(
                 f"the probe in {place} was fitted on other weights than those of {base or named['model']} here: "
                 "load it with the checkpoint that it was fitted on"
@@ -174,4 +174,4 @@ def _encoder(named: dict[str, Any], base: str | Path | None) -> Encoder:
         head=named["pooling"],
         too_long="truncate" if named["truncate"] else "reject",
     )
-    return Encoder(settings)
+    return OnnxEncoder.find(settings, named["digest"]) or Encoder(settings)

@@ -6,14 +6,19 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
+from moltune.config import MOST_DEVIATIONS
 from moltune.errors import NumericsError
-from moltune.models.kernel import MOST_DEVIATIONS
 
 Arrays = dict[str, np.ndarray]
 
 _CHUNK = 512
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances (n, m) of points (n, d) and (m, d), by one matrix product in float64."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.maximum((a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1), 0.0)
 
 
 class Scaler:
@@ -143,7 +148,7 @@ class SvrHead(ProbeHead):
         """Sum over the stored points, some hundred molecules at a time."""
         dual, points, (gamma, intercept) = (self.arrays[name] for name in self.stored)
         parts = [
-            np.exp(-gamma * cdist(features[start : start + _CHUNK], points, "sqeuclidean")) @ dual
+            np.exp(-gamma * squared_distances(features[start : start + _CHUNK], points)) @ dual
             for start in range(0, len(features), _CHUNK)
         ]
         return np.concatenate(parts) + intercept if parts else np.empty(0)
