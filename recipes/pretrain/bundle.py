@@ -1,9 +1,12 @@
 """Put a pretrained checkpoint into the package.
 
     python recipes/pretrain/bundle.py runs/mini mini
+    python recipes/pretrain/bundle.py mini
 
 Copies `model/` (published masked-LM layout) and the descriptor statistics, lets the rotary tables reach to 512 tokens,
-checks that it loads strictly, and prints what the model card needs. The card itself is written by hand.
+checks that it loads strictly, writes the graph that predicts without PyTorch (it reads the same weights), and prints
+what the model card needs. The card itself is written by hand. Without a run, the graph of a bundled checkpoint is
+written anew.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 import moltune
-from moltune.models.checkpoints import load_tokenizer
+from moltune.models.checkpoints import load_tokenizer, make_regression
+from moltune.models.onnx_graph import write_graph
 
 BUNDLED = Path(moltune.__file__).parent / "models" / "bundled"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -25,16 +29,24 @@ MAX_MEGABYTES = 25
 
 
 def main() -> None:
-    """Copy and check."""
+    """Copy, check, and write the graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("name")
     arguments = parser.parse_args()
     target = BUNDLED / arguments.name
+    if arguments.run is not None:
+        copy(arguments.run, target)
+    graph = write_graph(make_regression(target).eval(), load_tokenizer(target), target, tuned=False)
+    print(f"{graph.name}: {graph.stat().st_size / 2**20:.1f} MiB")
+
+
+def copy(run: Path, target: Path) -> None:
+    """Copy a checkpoint, check it, and print what its card needs."""
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        shutil.copyfile(arguments.run / "model" / name, target / name)
-    shutil.copyfile(arguments.run / "physchem.json", target / "descriptors.json")
+        shutil.copyfile(run / "model" / name, target / name)
+    shutil.copyfile(run / "physchem.json", target / "descriptors.json")
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     config["max_position_embeddings"] = 512
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -46,7 +58,7 @@ def main() -> None:
     size = (target / "model.safetensors").stat().st_size / 2**20
     assert size <= MAX_MEGABYTES, f"{size:.1f} MiB is more than {MAX_MEGABYTES}"
     encoder = sum(parameter.numel() for parameter in model.molformer.parameters())
-    progress = json.loads((arguments.run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    progress = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     print(json.dumps({"MiB": round(size, 1), "encoder_parameters": encoder, **progress}, indent=1))
 
 

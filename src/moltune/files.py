@@ -6,12 +6,19 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moltune.errors import RunFolderError
+
+MOST_UNPACKED = 16 * 2**30
+"""Bytes that a zip file may hold."""
 
 
 def sha256_of(path: str | Path) -> str:
@@ -49,6 +56,46 @@ def check_free(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder} exists already; choose another folder")
+
+
+def members(path: Path) -> list[str]:
+    """Names of the files in a zip file; none where it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+
+
+def unpacked(path: str | Path) -> Path:
+    """The folder that a zip file holds, unpacked once for this process; any other path as it is.
+
+    Raises:
+        RunFolderError: the file is damaged, too large when unpacked, or names files outside of its folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return path
+    about = path.stat()
+    return Path(_unpack(path.resolve(), about.st_mtime_ns, about.st_size).name)
+
+
+@cache
+def _unpack(path: Path, changed: int, size: int) -> tempfile.TemporaryDirectory[str]:
+    """The folder vanishes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="moltune-")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = PurePosixPath(entry.filename)
+                if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
+                    raise RunFolderError(f"{path} names a file outside of its folder ({entry.filename}): do not use it")
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_UNPACKED:
+                raise RunFolderError(f"{path} would be larger than 16 GB when unpacked")
+            archive.extractall(folder.name)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise RunFolderError(f"{path} cannot be unpacked ({error}): copy it again") from None
+    return folder
 
 
 def write_text(path: str | Path, text: str) -> Path:

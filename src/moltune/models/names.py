@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from moltune.errors import CheckpointError
+from moltune.files import members, unpacked
 
 _BUNDLED = "moltune/"
 _HUB_ID = re.compile(r"(\w[\w.-]*)/\w[\w.-]*")
@@ -18,16 +19,21 @@ def bundled_models() -> dict[str, Path]:
     return {_BUNDLED + path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
+def is_export(path: Path) -> bool:
+    """Whether a file is a zip file that holds a model; see :func:`moltune.predictors.export.export_run`."""
+    return path.suffix.lower() == ".zip" and path.is_file() and "model/config.json" in members(path)
+
+
 def resolve(name: str | Path) -> str:
     """Turn a model's name into what ``from_pretrained`` takes: a folder, or a Hugging Face id.
 
-    A run folder stands for the ``model`` folder in it. A path whose first folder exists here (or is ``runs``, where
-    results go by default) is a path, not the id of somebody's model.
+    A run folder stands for the ``model`` folder in it, and a zip file for the folder that it holds. A path whose first
+    folder exists here (or is ``runs``, where results go by default) is a path, not the id of somebody's model.
 
     Raises:
         CheckpointError: nothing of this name exists, or the folder holds no checkpoint.
     """
-    bundled, folder = bundled_models(), Path(name)
+    bundled, folder = bundled_models(), unpacked(name)
     if str(name) in bundled:
         return str(bundled[str(name)])
     for candidate in (folder, folder / "model"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -109,13 +109,13 @@ def _trace(network: RegressionModel, tokenizer: PreTrainedTokenizerBase, tuned: 
     batch = tokenizer(list(_PROBES[:4]), padding=True, return_tensors="pt")
     names = [MEAN, FIRST, *([PREDICTION] if tuned else [])]
     open_axes = {name: {0: "batch", 1: "length"} for name in INPUTS} | {name: {0: "batch"} for name in names}
-    buffer = io.BytesIO()
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.inference_mode(False), torch.no_grad():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"), torch.no_grad():
+        path = Path(folder) / GRAPH
+        try:
             torch.onnx.export(
                 _Outputs(network, tuned).eval(),
                 tuple(batch[name].to(device) for name in INPUTS),
-                buffer,
+                path,
                 input_names=list(INPUTS),
                 output_names=names,
                 dynamic_axes=open_axes,
@@ -125,10 +125,10 @@ def _trace(network: RegressionModel, tokenizer: PreTrainedTokenizerBase, tuned: 
                 # The other exporter needs more packages and knows fewer encoders.
                 dynamo=False,
             )
-    # Every operation that ONNX lacks has an error of its own.
-    except Exception as error:
-        raise ConfigError(f"this network cannot be written as an ONNX graph: {one_line(error)}") from error
-    graph = onnx.load_model_from_string(buffer.getvalue())
+        # Every operation that ONNX lacks has an error of its own.
+        except Exception as error:
+            raise ConfigError(f"this network cannot be written as an ONNX graph: {one_line(error)}") from error
+        graph = onnx.load(path)
     for node in graph.graph.node:
         node.ClearField("doc_string")
     return graph
@@ -162,7 +162,7 @@ def _places(weights: Path) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     with open(weights, "rb") as handle:
         start = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(start))
-    found = {}
+    found: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     with safe_open(weights, framework="np") as tensors:
         for name, about in header.items():
             if name != "__metadata__" and about["dtype"] in _STORED:
@@ -173,7 +173,7 @@ def _places(weights: Path) -> dict[tuple[Any, ...], tuple[int, int, int]]:
 
 
 def _key(values: np.ndarray) -> tuple[Any, ...]:
-    return values.shape, hashlib.sha256(np.ascontiguousarray(values)).digest()
+    return values.shape, hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest()
 
 
 def _compare(graph: OnnxNetwork, network: RegressionModel, tokenizer: PreTrainedTokenizerBase, tuned: bool) -> None:
@@ -183,9 +183,7 @@ def _compare(graph: OnnxNetwork, network: RegressionModel, tokenizer: PreTrained
         ConfigError: they are not.
     """
     if graph.tokens(_PROBES) != tokenizer(list(_PROBES))["input_ids"]:
-        raise ConfigError(
-            "tokenizer.json alone gives other tokens than the tokenizer, so the model cannot be exported"
-        )
+        raise ConfigError("tokenizer.json alone gives other tokens than the tokenizer, so the model cannot be exported")
     embedded = embed_smiles(network, tokenizer, _PROBES, batch_size=4)
     pairs = {FIRST if network.config.head == "cls" else MEAN: embedded}
     if tuned:

@@ -135,7 +135,8 @@ class OnnxNetwork:
         ids = self.tokens(smiles, truncate)
         lengths, limit = np.array([len(one) for one in ids]), self.facts.limit
         if limit is not None and len(ids) and lengths.max() > limit:
-            raise DataError(f"{smiles[lengths.argmax()]} has {lengths.max()} tokens, but the model takes {limit}")
+            longest = int(lengths.argmax())
+            raise DataError(f"{smiles[longest]} has {lengths[longest]} tokens, but the model takes {limit}")
         result = np.empty(0)
         order = np.argsort(-lengths, kind="stable")
         for start in range(0, len(order), batch_size):
