@@ -76,3 +76,9 @@ def assert_same_run(first: Path, second: Path) -> None:
     for name in ("history.csv", "predictions.csv", "splits.csv", "rejects.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert same_weights(Run.load(first), Run.load(second))
+
+
+def said_of(name: str, *more: str) -> list[str]:
+    """Columns that a small run adds to a table; with so few validation molecules it has no intervals."""
+    suffixes = ("", *more, "_domain", "_reason", "_nearest", "_nearest_measured", "_similarity", "_measured")
+    return [*(f"{name}{suffix}" for suffix in suffixes), "note"]

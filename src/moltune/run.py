@@ -12,6 +12,7 @@
     figures/         PNG and SVG
     adapted/         with adapt.objective: the encoder adapted without labels that tuning started from
     blend/           with prediction.blend: the fitted baselines and their weights
+    intervals.safetensors  training molecules and held-out errors: what intervals and domain flags are made of
     model/           save_pretrained layout with tokenizer, head and target statistics
     checkpoints/     while the run is unfinished
 """
@@ -39,7 +40,7 @@ from moltune.files import replacing, write_json, write_text
 from moltune.overrides import read_yaml
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
-BLENDED, ADAPTED = "blend", "adapted"
+BLENDED, ADAPTED, INTERVALS = "blend", "adapted", "intervals.safetensors"
 REPORT, SPLITS, REJECTS, HISTORY, PREDICTIONS = (
     "report.html",
     "splits.csv",

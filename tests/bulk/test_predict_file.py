@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.tiny import RunSettings
+from tests.tiny import RunSettings, said_of
 
 from moltune import datasets
 from moltune.bulk import predict as bulk
@@ -71,7 +71,7 @@ def test_every_format_in(probe: Run, table: pd.DataFrame, expected: np.ndarray, 
     assert found["smiles"].tolist() == table["smiles"].tolist()
     assert found["name" if given == "smi" else "compound"].tolist() == table["compound"].tolist()
     np.testing.assert_allclose(found[PROPERTY], expected, rtol=1e-6)
-    assert (done.rows, done.predicted, done.column) == (60, 58, PROPERTY)
+    assert (done.rows, done.predicted, done.names[0][""]) == (60, 58, PROPERTY)
     assert done.failed is not None
     assert done.failed[:2] == (8, "xx")
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([f"in.{given}", "out.csv"])
@@ -124,7 +124,7 @@ def test_sdf_keeps_its_records(probe: Run, tmp_path: Path) -> None:
     assert len(read_table(tmp_path / "out.sdf").frame) == 5
     predict_file(probe.path, tmp_path / "in.sdf", tmp_path / "out.csv", piece=2)
     found = pd.read_csv(tmp_path / "out.csv")
-    assert list(found) == ["smiles", "p1", "p2", "p3", "p4", PROPERTY, "note"]
+    assert list(found) == ["smiles", "p1", "p2", "p3", "p4", *said_of(PROPERTY)]
     assert found["p4"].tolist()[4] == 4
 
 

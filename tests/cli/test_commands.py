@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import Result
-from tests.tiny import RunSettings, assert_same_run
+from tests.tiny import RunSettings, assert_same_run, said_of
 
 from moltune import __version__
 from moltune.config import FinetuneConfig
@@ -334,7 +334,7 @@ def table_of(result: Result) -> pd.DataFrame:
 
 def test_predict_smiles(moltune: Invoke, finished: Run) -> None:
     table = table_of(moltune("predict", finished.path, "OCC", "xx", "c1ccccc1"))
-    assert list(table.columns) == ["smiles", PROPERTY, "note"]
+    assert list(table.columns) == ["smiles", *said_of(PROPERTY)]
     assert table["smiles"].tolist() == ["OCC", "xx", "c1ccccc1"]
     assert table[PROPERTY].isna().tolist() == [False, True, False]
     assert "not a valid SMILES" in table.loc[1, "note"]

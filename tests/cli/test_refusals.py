@@ -21,7 +21,7 @@ CASES = {
     "no such option": (["finetune", "freesolv", "--nope"], "No such option"),
     "no such file": (["finetune", "nope.csv", "-o", "x"], "'nope.csv' was not found"),
     "no such model": (["finetune", "freesolv", "--model", "runs/nope", "-o", "x"], "there is no model 'runs/nope'"),
-    "no such run": (["predict", "runs/nope", "CCO"], "there is no model 'runs/nope'"),
+    "no such run": (["predict", "runs/nope", "CCO"], "there is no run or model runs/nope"),
     "no such run to evaluate": (["evaluate", "./nope", "freesolv"], "there is no model"),
     "unfinished run": (["predict", "{unfinished}", "CCO"], "unfinished"),
     "search": (["tune", "nope.csv"], "'nope.csv' was not found"),

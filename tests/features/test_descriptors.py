@@ -39,6 +39,13 @@ def test_workers_do_not_change_a_value():
     assert rdkit_descriptors(smiles, n_jobs=2).equals(rdkit_descriptors(smiles))
 
 
+def test_fast_descriptors_are_some_of_them():
+    fast, every = rdkit_descriptors(SMILES, fast=True), rdkit_descriptors(SMILES)
+    assert fast.equals(every[list(fast)])
+    assert 10 <= every.shape[1] - fast.shape[1] <= 15
+    assert not {"qed", "BertzCT", "Ipc"} & set(fast)
+
+
 def test_no_molecules_and_bad_ones():
     assert rdkit_descriptors([]).shape == (0, len(Descriptors.descList))
     with pytest.raises(DataError, match=r"molecule 70 \('bad'\)"):

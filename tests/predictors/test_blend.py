@@ -145,14 +145,18 @@ def test_run_reports_all_and_weights_come_from_validation_alone(blended: Run) ->
 def test_predictor_gives_the_blend(blended: Run, finished: Run, small_csv: Path) -> None:
     table = blended.predictions
     again = Predictor.load(blended.path).predict(table["smiles"].tolist())
-    np.testing.assert_allclose(again["predicted_blend"], table["predicted_blend"], rtol=1e-5)
-    np.testing.assert_allclose(again["predicted"], table["predicted"], rtol=1e-5)
-    assert "predicted_blend" not in Predictor.load(blended.path, blend=False).predict(["CCO"])
+    np.testing.assert_allclose(again["predicted"], table["predicted_blend"], rtol=1e-5)
+    np.testing.assert_allclose(again["predicted_model_alone"], table["predicted"], rtol=1e-5)
+    alone = Predictor.load(blended.path, blend=False).predict(table["smiles"].tolist())
+    assert "predicted_model_alone" not in alone
+    np.testing.assert_allclose(alone["predicted"], table["predicted"], rtol=1e-5)
     metrics = Predictor.load(blended.path, blend=True).evaluate_source(small_csv, bootstrap=0)
     rmse = float(np.sqrt(((table["predicted_blend"] - table["true"]) ** 2).mean()))
-    assert metrics["blend"]["rmse"]["value"] == pytest.approx(rmse, rel=1e-4)
+    assert metrics["rmse"]["value"] == pytest.approx(rmse, rel=1e-4)
+    rmse = float(np.sqrt(((table["predicted"] - table["true"]) ** 2).mean()))
+    assert metrics["model_alone"]["rmse"]["value"] == pytest.approx(rmse, rel=1e-4)
     mixed = Predictor.load(blended.path).predict(["CCO", "nonsense("])
-    assert mixed["predicted_blend"].isna().tolist() == [False, True]
+    assert mixed["predicted"].isna().tolist() == [False, True]
     with pytest.raises(RunFolderError, match="has no blend"):
         Predictor.load(finished.path, blend=True)
 
@@ -166,7 +170,7 @@ def test_a_probe_takes_part(settings: RunSettings, tmp_path: Path) -> None:
     assert column.notna().all()
     assert column.nunique() > len(table) / 2
     again = Predictor.load(run.path).predict(table["smiles"].tolist())
-    np.testing.assert_allclose(again["predicted_blend"], table["predicted_blend"], rtol=1e-5)
+    np.testing.assert_allclose(again["predicted"], table["predicted_blend"], rtol=1e-5)
     other = settings(output=tmp_path / "other")["model"]["name"]
     assert json.loads((run.path / "blend" / "probe-1" / "config.json").read_text())["base"]["model"] == other
     for name in ("svr:nothing", "tree:rdkit", "svr:"):

@@ -13,6 +13,7 @@ from tests.tiny import RunSettings
 
 from moltune.errors import CheckpointError, DataError, RunFolderError
 from moltune.predictors.predictor import PREDICTION_COLUMNS, Predictor
+from moltune.predictors.several import Predictors
 from moltune.run import Run
 from moltune.tuning.finetune import finetune
 
@@ -36,7 +37,7 @@ def salts(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Pr
 def test_rows_keep_their_places(predictor: Predictor) -> None:
     smiles = ["CCO", "xx", "c1ccccc1", "", "OCC", "C" * 300, "C[Og]C"]
     table = predictor.predict(smiles)
-    assert list(table.columns) == PREDICTION_COLUMNS
+    assert [*table.columns[:4], table.columns[-1]] == PREDICTION_COLUMNS
     assert table["row"].tolist() == list(range(1, 8))
     assert table["input"].tolist() == smiles
     assert table["predicted"].isna().tolist() == [False, True, False, True, False, True, False]
@@ -91,20 +92,21 @@ def test_truncation(settings: RunSettings, tmp_path: Path) -> None:
 def test_sources(predictor: Predictor, small_csv: Path, small_table: pd.DataFrame) -> None:
     """The table that went in comes out; a column of the property's name is not written over."""
     expected = predictor.predict(small_table["smiles"].tolist())["predicted"].tolist()
-    from_file = predictor.predict_source(small_csv)
+    predictors = Predictors.of([replace(predictor, confidence=None, known=None)])
+    from_file = predictors.predict_source(small_csv)
     assert list(from_file) == [*small_table, "hydration_free_energy_predicted", "note"]
     assert from_file["hydration_free_energy"].astype(float).tolist() == small_table["hydration_free_energy"].tolist()
     assert from_file["hydration_free_energy_predicted"].tolist() == expected
-    from_frame = predictor.predict_source(small_table[["smiles"]])
+    from_frame = predictors.predict_source(small_table[["smiles"]])
     assert list(from_frame) == ["smiles", "hydration_free_energy", "note"]
     assert from_frame["hydration_free_energy"].tolist() == expected
     renamed = small_table[["id", "smiles"]].rename(columns={"smiles": "structure"})
-    assert predictor.predict_source(renamed, smiles="structure")["hydration_free_energy"].tolist() == expected
+    assert predictors.predict_source(renamed, smiles="structure")["hydration_free_energy"].tolist() == expected
 
 
 def test_rows_that_cannot_be_read_stay_in_their_place(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,smiles,n\n1,CCO,5\n2,CC\n3,xx,6\n4,,7\n5,CCN,8\n")
-    table = predictor.predict_source(tmp_path / "a.csv")
+    table = Predictors.of([predictor]).predict_source(tmp_path / "a.csv")
     assert table["id"].tolist() == ["1", None, "3", "4", "5"]
     assert table["n"].tolist() == ["5", None, "6", "7", "8"]
     assert table["hydration_free_energy"].notna().tolist() == [True, False, False, False, True]
@@ -120,7 +122,7 @@ def test_whatever_the_model_says_gets_a_column(
         return {"": values, "_low": values - 1, "_domain": np.array(["in"] * len(smiles), dtype=object)}
 
     monkeypatch.setattr(Predictor, "estimate", estimate)
-    in_joules = replace(predictor, unit="kJ/mol")
+    in_joules = Predictors.of([replace(predictor, unit="kJ/mol", known=None)])
     table = in_joules.predict_source(pd.DataFrame({"smiles": ["CC", "xx", "C"]}))
     name = "hydration_free_energy"
     assert list(table) == ["smiles", f"{name} (kJ/mol)", f"{name}_low (kJ/mol)", f"{name}_domain", "note"]

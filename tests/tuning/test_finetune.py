@@ -34,6 +34,7 @@ from moltune.tuning.loop import planned_epochs, wants_bf16
 FILES = {
     "config.yaml",
     "history.csv",
+    "intervals.safetensors",
     "metrics.json",
     "predictions.csv",
     "rejects.csv",

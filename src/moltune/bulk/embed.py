@@ -23,7 +23,7 @@ from moltune.errors import CheckpointError, DataError
 from moltune.features.embedding import Encoder
 from moltune.models.names import resolve
 from moltune.predictors.load import load_model
-from moltune.predictors.names import NOTE, property_names
+from moltune.predictors.names import NOTE, Property, column_names
 from moltune.progress import StageReport, no_report
 from moltune.run import CONFIG, Run
 
@@ -181,9 +181,9 @@ def _npy(path: Path, source: Source, finished: Finished, width: int, report: Sta
 
 def _parquet(path: Path, source: Source, finished: Finished, width: int, report: StageReport) -> None:
     own = source_schema(finished)
-    names = property_names(EMBEDDING, "", {"": True}, own.names)
+    names = column_names([(Property(EMBEDDING, "", None), [""])], own.names)
     kind = pa.list_(pa.float32(), width)
-    schema = pa.schema([*own, pa.field(names[""], kind), pa.field(names[NOTE], pa.string())])
+    schema = pa.schema([*own, pa.field(names.of[0][""], kind), pa.field(names.note, pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
         for _, rows, result in rows_with_results(source, finished, own.names, report):
             columns = [as_array(rows[field.name], field.type) for field in own]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from moltune.bulk.writers import (
     make_writer,
     schema_of,
 )
+from moltune.calibration.conformal import LEVEL
 from moltune.config import TableSettings
 from moltune.data.reading.columns import find_columns
 from moltune.data.reading.stream import Piece, Source, open_source
 from moltune.files import sha256_of
-from moltune.predictors.names import NOTE, joined, property_names
-from moltune.predictors.predictor import Predictor
+from moltune.predictors.names import NOTE, Names, joined
+from moltune.predictors.several import Predictors
 from moltune.progress import StageReport, no_report
+from moltune.ready.catalogue import path_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,41 +42,43 @@ _SOURCE = b"source"
 
 @dataclass(frozen=True)
 class PredictWork(Work):
-    """Predictions of a run.
+    """Predictions of one or more models.
 
     Attributes:
-        run: folder of the run or model.
-        base, blend: see :meth:`moltune.predictors.predictor.Predictor.load`.
+        models: run folders, model folders, or names of ready-made models.
+        base, blend, level: see :meth:`moltune.predictors.predictor.Predictor.load`.
         smiles: column of structures.
         batch_size: of a language model.
-        loaded: the predictor of this process; other processes load their own.
+        loaded: the predictors of this process; other processes load their own.
     """
 
-    run: str
+    models: tuple[str, ...]
     base: str | None
     blend: bool | None
+    level: float
     smiles: str
     batch_size: int
-    loaded: Predictor | None = field(default=None, compare=False, repr=False)
+    loaded: Predictors | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> dict[str, Any]:
-        """Settings, and a digest of the files of the model."""
-        digest = folder_digest(Path(self.run))
-        names = ("base", "blend", "smiles", "batch_size")
-        return {"model": digest, **{name: getattr(self, name) for name in names}}
+        """Settings, and a digest of the files of each model."""
+        digests = [folder_digest(path_of(model) or Path(model)) for model in self.models]
+        names = ("base", "blend", "level", "smiles", "batch_size")
+        return {"models": digests, **{name: getattr(self, name) for name in names}}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "loaded": None}
 
     def open(self) -> Function:
-        """Load the predictor."""
-        predictor = self.loaded or Predictor.load(self.run, self.base, blend=self.blend)
+        """Load the predictors."""
+        predictors = self.loaded or Predictors.load(self.models, self.base, blend=self.blend, level=self.level)
 
         def do(piece: Piece) -> pa.Table:
             raw = piece.table()
-            found = predictor.predict_rows(raw, self.smiles, self.batch_size)
-            return with_source(pa.Table.from_pandas(found, preserve_index=False), raw.all_rows)
+            found = predictors.predict_rows(raw, self.smiles, self.batch_size)
+            side_by_side = pd.concat([one.add_prefix(_prefix(at)) for at, one in enumerate(found)], axis=1)
+            return with_source(pa.Table.from_pandas(side_by_side, preserve_index=False), raw.all_rows)
 
         return do
 
@@ -85,24 +89,31 @@ class Summary:
 
     Attributes:
         rows: how many there are.
-        predicted: those with a prediction.
-        column: name of the column of predictions.
+        predicted: those with a prediction of every model.
+        names: for each model: suffix → name of its column; "" is the prediction.
+        note: name of the column of notes.
         failed: number, structure and note of the first row without one; None: there is none.
+        outside: name of a column of predictions → how many of its molecules are outside of the model's domain.
+        example: number, structure and reason of the first of them; None: there is none.
     """
 
     rows: int
     predicted: int
-    column: str
+    names: list[dict[str, str]]
+    note: str
     failed: tuple[int, str, str] | None
+    outside: dict[str, int]
+    example: tuple[int, str, str] | None
 
 
 def predict_file(
-    run: str | Path,
+    models: str | Path | Sequence[str | Path],
     source: str | Path | pd.DataFrame,
     output: str | Path,
     *,
     base: str | None = None,
     blend: bool | None = None,
+    level: float = LEVEL,
     smiles: str | None = None,
     table: TableSettings | None = None,
     batch_size: int = 32,
@@ -118,11 +129,12 @@ def predict_file(
     The output is complete or absent.
 
     Args:
-        run: folder of the run or model.
+        models: folder of a run or model, or name of a ready-made model, or several.
         source: anything that :func:`moltune.data.reading.read.read_table` takes.
         output: .csv, .tsv, .jsonl, .smi, .sdf (also .gz), .parquet or .xlsx.
         base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
-        blend: also give the run's blend; unset: where the run has one.
+        blend: predict with a run's blend; unset: where the run has one.
+        level: share of measurements that an interval should hold.
         smiles: column of structures; unset: found by its name.
         table: sheet and header; unset: the defaults.
         batch_size: of a language model.
@@ -140,17 +152,18 @@ def predict_file(
     """
     output = Path(output)
     check_place(output, *([source] if isinstance(source, str | Path) else []))
-    predictor = Predictor.load(run, base, blend=blend)
+    models = tuple(str(one) for one in ([models] if isinstance(models, str | Path) else models))
+    predictors = Predictors.load(models, base, blend=blend, level=level)
     opened = open_source(source, table, piece)
     check_rows(output, opened.rows)
     column = structure_column(opened, smiles, aloud=not isinstance(source, pd.DataFrame))
     # A bar for a second would only flicker.
     report = report if opened.rows > piece else no_report
-    work = PredictWork(str(run), base, blend, column, batch_size, predictor)
+    work = PredictWork(models, base, blend, level, column, batch_size, predictors)
     with folder_for(output if restartable else None, opened, work, piece) as finished:
         do_pieces(opened, work, finished, report, workers=workers, stage=f"predicting {opened.rows:,} rows")
         full = full_precision or format_of(output) in FULL_PRECISION
-        return _write(output, opened, finished, predictor, column, full, report)
+        return _write(output, opened, finished, predictors, column, full, report)
 
 
 def structure_column(source: Source, smiles: str | None, aloud: bool = True) -> str:
@@ -202,11 +215,16 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _prefix(at: int) -> str:
+    """Marks the columns of a model in the result of a piece."""
+    return f"{at}:"
+
+
 def _write(
     output: Path,
     source: Source,
     finished: Finished,
-    predictor: Predictor,
+    predictors: Predictors,
     structure: str,
     full: bool,
     report: StageReport,
@@ -214,22 +232,68 @@ def _write(
     """Put the pieces together."""
     own = source_schema(finished)
     found = common_schema([pa.schema(list(schema)) for schema in finished.schemas()])
-    suffixes = {name: pa.types.is_floating(found.field(name).type) for name in found.names if name != NOTE}
-    names = property_names(predictor.target_name, predictor.unit, suffixes, own.names)
-    if names[""] in (f"{predictor.target_name}_predicted", f"{NOTE}_predicted"):
-        logger.info("The table has columns of these names; predictions are in %r", names[""])
-    added = [pa.field(name, found.field(suffix).type, metadata={"added": "yes"}) for suffix, name in names.items()]
-    predicted, failed = 0, None
+    properties = predictors.properties
+    columns = [_unmarked(found.names, at) for at in range(len(properties))]
+    names = predictors.names(columns, own.names)
+    for one, called in zip(properties, names.of, strict=True):
+        if called[""] == f"{one.target}_predicted":
+            logger.info("The table has columns of these names; predictions are in %r", called[""])
+    added = [
+        pa.field(name, found.field(_prefix(at) + suffix).type, metadata={"added": "yes"})
+        for at, called in enumerate(names.of)
+        for suffix, name in called.items()
+    ]
+    added.append(pa.field(names.note, pa.string(), metadata={"added": "yes"}))
+    tally = _Tally(names, structure)
     temporary = finished.folder / f"result-{output.name}"
-    schema = pa.schema([*own, *added])
-    with make_writer(temporary, schema, structure) as writer:
+    with make_writer(temporary, pa.schema([*own, *added]), structure) as writer:
         for piece, rows, table in rows_with_results(source, finished, own.names, report):
-            result = table.to_pandas().set_axis(rows.index, axis=0)
-            writer.write(joined(rows, result, names, predictor.error, full), piece.records)
-            bad = result[""].isna()
-            predicted += int((~bad).sum())
-            if failed is None and bad.any():
-                at = bad.idxmax()
-                failed = (int(at), str(rows.loc[at, structure] or ""), str(result.loc[at, NOTE]))
+            everything = table.to_pandas().set_axis(rows.index, axis=0)
+            results = [
+                everything[[_prefix(at) + name for name in [*suffixes, NOTE]]].set_axis([*suffixes, NOTE], axis=1)
+                for at, suffixes in enumerate(columns)
+            ]
+            together = joined(rows, results, properties, names, full=full)
+            writer.write(together, piece.records)
+            tally.add(together, results)
     os.replace(temporary, output)
-    return Summary(source.rows, predicted, names[""], failed)
+    return tally.summary(source.rows)
+
+
+def _unmarked(marked: Sequence[str], at: int) -> list[str]:
+    """Suffixes of one model's columns, without its note."""
+    own = [name.removeprefix(_prefix(at)) for name in marked if name.startswith(_prefix(at))]
+    return [name for name in own if name != NOTE]
+
+
+class _Tally:
+    """Counts rows without predictions, and predictions outside of a model's domain."""
+
+    def __init__(self, names: Names, structure: str) -> None:
+        self.names, self.structure = names, structure
+        self.columns = [called[""] for called in names.of]
+        self.predicted = 0
+        self.outside = dict.fromkeys(self.columns, 0)
+        self.failed: tuple[int, str, str] | None = None
+        self.example: tuple[int, str, str] | None = None
+
+    def add(self, rows: pd.DataFrame, results: Sequence[pd.DataFrame]) -> None:
+        """Look at the rows of a piece."""
+        bad = rows[self.columns].isna().any(axis=1)
+        self.predicted += int((~bad).sum())
+        if self.failed is None and bad.any():
+            self.failed = self._row(rows, bad, rows[self.names.note])
+        for column, found in zip(self.columns, results, strict=True):
+            if "_domain" in found:
+                out = found["_domain"] == "out"
+                self.outside[column] += int(out.sum())
+                if self.example is None and out.any():
+                    self.example = self._row(rows, out, found["_reason"])
+
+    def _row(self, rows: pd.DataFrame, chosen: pd.Series, why: pd.Series) -> tuple[int, str, str]:
+        at: Any = chosen.idxmax()
+        return int(at), str(rows.loc[at, self.structure] or ""), str(why.loc[at])
+
+    def summary(self, rows: int) -> Summary:
+        """Of everything that was seen."""
+        return Summary(rows, self.predicted, self.names.of, self.names.note, self.failed, self.outside, self.example)

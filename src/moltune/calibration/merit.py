@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,26 +42,46 @@ def assess(
     classes: np.ndarray | None = None,
     level: float = LEVEL,
 ) -> dict[str, Any]:
-    """Judge intervals of n molecules that neither model nor calibration has seen.
-
-    Returns:
-        ``molecules``, ``level``, ``coverage``, ``mean_width``, ``interval_score``, ``spearman`` of the standard
-        deviation with the absolute error (None where one is constant), ``curve`` (pairs of level and coverage; levels
-        that the calibration is too small for are left out), and ``by_class`` (class -> molecules, coverage,
-        mean_width, rmse). Ready for JSON.
+    """Judge intervals of n molecules that neither model nor calibration has seen; see :func:`judge`.
 
     Raises:
         DataError, ConfigError, NumericsError: as :meth:`Calibration.predict`.
     """
+
+    def at(one: float) -> Intervals:
+        return calibration.predict(predicted, inputs, classes, one)
+
+    return judge(at, true, predicted, classes, level, calibration.largest_level)
+
+
+def judge(
+    at: Callable[[float], Intervals],
+    true: np.ndarray,
+    predicted: np.ndarray,
+    classes: np.ndarray | None = None,
+    level: float = LEVEL,
+    largest: float = 1.0,
+) -> dict[str, Any]:
+    """Judge intervals of n molecules.
+
+    Args:
+        at: level → intervals.
+        true: measurements, shape (n,).
+        predicted: shape (n,).
+        classes: of the molecules; unset: one class.
+        level: of the intervals that are looked at closely.
+        largest: level that intervals can have.
+
+    Returns:
+        ``molecules``, ``level``, ``coverage``, ``mean_width``, ``interval_score``, ``spearman`` of the standard
+        deviation with the absolute error (None where one is constant), ``curve`` (pairs of level and coverage; levels
+        above the largest are left out), and ``by_class`` (class -> molecules, coverage, mean_width, rmse). Ready for
+        JSON.
+    """
     true = np.asarray(true, dtype=np.float64)
-    intervals = calibration.predict(predicted, inputs, classes, level)
+    intervals = at(level)
     error = np.abs(true - predicted)
     correlation = float(spearman(intervals.sd, error))
-    curve = [
-        [one, coverage(true, calibration.predict(predicted, inputs, classes, one))]
-        for one in CURVE_LEVELS
-        if one <= calibration.largest_level
-    ]
     by_class = {}
     for value in [] if classes is None else np.unique(classes).tolist():
         own = np.asarray(classes) == value
@@ -78,6 +99,6 @@ def assess(
         "mean_width": mean_width(intervals),
         "interval_score": interval_score(true, intervals, level),
         "spearman": correlation if np.isfinite(correlation) else None,
-        "curve": curve,
+        "curve": [[one, coverage(true, at(one))] for one in CURVE_LEVELS if one <= largest],
         "by_class": by_class,
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from moltune import __version__
-from moltune.cli import choose, predict, pretrain, start, study, tune
+from moltune.cli import choose, explain, predict, pretrain, start, study, tune
 from moltune.cli.console import err, print_error
 from moltune.cli.help import Command, Group
 from moltune.errors import MoltuneError
@@ -21,12 +21,15 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Tune and predict": {
         "finetune": tune.finetune,
         "predict": predict.predict,
+        "models": predict.models,
+        "explain": explain.explain,
         "evaluate": predict.evaluate,
         "embed": predict.embed,
         "ionisation": predict.ionisation,
         "tune": tune.tune,
         "params": tune.params,
         "merge": tune.merge,
+        "export": tune.export,
     },
     "Choose data": {
         "audit": choose.audit,

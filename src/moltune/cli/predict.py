@@ -1,4 +1,4 @@
-"""Predict: ``moltune predict``, ``embed``, ``evaluate`` and ``ionisation``."""
+"""Predict: ``moltune predict``, ``models``, ``embed``, ``evaluate`` and ``ionisation``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from moltune.cli.console import facts, out, print_json, stage_progress
 from moltune.cli.options import Base, Given, Json, Quiet, argument, flags, option, with_settings
+from moltune.cli.view import show_card, show_cards, show_predictions
 from moltune.config import DataSettings, EvaluationSettings, TrainingSettings
-from moltune.errors import DataError
+from moltune.errors import DataError, RunFolderError
+from moltune.files import unpacked
+from moltune.models.names import is_export
+from moltune.ready import catalogue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,10 +27,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Run = Annotated[Path, argument("RUN", "Run folder, or its model folder.")]
+Run = Annotated[str, argument("RUN", "Run folder, its model folder, or a ready-made model.")]
+Model = Annotated[
+    list[str] | None,
+    option(
+        "--model",
+        help="A ready-made model, a run folder, or its model folder; may be given more than once.",
+        default="all ready-made models",
+    ),
+]
+Fast = Annotated[bool, option("--fast", help="The fast ready-made models: the language model alone.")]
 Blend = Annotated[
     bool | None,
-    option("--blend/--no-blend", help="Use the blend with classical models, too.", default="where the run has one"),
+    option(
+        "--blend/--no-blend",
+        help="Predict with the run's blend of language model and classical models.",
+        default="where the run has one",
+    ),
 ]
 Workers = Annotated[
     int,
@@ -42,17 +59,24 @@ Workers = Annotated[
 )
 def predict(
     given: Given,
-    run: Run,
     inputs: Annotated[
-        list[str] | None, argument("INPUT", "A file, a bundled set, SMILES, or - for SMILES on standard input.")
+        list[str] | None,
+        argument(
+            "[RUN] INPUT", "A file, a bundled set, SMILES, or - for SMILES on standard input; first perhaps a run."
+        ),
     ] = None,
+    model: Model = None,
+    fast: Fast = False,
+    level: Annotated[
+        float, option("--level", help="Share of measurements that an interval should hold.", min=0.01, max=0.999)
+    ] = 0.9,
     output: Annotated[
         Path | None,
         option(
             "--output",
             "-o",
             help="CSV, TSV, JSON lines, SMI, SDF (also .gz), Parquet or XLSX, by its ending.",
-            default="CSV on the screen",
+            default="a table for SMILES in a terminal, else CSV, on the screen",
         ),
     ] = None,
     full_precision: Annotated[
@@ -64,27 +88,35 @@ def predict(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict new molecules: the table that went in comes out, with columns added.
+    """Predict new molecules, with ready-made models or your own run: the table that went in comes out, with columns
+    added.
 
     A row that cannot be predicted stays in its place, with a note that says why. After a kill, the same command goes on
     where it was.
 
-    Example: moltune predict runs/mine molecules.csv -o predictions.csv
+    Examples:
+
+    moltune predict 'CC(=O)Oc1ccccc1C(=O)O'
+
+    moltune predict runs/mine molecules.csv -o predictions.csv
     """
-    source = _file_or_set(inputs or ["-"])
+    models, inputs = _models_and_inputs(model or [], inputs or ["-"], fast)
+    source = _file_or_set(inputs)
     from moltune.bulk.predict import predict_file
     from moltune.bulk.writers import check_place
 
     if output is not None:
         check_place(output, *([] if source is None else [source]))
+    shown = output is None and not as_json and source is None and sys.stdout.isatty()
     with TemporaryDirectory() as folder, stage_progress(quiet) as report:
-        written = output or Path(folder) / ("predictions.jsonl" if as_json else "predictions.csv")
+        written = output or Path(folder) / ("predictions.jsonl" if as_json or shown else "predictions.csv")
         done = predict_file(
-            run,
-            _listed(inputs or ["-"]) if source is None else source,
+            models,
+            _listed(inputs) if source is None else source,
             written,
             base=base,
             blend=blend,
+            level=level,
             table=given.settings(DataSettings),
             smiles=given.options[DataSettings]["smiles"],
             batch_size=given.settings(TrainingSettings).eval_batch_size,
@@ -93,15 +125,35 @@ def predict(
             restartable=output is not None,
             report=report,
         )
-        if as_json and output is None:
+        if output is None and (as_json or shown):
             with written.open(encoding="utf-8") as lines:
-                print_json([json.loads(line) for line in lines])
+                rows = [json.loads(line) for line in lines]
+            if as_json:
+                print_json(rows)
+            else:
+                show_predictions(rows, done, level)
         elif as_json:
             print_json({"output": str(output), **asdict(done)})
         elif output is None:
             with written.open(encoding="utf-8", newline="") as text:
                 shutil.copyfileobj(text, sys.stdout)
     _say(done, output)
+
+
+def _models_and_inputs(models: list[str], inputs: list[str], fast: bool) -> tuple[list[str], list[str]]:
+    """Whose predictions are asked for, and of what: a run may stand before its input; unset: all ready-made models."""
+    first = Path(inputs[0])
+    table_follows = len(inputs) > 1 and _file_or_set(inputs[1:]) is not None
+    if first.is_dir() or is_export(first) or (table_follows and inputs[0] in catalogue.cards()):
+        models, inputs = [*models, inputs[0]], inputs[1:] or ["-"]
+    elif table_follows or (len(first.parts) > 1 and (first.parts[0] == "runs" or Path(first.parts[0]).is_dir())):
+        raise RunFolderError(f"there is no run or model {inputs[0]}")
+    if models and fast:
+        raise DataError("--fast chooses among the ready-made models: leave it out where models are named")
+    models = models or catalogue.names(fast)
+    if not models:
+        raise RunFolderError("this installation has no ready-made models: name a run")
+    return [str(unpacked(model)) for model in models], inputs
 
 
 def _file_or_set(inputs: list[str]) -> str | None:
@@ -141,8 +193,32 @@ def _say(done: Summary, output: Path | None) -> None:
     logger.info("%d of %d molecules predicted%s", done.predicted, done.rows, place)
     if done.failed is not None:
         logger.warning("%d not predicted, such as row %d (%s): %s", done.rows - done.predicted, *done.failed)
+    outside = {column: count for column, count in done.outside.items() if count}
+    if outside and done.example is not None:
+        counts = ", ".join(f"{count} for {column}" for column, count in outside.items())
+        logger.warning(
+            "OUTSIDE OF THE DOMAIN: %s; these numbers are extrapolations, such as row %d (%s): %s",
+            counts,
+            *done.example,
+        )
     if not done.predicted:
         raise DataError("not one molecule could be predicted; the notes say why")
+
+
+def models(
+    name: Annotated[str | None, argument("NAME", "A ready-made model, to see its card.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the ready-made models, or show the card of one: what it was trained on, its error, when not to trust it.
+
+    Example: moltune models lipophilicity
+    """
+    cards = catalogue.cards()
+    if name is None:
+        return show_cards(list(cards.values()), as_json)
+    if name not in cards:
+        raise DataError(f"there is no ready-made model {name!r}; there are {', '.join(cards) or 'none'}")
+    show_card(cards[name], as_json)
 
 
 @with_settings(
@@ -243,9 +319,9 @@ def _show(metrics: dict[str, Any], title: str) -> None:
     if title:
         out.print(f"[bold]{title}[/]")
     out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
-    if "blend" in metrics:
-        values = {label: format_estimate(metrics["blend"][name]) for name, label in METRIC_LABELS.items()}
-        out.print(facts(values, title="blend with classical baselines"))
+    if "model_alone" in metrics:
+        values = {label: format_estimate(metrics["model_alone"][name]) for name, label in METRIC_LABELS.items()}
+        out.print(facts(values, title="the tuned model without the blend"))
 
 
 def ionisation(

@@ -23,7 +23,7 @@ METHOD_NAMES = ("full", "head", "probe", "bitfit", "lora", "ia3", "dora", "ln")
 DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
 MOST_DEVIATIONS = 5.0
 """What standardised features of kernel heads are clipped to."""
-FeatureName = Literal["embedding", "rdkit", "morgan", "ionisation", "minimol"]
+FeatureName = Literal["embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol"]
 
 
 def parse_list(value: Any) -> Any:
@@ -165,7 +165,7 @@ class ProbeSettings(Settings):
     features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
         default_factory=lambda: list[FeatureName](["embedding"]),
         min_length=1,
-        description="what a probe reads: any of embedding, rdkit, morgan, ionisation, minimol",
+        description="what a probe reads: any of embedding, rdkit, rdkit-fast, morgan, ionisation, minimol",
     )
     C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
     epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")

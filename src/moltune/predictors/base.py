@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PROBE_TYPE = "moltune-probe"
 """``model_type`` in the ``config.json`` of a probe; anything else is a language model."""
+MODEL, BLEND = "model", "blend"
+"""Sources of predictions: a tuned model by itself, and its average with classical baselines."""
 Progress = Callable[[int], None]
 """Takes how many more molecules are done."""
 

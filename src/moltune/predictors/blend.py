@@ -25,12 +25,13 @@ from moltune.errors import DataError, NumericsError, RunFolderError
 from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.features.registry import FeatureTable
 from moltune.files import write_json
+from moltune.predictors.base import MODEL
 from moltune.predictors.members import load_member
 from moltune.reports.summary import is_probe_name
 
 logger = logging.getLogger(__name__)
 
-MODEL, BLEND, FILE = "model", "blend", "blend.json"
+FILE = "blend.json"
 
 
 def blend_weights(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:

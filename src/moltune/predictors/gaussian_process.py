@@ -68,7 +68,8 @@ class GpHead(ProbeHead):
         self.signal, self.noise, self.weights = _choose(squares, centred[rows])
 
         scales = np.sqrt(np.repeat(self.weights / widths, widths))
-        points = (features * scales).astype(np.float32)
+        # Half precision keeps saved machines small; new points are rounded alike.
+        points = (features * scales).astype(np.float16)
         kernel = _matern(squared_distances(points, points))
         process = self.signal * _solve(_factor(self.signal * kernel, self.noise), centred)
         machine = SVR(kernel="precomputed", C=_PRICE * self.signal, epsilon=_TUBE, cache_size=500)
@@ -85,7 +86,7 @@ class GpHead(ProbeHead):
         # Before version 0.3 the kernel was Gaussian, with one length scale.
         scales = self.arrays.get("scales")
         if scales is not None:
-            features = (features * scales).astype(np.float32)
+            features = (features * scales).astype(points.dtype)
         result = np.full(len(features), constant)
         for start in range(0, len(features), _CHUNK):
             squared = squared_distances(features[start : start + _CHUNK], points)

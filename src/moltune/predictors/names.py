@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,35 +12,59 @@ import pandas as pd
 from moltune.data.reading.units import is_neg_log, split_header
 
 NOTE = "note"
+WITHOUT_UNIT = ("_domain", "_reason", "_nearest", "_similarity")
+"""Suffixes of columns that are not in the property's unit."""
 _SAYS_NOTHING = {"", "log", "units", "log units"}
 _SIGNIFICANT = 4
+_OF_SHARES = 0.1
 
 
-def property_names(target: str, unit: str, suffixes: Mapping[str, bool], taken: Collection[str]) -> dict[str, str]:
-    """Names of the columns of one property, and of the one with notes.
+@dataclass(frozen=True)
+class Property:
+    """One property in a table of predictions.
+
+    Attributes:
+        target: its name; a unit may stand in it.
+        unit: empty where it is not known.
+        error: what digits are cut to, such as the RMSE on a test part; None: not known.
+    """
+
+    target: str
+    unit: str
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the columns of predictions are called in one table.
+
+    Attributes:
+        of: for each property: suffix ("" for the prediction itself, ``_low`` and so on) → name of the column.
+        note: name of the column of notes.
+    """
+
+    of: list[dict[str, str]]
+    note: str
+
+
+def column_names(properties: Sequence[tuple[Property, Collection[str]]], taken: Collection[str]) -> Names:
+    """Name the columns of each property, of which the suffixes are given, and the one with notes.
 
     They are the property's name, the suffix, and the unit where there is one: ``IC50_low (nM)``. Where a table has one
     of them already (case does not count), all get ``_predicted``, or then ``_predicted_2`` and so on, behind the
     property; a note becomes ``note_predicted`` likewise.
-
-    Args:
-        target: name of the property; a unit may stand in it.
-        unit: of the property; empty where it is not known.
-        suffixes: such as ``_low``, "" for the prediction itself; whether the column is in the property's unit.
-        taken: names of the table's columns.
-
-    Returns:
-        suffix → name, with ``note`` → name of the column of notes as the last.
     """
     used = {str(name).casefold() for name in taken}
-    stem, tail = _parts(target, unit)
-    for extra in _extras():
-        names = {suffix: f"{stem}{extra}{suffix}{tail if own else ''}" for suffix, own in suffixes.items()}
-        if not used & {name.casefold() for name in names.values()}:
-            break
-    used |= {name.casefold() for name in names.values()}
-    note = next(f"{NOTE}{extra}" for extra in _extras() if f"{NOTE}{extra}" not in used)
-    return {**names, NOTE: note}
+    all_names = []
+    for one, suffixes in properties:
+        stem, tail = _parts(one.target, one.unit)
+        for extra in _extras():
+            names = {suffix: f"{stem}{extra}{suffix}{'' if suffix in WITHOUT_UNIT else tail}" for suffix in suffixes}
+            if not used & {name.casefold() for name in names.values()}:
+                break
+        used |= {name.casefold() for name in names.values()}
+        all_names.append(names)
+    return Names(all_names, next(f"{NOTE}{extra}" for extra in _extras() if f"{NOTE}{extra}" not in used))
 
 
 def _extras() -> list[str]:
@@ -68,21 +93,44 @@ def rounded(values: np.ndarray, error: float | None) -> np.ndarray:
 
 
 def joined(
-    table: pd.DataFrame, found: pd.DataFrame, names: Mapping[str, str], error: float | None, full: bool = True
+    table: pd.DataFrame,
+    found: Sequence[pd.DataFrame],
+    properties: Sequence[Property],
+    names: Names,
+    *,
+    full: bool = True,
 ) -> pd.DataFrame:
     """A table with the columns of predictions behind its own.
 
     Args:
         table: any rows, indexed by their number.
-        found: a column per suffix, and ``note``, with the same index.
-        names: see :func:`property_names`.
-        error: for :func:`rounded`.
+        found: of each property: a column per suffix, and ``note``, with the same index.
+        properties: as many.
+        names: of their columns.
         full: leave the digits alone.
     """
     columns = {}
-    for suffix, name in names.items():
-        column = found[suffix] if suffix in found else pd.Series(np.nan, index=found.index)
-        if not full and pd.api.types.is_float_dtype(column):
-            column = pd.Series(rounded(column.to_numpy(dtype=np.float64), error), index=found.index)
-        columns[name] = column
-    return pd.concat([table, pd.DataFrame(columns, index=found.index)], axis=1)
+    for one, values, own in zip(properties, found, names.of, strict=True):
+        for suffix, name in own.items():
+            column = values[suffix] if suffix in values else pd.Series(np.nan, index=values.index)
+            if not full and pd.api.types.is_float_dtype(column):
+                deserved = _OF_SHARES if suffix in WITHOUT_UNIT else one.error
+                column = pd.Series(rounded(column.to_numpy(dtype=np.float64), deserved), index=values.index)
+            columns[name] = column
+    notes = {one.target: values[NOTE] for one, values in zip(properties, found, strict=True)}
+    columns[names.note] = joined_notes(notes)
+    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
+
+
+def joined_notes(notes: Mapping[str, pd.Series]) -> pd.Series:
+    """One note for each row: what is said of all properties once, and what is said of one with its name."""
+    if len(notes) == 1:
+        return next(iter(notes.values()))
+    rows = pd.DataFrame(notes).fillna("")
+
+    def together(row: pd.Series) -> str:
+        if row.nunique() == 1:
+            return str(row.iloc[0])
+        return "; ".join(f"{name}: {text}" for name, text in row.items() if text)
+
+    return rows.apply(together, axis=1) if len(rows) else pd.Series(dtype=object)

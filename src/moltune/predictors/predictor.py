@@ -11,25 +11,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from moltune.config import CleanSettings, DataSettings, ModelSettings, TableSettings
+from moltune.calibration.conformal import LEVEL
+from moltune.config import CleanSettings, DataSettings, ModelSettings
 from moltune.data.cleaning.clean import clean, clean_smiles
-from moltune.data.load import announce, in_unit, load_molecules, molecules_from_lists
+from moltune.data.load import in_unit, load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.data.reading.read import read_table
 from moltune.data.reading.table import RawTable
-from moltune.errors import DataError, RunFolderError
+from moltune.errors import ConfigError, DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
-from moltune.predictors.base import Progress, TunedModel
+from moltune.files import unpacked
+from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
+from moltune.predictors.confidence import Confidence
 from moltune.predictors.load import load_model
-from moltune.predictors.names import NOTE, joined, property_names
-from moltune.run import ADAPTED, BLENDED, CONFIG, Run
+from moltune.predictors.names import NOTE
+from moltune.ready.catalogue import path_of
+from moltune.reports.summary import CROSS_VALIDATION
+from moltune.run import ADAPTED, BLENDED, CONFIG, INTERVALS, Run
 
 if TYPE_CHECKING:
     from moltune.predictors.blend import Blend
 
 PREDICTED = "predicted"
 PREDICTION_COLUMNS = ["row", "input", "smiles", PREDICTED, NOTE]
-BLEND_COLUMN = "predicted_blend"
+ALONE = "_model_alone"
+"""Suffix of the language model's own predictions, where the prediction is a blend."""
 SEEN = ("train", "validation")
 """Parts of a run that say nothing about its error: the model was fitted on one, and chosen on the other."""
 
@@ -43,9 +48,11 @@ class Predictor:
         cleaning: steps that each molecule goes through first.
         policy: what happens to unknown tokens and over-long SMILES.
         unit: of the target; empty when not known.
-        blend: with classical baselines; None where the run has none.
-        error: RMSE on the run's test part, or on its validation part where it has no other; None: not known.
-        parts: InChIKey → part of the run, of all its molecules; None where there is no run.
+        blend: with classical baselines, which then is the prediction; None where the run has none.
+        error: RMSE on the run's test part, or else cross-validated, or on its validation part; None: not known.
+        known: the run's molecules: InChIKey → their part, and their measured value; None where there is no run.
+        confidence: intervals, domain and nearest training molecules; None where the run has none.
+        level: share of measurements that an interval should hold.
     """
 
     model: TunedModel
@@ -54,37 +61,52 @@ class Predictor:
     unit: str = ""
     blend: Blend | None = None
     error: float | None = None
-    parts: dict[str, str] | None = None
+    known: dict[str, tuple[str, float]] | None = None
+    confidence: Confidence | None = None
+    level: float = LEVEL
 
     @classmethod
-    def load(cls, path: str | Path, base: str | Path | None = None, *, blend: bool | None = None) -> Predictor:
-        """Load a run folder, or the ``model`` folder of one (then with the default cleaning).
+    def load(
+        cls, path: str | Path, base: str | Path | None = None, *, blend: bool | None = None, level: float = LEVEL
+    ) -> Predictor:
+        """Load a run folder, the ``model`` folder of one (then with the default cleaning), or a ready-made model.
 
         Args:
-            path: of the run or model.
+            path: of the run or model, or the ready-made model's name.
             base: where the checkpoint is now that an adapter or a probe was made on; unset: where it was.
-            blend: also give the run's blend with classical baselines; unset: where the run has one.
+            blend: predict with the run's blend with classical baselines; unset: where the run has one.
+            level: share of measurements that an interval should hold.
 
         Raises:
+            ConfigError: the level is not between 0 and 1.
             RunFolderError: the run is unfinished, or has no blend although one was asked for.
             CheckpointError: there is no tuned model.
         """
-        cleaning, policy, unit, blended, error, parts = CleanSettings(), ModelSettings(), "", None, None, None
+        if not 0 < level < 1:
+            raise ConfigError(f"the level of an interval must be between 0 and 1, such as 0.9; it is {level}")
+        if not Path(path).exists():
+            path = path_of(str(path)) or path
+        path = unpacked(path)
+        cleaning, policy, unit, error, known = CleanSettings(), ModelSettings(), "", None, None
+        blended, confidence = None, None
         if (Path(path) / CONFIG).is_file():
             run = Run.load(path)
             cleaning, policy = run.config.data.clean, run.config.model
             unit = str(run.provenance.get("data", {}).get("unit") or "")
-            error, parts = _error_of(run.metrics), _parts_of(run)
+            known = _known_of(run)
             if base is None and (run.path / ADAPTED).is_dir():
                 base = run.path / ADAPTED
             if blend is not False and (run.path / BLENDED).is_dir():
                 from moltune.predictors.blend import Blend
 
                 blended = Blend.load(run.path / BLENDED, base)
+            error = _error_of(run.metrics if blended is None else run.metrics["blend"])
+            if (run.path / INTERVALS).is_file():
+                confidence = Confidence.load(run.path / INTERVALS)
         if blend and blended is None:
             raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
         model = load_model(path, base, truncate=policy.too_long == "truncate")
-        return cls(model, cleaning, policy, unit, blended, error, parts)
+        return cls(model, cleaning, policy, unit, blended, error, known, confidence, level)
 
     @property
     def target_name(self) -> str:
@@ -96,41 +118,6 @@ class Predictor:
         if not len(smiles):
             raise DataError("there are no molecules to predict")
         return self.predict_molecules(molecules_from_lists(smiles, None, self.cleaning), batch_size, progress)
-
-    def predict_source(
-        self,
-        source: str | Path | pd.DataFrame,
-        *,
-        smiles: str | None = None,
-        sheet: str | None = None,
-        header: bool | None = None,
-        batch_size: int = 32,
-        progress: Progress | None = None,
-    ) -> pd.DataFrame:
-        """Predict a file, bundled set or data frame; large ones are for :func:`moltune.bulk.predict.predict_file`.
-
-        Args:
-            source: anything that :func:`moltune.data.reading.read.read_table` takes.
-            smiles: column; unset: found by its name.
-            sheet: of a workbook; unset: the only one that is not empty.
-            header: whether the first line names the columns; unset: it does unless it holds a molecule.
-            batch_size: of a language model.
-            progress: called with how many more molecules are done.
-
-        Returns:
-            The table that went in, every column and row in order, with columns added: the property (see
-            :func:`moltune.predictors.names.property_names`), with a suffix whatever else the model says of it, and a
-            note. Where no prediction can be made they are empty and the note says why; a note beside a number is a
-            warning.
-        """
-        raw = read_table(source, TableSettings(sheet=sheet, header=header))
-        molecules = clean(raw, self.cleaning, smiles=smiles, need_target=False)
-        announce(molecules)
-        found = self.predict_rows(raw, str(molecules.provenance["smiles_column"]), batch_size, progress, molecules)
-        table = raw.all_rows
-        suffixes = {name: _is_number(found[name]) for name in found.columns if name != NOTE}
-        names = property_names(self.target_name, self.unit, suffixes, table.columns)
-        return joined(table, found, names, self.error).reset_index(drop=True)
 
     def predict_rows(
         self,
@@ -166,12 +153,17 @@ class Predictor:
         """All that the model says of n cleaned molecules that it can read.
 
         Returns:
-            Suffix of a column's name → values, shape (n,): "" is the prediction, ``_blend`` that of the blend. Numbers
-            are in the property's unit, and texts are an object array; every table of predictions gets these columns.
+            Suffix of a column's name → values, shape (n,): "" is the prediction, ``_model_alone`` that of the tuned
+            model where the prediction is a blend, and the others are those of
+            :meth:`moltune.predictors.confidence.Confidence.describe`. Texts are an object array; every table of
+            predictions gets these columns.
         """
-        found = {"": self.model.predict(smiles, batch_size, progress)}
+        alone = self.model.predict(smiles, batch_size, progress)
+        found, source = {"": alone}, MODEL
         if self.blend is not None:
-            found["_blend"] = self.blend.predict(smiles, found[""]) if len(smiles) else np.empty(0)
+            found, source = {"": self.blend.predict(smiles, alone), ALONE: alone}, BLEND
+        if self.confidence is not None:
+            found |= self.confidence.describe(smiles, found[""], source, self.level)
         return found
 
     def predict_molecules(
@@ -181,8 +173,9 @@ class Predictor:
 
         Returns:
             One line per input row, in input order: ``row``, ``input``, ``smiles`` (as used), ``predicted`` with the
-            suffixes of :meth:`estimate`, and ``note``. Where no prediction can be made they are empty and ``note`` says
-            why; a note beside a number is a warning.
+            suffixes of :meth:`estimate`, ``predicted_measured`` (of molecules in the run's data, where there is a run),
+            and ``note``. Where no prediction can be made they are empty and ``note`` says why; a note beside a number
+            is a warning.
         """
         table = molecules.table[["row", "input", "smiles"]].copy()
         blocking, warnings = self._issues(molecules.smiles)
@@ -192,6 +185,9 @@ class Predictor:
             column = np.full(len(table), np.nan) if values.dtype.kind == "f" else np.full(len(table), "", dtype=object)
             column[good] = values
             table[f"{PREDICTED}{suffix}"] = column
+        if self.known is not None:
+            known = molecules.table["inchikey"].map(self.known)
+            table[f"{PREDICTED}_measured"] = [one[1] if isinstance(one, tuple) else np.nan for one in known]
         changed = self._changed(molecules)
         notes = [blocking.get(at) or warnings.get(at, "") for at in range(len(table))]
         table[NOTE] = ["; ".join(filter(None, pair)) for pair in zip(notes, changed, strict=True)]
@@ -199,8 +195,8 @@ class Predictor:
             rejected = molecules.rejected[["row", "input"]].assign(smiles="", **{NOTE: molecules.rejected["reason"]})
             empty = {name: "" for name in table.columns if not _is_number(table[name]) and name not in rejected}
             table = pd.concat([table, rejected.assign(**empty)], ignore_index=True)
-        columns = [*PREDICTION_COLUMNS[:3], *(f"{PREDICTED}{suffix}" for suffix in found), NOTE]
-        return table.sort_values("row", kind="stable").reset_index(drop=True)[columns]
+        columns = [name for name in table.columns if name != NOTE]
+        return table.sort_values("row", kind="stable").reset_index(drop=True)[[*columns, NOTE]]
 
     def evaluate_source(
         self,
@@ -226,9 +222,9 @@ class Predictor:
 
         Returns:
             The metrics of :func:`moltune.evaluation.metrics.evaluate`, with ``rows`` in, evaluated and left out; with
-            a blend, ``blend`` holds its metrics. ``seen`` is the number of molecules that the model was trained on
-            (``train``) or chosen on (``validation``), by InChIKey, None where no run says it; where there are such, and
-            two others at least, ``unseen`` holds the metrics of the others.
+            a blend, ``model_alone`` holds those of the tuned model. ``seen`` is the number of molecules that the model
+            was trained on (``train``) or chosen on (``validation``), by InChIKey, None where no run says it; where
+            there are such, and two others at least, ``unseen`` holds the metrics of the others.
 
         Raises:
             DataError: the file has no usable label, or the model can read none of its molecules.
@@ -247,15 +243,16 @@ class Predictor:
             options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence}
             metrics = evaluate(true[rows], values[PREDICTED].to_numpy()[rows], **options)
             if self.blend is not None:
-                metrics["blend"] = evaluate(true[rows], values[BLEND_COLUMN].to_numpy()[rows], **options)
+                alone = values[f"{PREDICTED}{ALONE}"].to_numpy()
+                metrics[ALONE.removeprefix("_")] = evaluate(true[rows], alone[rows], **options)
             return metrics
 
         result = metrics_of(np.ones(len(values), dtype=bool))
         left_out = molecules.rows_in - len(values)
         result["rows"] = {"in": molecules.rows_in, "evaluated": len(values), "left_out": left_out}
         result["seen"] = None
-        if self.parts is not None:
-            parts = labelled["inchikey"].map(self.parts)
+        if self.known is not None:
+            parts = labelled["inchikey"].map({key: part for key, (part, _) in self.known.items()})
             result["seen"] = {part: int((parts == part).sum()) for part in SEEN}
             unseen = ~parts.isin(SEEN).to_numpy()
             if 2 <= unseen.sum() < len(values):
@@ -287,16 +284,19 @@ def _is_number(column: pd.Series) -> bool:
 
 
 def _error_of(metrics: dict[str, Any]) -> float | None:
-    for part in ("test", "validation"):
+    for part in ("test", CROSS_VALIDATION, "validation"):
         value = metrics.get(part, {}).get("rmse", {}).get("value")
         if value is not None and math.isfinite(value):
             return float(value)
     return None
 
 
-def _parts_of(run: Run) -> dict[str, str] | None:
+def _known_of(run: Run) -> dict[str, tuple[str, float]] | None:
     try:
-        splits = run.splits
-    except OSError:
+        splits, true = run.splits, run.predictions["true"]
+    except (OSError, KeyError):
         return None
-    return dict(zip(splits["inchikey"], splits["split"], strict=True))
+    return {
+        key: (str(part), float(value))
+        for key, part, value in zip(splits["inchikey"], splits["split"], true, strict=True)
+    }

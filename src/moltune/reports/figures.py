@@ -146,6 +146,31 @@ def residual_histogram(
     return paths
 
 
+def calibration_curve(curve: Sequence[Sequence[float]], molecules: int, path_stem: str | Path) -> list[Path]:
+    """Draw the share of measurements within intervals against the share that the intervals promise.
+
+    Args:
+        curve: pairs of level and coverage, both from 0 to 1.
+        molecules: behind each coverage; the band is what chance alone does to exact intervals (two standard deviations
+            of a binomial share).
+        path_stem: where to write, without suffix.
+
+    Returns:
+        The PNG and the SVG path.
+    """
+    levels, found = np.array(curve, dtype=np.float64).reshape(-1, 2).T
+    with drawing(path_stem, (5.6, 5.6)) as (axes, paths):
+        line = np.linspace(0, 1, 101)
+        chance = 2 * np.sqrt(line * (1 - line) / molecules)
+        axes.fill_between(line, line - chance, line + chance, color=ORANGE, alpha=0.28, linewidth=0, label="chance")
+        axes.plot(line, line, color=GREY, linewidth=1.2, linestyle="--", label="as promised")
+        axes.plot(levels, found, "o-", color=BLUE, markersize=4, label=f"{molecules:,} molecules")
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="Level of the interval", ylabel="Share of measurements within it")
+        axes.set(title="Calibration of the intervals")
+        axes.legend(loc="upper left")
+    return paths
+
+
 def _bin_edges(residuals: np.ndarray) -> np.ndarray:
     """Edges of equal bins, one of them at zero, so that the sign of a residual is never split within a bar."""
     low, high = min(float(residuals.min()), 0.0), max(float(residuals.max()), 0.0)

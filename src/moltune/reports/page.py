@@ -41,12 +41,17 @@ def numeric_columns(frame: pd.DataFrame) -> list[str]:
     return list(frame.select_dtypes("number").columns)
 
 
-def data_uri(path: Path) -> str:
-    """The content of a figure as an address that needs no file.
+def data_uri(path: Path | str) -> str:
+    """A figure as an address that needs no file.
+
+    Args:
+        path: of a file, or the text of an SVG document.
 
     Raises:
         RunFolderError: the figure cannot be read, or is neither SVG nor PNG.
     """
+    if isinstance(path, str):
+        return f"data:image/svg+xml;base64,{base64.b64encode(path.encode()).decode('ascii')}"
     media_type = _MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None:
         raise RunFolderError(f"The figure {path} is neither SVG nor PNG, so the page cannot embed it.")

@@ -20,6 +20,8 @@ from moltune.reports.summary import (
     blend_words,
     format_estimate,
     format_number,
+    interval_words,
+    intervals_shown,
     metrics_table,
     verdict,
 )
@@ -30,6 +32,8 @@ FIGURE_CAPTIONS = {
     "true_against_predicted": "Predicted against measured values; half of the molecules lie inside the orange band "
     "around the identity line.",
     "residual_histogram": "Distribution of predicted minus measured values.",
+    "calibration_curve": "Share of the measurements that lie within intervals of each level; the band is what chance "
+    "alone does to exact intervals.",
 }
 _PACKAGES = ("moltune", "torch", "transformers", "peft", "rdkit", "scikit-learn", "xgboost", "xgboost-cpu", "numpy")
 _MOST_ITEMS = 20
@@ -78,6 +82,8 @@ def write_report(
             (baseline_label(name), format_estimate(result["difference"]), result["verdict"])
             for name, result in (metrics.get("comparison") or {}).items()
         ],
+        intervals=interval_words(metrics, unit=unit),
+        classes=_classes(intervals_shown(metrics), unit),
         cost=_cost(metrics),
         figures={FIGURE_CAPTIONS.get(key, key): Path(figure) for key, figure in figures.items()},
         data=list(_counts(data_summary or {})),
@@ -87,6 +93,22 @@ def write_report(
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, page)
+
+
+def _classes(intervals: Mapping[str, Any], unit: str) -> pd.DataFrame:
+    """Intervals and errors by domain flag."""
+    tail = f" ({unit})" if unit else ""
+    rows = [
+        {
+            "Domain": flag,
+            "Molecules": own["molecules"],
+            "Within the interval": f"{100 * own['coverage']:.1f} %",
+            f"Mean width{tail}": own["mean_width"],
+            f"RMSE{tail}": own["rmse"],
+        }
+        for flag, own in (intervals.get("by_class") or {}).items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

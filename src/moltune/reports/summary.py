@@ -26,11 +26,14 @@ PROBE_HEADS = {"ridge": "Ridge", "svr": "SVR", "gp": "Gaussian process"}
 PROBE_FEATURES = {
     "embedding": "frozen embeddings",
     "rdkit": "descriptors",
+    "rdkit-fast": "fast descriptors",
     "morgan": "Morgan counts",
     "ionisation": "ionisation",
     "minimol": "MiniMol",
 }
 MODEL = "model"
+CROSS_VALIDATION = "cross_validation"
+"""Entry of the metrics of a model that was trained on every molecule."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class MetricsRow:
     """One line of the metrics table.
 
     Attributes:
-        part: "test", "validation" or "train".
+        part: "test", "cross_validation", "validation" or "train".
         source: "model", or the name of a baseline.
         label: the source in words, such as "This model" or "XGBoost".
         n: number of molecules in the part.
@@ -66,7 +69,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
     if metrics.get("blend"):
         sources["blend"] = metrics["blend"]
     rows = []
-    for part in ("test", "validation", "train"):
+    for part in ("test", CROSS_VALIDATION, "validation", "train"):
         for source, results in sources.items():
             if values := results.get(part):
                 label = "This model" if source == MODEL else baseline_label(source)
@@ -85,6 +88,9 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         metrics: the content of ``metrics.json``.
         unit: unit of the target; empty when it has none.
     """
+    if metrics.get(CROSS_VALIDATION):
+        error = _with_unit(format_estimate(metrics[CROSS_VALIDATION]["rmse"]), unit)
+        return f"Trained on every molecule: the cross-validated RMSE is {error}."
     if not metrics.get("test"):
         return "There is no test part, so nothing can be said about how well the model predicts new molecules."
     model = f"the language model's test RMSE is {_with_unit(format_estimate(metrics['test']['rmse']), unit)}"
@@ -168,6 +174,41 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         )
         + "."
     )
+
+
+def intervals_shown(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test part says of the intervals of the run's best prediction; empty where there are none."""
+    found = metrics.get("intervals") or {}
+    return found.get("blend") or found.get(MODEL) or {}
+
+
+def interval_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
+    """Say in a few sentences whether intervals hold what they promise; empty where there are none.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        unit: unit of the target; empty when it has none.
+    """
+    own = intervals_shown(metrics)
+    if not own:
+        return ""
+    level, n = own["level"], own["molecules"]
+    # Measurements in and outside are counts: twice their deviation is what chance alone does.
+    chance = 2 * math.sqrt(level * (1 - level) / n)
+    difference = own["coverage"] - level
+    said = "as promised"
+    if abs(difference) > chance:
+        said = "fewer than promised" if difference < 0 else "more than promised"
+    width = _with_unit(format_number(own["mean_width"]), unit)
+    text = (
+        f"Intervals of {100 * level:g} % hold {100 * own['coverage']:.1f} % of the {n:,} measurements, {said} "
+        f"(chance alone: ±{100 * chance:.1f} %). Their mean width is {width}."
+    )
+    rank = own.get("spearman")
+    if rank is None:
+        return text
+    worth = "says nothing" if rank < 2 / math.sqrt(n) else "says little" if rank < 0.2 else "tells something"
+    return f"{text} Their standard deviation {worth} about which errors are large (Spearman ρ {format_number(rank)})."
 
 
 def is_probe_name(name: str) -> bool:

@@ -21,17 +21,22 @@ from moltune.evaluation.metrics import compare_paired, evaluate
 from moltune.features.embedding import Encoder
 from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer, find_feature
 from moltune.models.methods.registry import make_method
-from moltune.predictors.blend import BLEND, Blend, make_blend
+from moltune.predictors.base import BLEND
+from moltune.predictors.base import MODEL as ALONE
+from moltune.predictors.blend import Blend, make_blend
+from moltune.predictors.confidence import Confidence
 from moltune.predictors.members import baselines_of, check_baselines, check_members, make_member
+from moltune.predictors.probe import Probe
 from moltune.pretraining.adapt import adapt_run
-from moltune.reports.figures import loss_curves, residual_histogram, true_against_predicted
+from moltune.reports.figures import calibration_curve, loss_curves, residual_histogram, true_against_predicted
 from moltune.reports.run_page import write_report
-from moltune.reports.summary import refit_words
+from moltune.reports.summary import CROSS_VALIDATION, intervals_shown, refit_words
 from moltune.run import (
     BLENDED,
     CHECKPOINTS,
     FIGURES,
     HISTORY,
+    INTERVALS,
     METRICS,
     MODEL,
     PREDICTIONS,
@@ -44,6 +49,7 @@ from moltune.run import (
 )
 from moltune.tuning.check import check_request
 from moltune.tuning.cost import folder_bytes
+from moltune.tuning.cross_validation import cross_validate
 from moltune.tuning.history import EpochReport
 from moltune.tuning.loop import check_settings
 from moltune.tuning.prepare import Parts, Prepared, prepare
@@ -116,10 +122,14 @@ def finetune(
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
     judged = judge(tuned, parts, config, model, features)
+    if set(parts) == {"train"} and isinstance(tuned.model, Probe):
+        judged = _crossed(judged, tuned.model, prepared, config)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
     if judged.blend is not None:
         run.write_folder(BLENDED, judged.blend.save)
+    if judged.confidence is not None:
+        judged.confidence.save(run.path / INTERVALS)
     notes = prepared.notes
     if adapted is not None:
         judged.metrics["adaptation"] = {"part": adapted.part, **adapted.result.to_dict()}
@@ -174,11 +184,13 @@ class Judged:
         columns: column of ``predictions.csv`` → part → predictions, in the target's unit.
         metrics: the content of ``metrics.json``.
         blend: of model and baselines, where one was asked for.
+        confidence: what goes with each prediction; None where there are too few training molecules.
     """
 
     columns: dict[str, dict[str, np.ndarray]]
     metrics: dict[str, Any]
     blend: Blend | None
+    confidence: Confidence | None
 
 
 def judge(
@@ -215,6 +227,11 @@ def judge(
     if config.prediction.blend:
         blend, blended, metrics[BLEND] = make_blend(config.prediction.blend, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
+    sources = {ALONE: predicted} | ({} if blend is None else {BLEND: blended})
+    confidence = _confidence(parts, sources)
+    if confidence is not None and confidence.calibrations and "test" in parts:
+        smiles, true = parts["test"]
+        metrics["intervals"] = {name: confidence.judge(smiles, true, of["test"], name) for name, of in sources.items()}
     metrics |= {
         "trainable_parameters": tuned.parameters.trainable,
         "total_parameters": tuned.parameters.total,
@@ -225,7 +242,27 @@ def judge(
     }
     if tuned.refit is not None:
         metrics["refit"] = tuned.refit.to_dict()
-    return Judged(columns, metrics, blend)
+    return Judged(columns, metrics, blend, confidence)
+
+
+def _confidence(parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]]) -> Confidence | None:
+    """Learned from training and validation part; what was chosen on the latter is little beside its errors."""
+    held_out = parts.get("validation", ([], np.empty(0)))
+    predicted = {name: of["validation"] for name, of in sources.items() if "validation" in of}
+    return Confidence.fit(parts["train"], held_out, predicted)
+
+
+def _crossed(judged: Judged, probe: Probe, prepared: Prepared, config: FinetuneConfig) -> Judged:
+    """A probe on all molecules is quickly fitted again without some of them, which tells its error."""
+    smiles, target = prepared.parts["train"]
+    keys = prepared.molecules.table["inchikey"].tolist()
+    found = cross_validate(probe, smiles, target, keys, config.seed)
+    options: dict[str, Any] = {"bootstrap": config.evaluation.bootstrap, "confidence": config.evaluation.confidence}
+    metrics = {CROSS_VALIDATION: evaluate(target, found.predicted, seed=config.seed, **options), **judged.metrics}
+    if found.intervals:
+        metrics["intervals"] = {ALONE: found.intervals}
+    columns = {**judged.columns, "predicted_out_of_fold": {"train": found.predicted}}
+    return Judged(columns, metrics, judged.blend, found.confidence)
 
 
 def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
@@ -247,7 +284,13 @@ def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None
     if len(tuned.history):
         loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
     shown = next(part for part in ("test", "validation", "train") if part in prepared.parts)
-    true, predicted = prepared.parts[shown][1], judged.columns["predicted"][shown]
-    labels = {"unit": prepared.unit, "title": f"{shown} part, {len(true)} molecules", "target": prepared.target_name}
+    true, predicted, title = prepared.parts[shown][1], judged.columns["predicted"][shown], f"{shown} part"
+    if "predicted_out_of_fold" in judged.columns:
+        predicted, title = judged.columns["predicted_out_of_fold"]["train"], "cross-validation"
+    title = f"{title}, {len(true)} molecules"
+    labels = {"unit": prepared.unit, "title": title, "target": prepared.target_name}
     true_against_predicted(true, predicted, folder / "true_against_predicted", **labels)
     residual_histogram(true, predicted, folder / "residual_histogram", **labels)
+    intervals = intervals_shown(judged.metrics)
+    if intervals:
+        calibration_curve(intervals["curve"], intervals["molecules"], folder / "calibration_curve")

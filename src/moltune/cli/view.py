@@ -1,0 +1,73 @@
+"""Predictions and ready-made models in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from moltune.cli.console import err, facts, out, print_json
+
+if TYPE_CHECKING:
+    from moltune.bulk.predict import Summary
+    from moltune.ready.catalogue import Card
+
+_COLOURS = {"in": "green", "near": "yellow", "out": "bold red", "": "default"}
+_DOMAIN = {"in": "in domain", "near": "AT THE EDGE OF THE DOMAIN", "out": "OUTSIDE OF THE DOMAIN"}
+
+
+def show_predictions(rows: Sequence[dict[str, Any]], done: Summary, level: float) -> None:
+    """Print predictions of a few molecules: a line for each property, and below it what it rests on."""
+    for row in rows:
+        out.print(f"\n[bold]{escape(str(row['smiles']))}[/]", soft_wrap=True)
+        if row.get(done.note):
+            out.print(f"  [yellow]{escape(str(row[done.note]))}[/]", soft_wrap=True)
+        for names in done.names:
+            own = {suffix: row.get(name) for suffix, name in names.items()}
+            if own[""] is not None:
+                _show_one(names[""], own, level)
+
+
+def _show_one(name: str, own: dict[str, Any], level: float) -> None:
+    flag = own.get("_domain") or ""
+    interval = f", {level:.0%} interval {own['_low']:g} to {own['_high']:g}" if own.get("_low") is not None else ""
+    out.print(f"  {escape(name)}  [bold]{own['']:g}[/]{interval}  [{_COLOURS.get(flag, '')}]{_DOMAIN.get(flag, '')}[/]")
+    if own.get("_measured") is not None:
+        out.print(f"    measured {own['_measured']:g}: this molecule is in the data of the model")
+    elif own.get("_nearest_measured") is not None:
+        near = f"similarity {own['_similarity']:.2f}, measured {own['_nearest_measured']:g}"
+        out.print(f"    nearest training molecule: {escape(str(own['_nearest']))} ({near})", soft_wrap=True)
+    if own.get("_reason"):
+        out.print(f"    why: {escape(str(own['_reason']))}", soft_wrap=True)
+
+
+def show_cards(cards: Sequence[Card], as_json: bool) -> None:
+    """List ready-made models."""
+    if as_json:
+        return print_json([asdict(card) for card in cards])
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Name", "Predicts", "Trained on", "RMSE", "90 % intervals hold", "Made"):
+        table.add_column(heading)
+    for card in cards:
+        unit = f" {card.unit}" if card.unit else ""
+        error, held = f"{card.error['rmse']:.2f}{unit}", f"{card.intervals['coverage']:.1%}"
+        table.add_row(card.name, card.predicts, f"{card.molecules:,} molecules", error, held, card.date)
+    out.print(table)
+    err.print("Errors are cross-validated. More: moltune models NAME", style="dim")
+
+
+def show_card(card: Card, as_json: bool) -> None:
+    """Print all that is known of a ready-made model."""
+    if as_json:
+        return print_json(asdict(card))
+    values = asdict(card)
+    caveats = values.pop("caveats")
+    values["features"] = ", ".join(card.features)
+    values["intervals"] = {name: value for name, value in card.intervals.items() if name != "curve"}
+    out.print(facts(values))
+    for text in caveats:
+        out.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Ready-made models: properties that can be predicted without training anything."""
