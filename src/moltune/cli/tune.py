@@ -1,4 +1,4 @@
-"""Tune: ``moltune finetune``, ``tune``, ``merge`` and ``params``."""
+"""Tune: ``moltune finetune``, ``tune``, ``merge``, ``export`` and ``params``."""
 
 from __future__ import annotations
 
@@ -175,6 +175,33 @@ def merge(
     from moltune.models.checkpoints import merge_checkpoint
 
     merge_checkpoint(run, output, base)
+
+
+def export(
+    run: Annotated[Path, argument("RUN", "Run folder, its model folder, or an export.")],
+    output: Annotated[Path, option("--output", "-o", help="Folder, or a file that ends in .zip.")],
+    half: Annotated[
+        bool, option("--half", help="Round the encoder's weights to half precision, which halves the size.")
+    ] = False,
+    base: Base = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write all that a run needs to predict into one folder or zip file, which starts fast: PyTorch is not used.
+
+    It can be used wherever a run can.
+
+    Example: moltune export runs/mine -o mine.zip
+    """
+    set_up_logging(quiet)
+    from moltune.files import check_free
+    from moltune.models.names import resolve
+
+    resolve(run)
+    check_free(output)
+    from moltune.predictors.export import export_run
+
+    export_run(run, output, base=base, half=half)
+    out.print(f"moltune predict {output} molecules.csv", markup=False, soft_wrap=True)
 
 
 @with_settings(

@@ -105,7 +105,7 @@ class OnnxEncoder(Encoder):
         return OnnxNetwork(resolve(self.settings.name))
 
     @property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """As it stands in the graph."""
         return self.graph.facts.digest
 
