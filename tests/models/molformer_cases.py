@@ -39,7 +39,8 @@ def sharpen(model: nn.Module, scale: float = 1.0, seed: int = 1) -> None:
                 module.weight.normal_(0, 1.0, generator=generator)
             elif isinstance(module, nn.LayerNorm):
                 module.weight.normal_(1.0, 0.2, generator=generator)
-                module.bias.normal_(0, 0.1, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.1, generator=generator)
 
 
 def batch_of(lengths: list[int], vocab: int = 2362, width: int | None = None, seed: int = 2) -> dict[str, Tensor]:
