@@ -42,6 +42,21 @@ def test_intervals_hold_what_they_promise(confidence: Confidence) -> None:
     assert sum(one["molecules"] for one in judged["by_class"].values()) == len(predicted)
 
 
+def test_members_that_disagree_widen_the_interval() -> None:
+    """Errors are drawn as large as the spread says, and the intervals learn it."""
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.1, 2.0, len(TARGET))
+    predicted = TARGET + spread * rng.normal(size=len(TARGET))
+    own = (SMILES[HELD_OUT], TARGET[HELD_OUT])
+    found = Confidence.fit((SMILES[TRAIN], TARGET[TRAIN]), own, {"m": predicted[HELD_OUT]}, spread[HELD_OUT])
+    assert found is not None
+    said = found.describe(SMILES[NEW], predicted[NEW], "m", 0.9, spread[NEW])
+    assert np.corrcoef(np.log(said["_sd"]), np.log(spread[NEW]))[0, 1] > 0.8
+    judged = found.judge(SMILES[NEW], TARGET[NEW], predicted[NEW], "m", spread[NEW])
+    assert abs(judged["coverage"] - 0.9) < 0.08
+    assert judged["spearman"] > 0.4
+
+
 def test_the_nearest_training_molecule_is_named(confidence: Confidence) -> None:
     said = confidence.describe([SMILES[7], "CCCCCCCCCCCCO", "N[Pt](N)(Cl)Cl"], np.zeros(3), "m")
     assert said["_nearest"][0] == SMILES[7]

@@ -41,7 +41,7 @@ _TASK = {
     {
         FinetuneConfig: {
             **_TASK,
-            **flags("data.add", "method.probe.features", "training.epochs", "training.batch_size"),
+            **flags("data.add", "method.probe.features", "training.epochs", "training.batch_size", "training.ensemble"),
             **flags("training.freeze_encoder_epochs", "adapt.transductive"),
             "training.learning_rate": "--learning-rate --lr",
             "adapt.objective": "--adapt",

@@ -35,7 +35,8 @@ def show_predictions(rows: Sequence[dict[str, Any]], done: Summary, level: float
 def _show_one(name: str, own: dict[str, Any], level: float) -> None:
     flag = own.get("_domain") or ""
     interval = f", {level:.0%} interval {own['_low']:g} to {own['_high']:g}" if own.get("_low") is not None else ""
-    out.print(f"  {escape(name)}  [bold]{own['']:g}[/]{interval}  [{_COLOURS.get(flag, '')}]{_DOMAIN.get(flag, '')}[/]")
+    head = f"  {escape(name)}  [bold]{own['']:g}[/]{interval}"
+    out.print(f"{head}  [{_COLOURS.get(flag, '')}]{_DOMAIN.get(flag, '')}[/]", soft_wrap=True)
     if own.get("_measured") is not None:
         out.print(f"    measured {own['_measured']:g}: this molecule is in the data of the model")
     elif own.get("_nearest_measured") is not None:

@@ -226,6 +226,7 @@ class TrainingSettings(Settings):
     """The optimisation."""
 
     retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
+    later: ClassVar[frozenset[str]] = frozenset({"ensemble"})
 
     epochs: PositiveInt | None = Field(
         None, description="passes over the training part, at most; unset: as many as 180 steps take, from 2 to 50"
@@ -257,6 +258,7 @@ class TrainingSettings(Settings):
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
+    ensemble: PositiveInt = Field(1, description="models from as many seeds, whose predictions are averaged")
 
 
 class AdaptSettings(Settings):

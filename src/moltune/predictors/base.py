@@ -12,8 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from moltune.models.coverage import Issue
 
-PROBE_TYPE = "moltune-probe"
-"""``model_type`` in the ``config.json`` of a probe; anything else is a language model."""
+PROBE_TYPE, ENSEMBLE_TYPE = "moltune-probe", "moltune-ensemble"
+"""``model_type`` in the ``config.json`` of a probe and of an ensemble; anything else is a language model."""
 MODEL, BLEND = "model", "blend"
 """Sources of predictions: a tuned model by itself, and its average with classical baselines."""
 Progress = Callable[[int], None]
@@ -42,6 +42,12 @@ class TunedModel(ABC):
         Raises:
             NumericsError: a prediction is not finite; the molecule is named.
         """
+
+    def predict_with_spread(
+        self, smiles: Sequence[str], batch_size: int = 32, progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predictions, and how far the members of an ensemble disagree, shape (n,); None where there is one model."""
+        return self.predict(smiles, batch_size, progress), None
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:

@@ -43,6 +43,7 @@ class Confidence:
         train: tuple[Sequence[str], np.ndarray],
         held_out: tuple[Sequence[str], np.ndarray],
         predicted: Mapping[str, np.ndarray],
+        spread: np.ndarray | None = None,
     ) -> Self | None:
         """Learn from the training part what is usual, and from held-out molecules how large errors are.
 
@@ -54,6 +55,8 @@ class Confidence:
             train: SMILES and measurements that the model was fitted on.
             held_out: of molecules that it was not fitted on; empty: there are none, and no intervals.
             predicted: name of a source → its predictions of the latter, shape (n,).
+            spread: how far the members of an ensemble disagree about the latter, shape (n,); it then widens intervals,
+                too.
 
         Returns:
             None where there are fewer than five training molecules.
@@ -65,16 +68,21 @@ class Confidence:
         calibrations = {}
         smiles, true = held_out
         if len(true) >= FEWEST_HELD_OUT:
-            report = domain.check(list(smiles))
+            inputs, flags = _judged(domain.check(list(smiles)), spread)
             calibrations = {
-                source: Calibration.fit(true, values, {"distance": report.distance}, report.flag, len(FLAGS))
+                source: Calibration.fit(true, values, inputs, flags, len(FLAGS))
                 for source, values in predicted.items()
                 if (values != true).any()
             }
         return cls(domain, np.array(list(unique.values())), calibrations)
 
     def describe(
-        self, smiles: Sequence[str], predicted: np.ndarray, source: str, level: float = LEVEL
+        self,
+        smiles: Sequence[str],
+        predicted: np.ndarray,
+        source: str,
+        level: float = LEVEL,
+        spread: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """What to say beside n predictions.
 
@@ -83,6 +91,7 @@ class Confidence:
             predicted: shape (n,).
             source: of the predictions; intervals are given where its errors are known.
             level: share of measurements that an interval should hold.
+            spread: as in the fit.
 
         Returns:
             Suffix of a column's name → values, shape (n,): ``_low``, ``_high`` and ``_sd`` (in the target's unit),
@@ -96,7 +105,7 @@ class Confidence:
         report = self.domain.check(list(smiles))
         found: dict[str, np.ndarray] = {}
         if source in self.calibrations:
-            own = self.calibrations[source].predict(predicted, *_judged(report), level)
+            own = self.calibrations[source].predict(predicted, *_judged(report, spread), level)
             found = {"_low": own.low, "_high": own.high, "_sd": own.sd}
         nearest = report.nearest[:, 0]
         texts = {
@@ -107,7 +116,14 @@ class Confidence:
         found |= {suffix: np.array(values, dtype=object) for suffix, values in texts.items()}
         return found | {"_nearest_measured": self.measured[nearest], "_similarity": report.similarity[:, 0]}
 
-    def judge(self, smiles: Sequence[str], true: np.ndarray, predicted: np.ndarray, source: str) -> dict[str, Any]:
+    def judge(
+        self,
+        smiles: Sequence[str],
+        true: np.ndarray,
+        predicted: np.ndarray,
+        source: str,
+        spread: np.ndarray | None = None,
+    ) -> dict[str, Any]:
         """Compare intervals with measurements of molecules that neither model nor calibration has seen.
 
         Returns:
@@ -115,7 +131,7 @@ class Confidence:
         """
         if source not in self.calibrations:
             return {}
-        inputs, flags = _judged(self.domain.check(list(smiles)))
+        inputs, flags = _judged(self.domain.check(list(smiles)), spread)
         return by_flag(assess(self.calibrations[source], true, predicted, inputs, flags))
 
     def save(self, path: Path) -> None:
@@ -153,6 +169,6 @@ def by_flag(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "by_class": {FLAGS[int(flag)]: values for flag, values in found["by_class"].items()}}
 
 
-def _judged(report: DomainReport) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _judged(report: DomainReport, spread: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What difficulty is judged by, and the class of each molecule."""
-    return {"distance": report.distance}, report.flag
+    return {"distance": report.distance} | ({} if spread is None else {"spread": spread}), report.flag

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moltune.models.names import resolve
 from moltune.models.onnx_network import OnnxNetwork, has_graph
-from moltune.predictors.base import PROBE_TYPE, TunedModel
+from moltune.predictors.base import ENSEMBLE_TYPE, PROBE_TYPE, TunedModel
 
 
 def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: bool = False) -> TunedModel:
@@ -22,6 +22,11 @@ def load_model(folder: str | Path, base: str | Path | None = None, *, truncate: 
         CheckpointError: there is no tuned model, or a file of it is damaged.
     """
     place = Path(resolve(folder))
+    if _model_type(place) == ENSEMBLE_TYPE:
+        from moltune.predictors.ensemble import Ensemble, count_members, member_folder
+
+        places = [member_folder(place, at) for at in range(count_members(place))]
+        return Ensemble([load_model(one, base, truncate=truncate) for one in places])
     if _model_type(place) == PROBE_TYPE:
         from moltune.predictors.probe import Probe
 

@@ -158,12 +158,12 @@ class Predictor:
             :meth:`moltune.predictors.confidence.Confidence.describe`. Texts are an object array; every table of
             predictions gets these columns.
         """
-        alone = self.model.predict(smiles, batch_size, progress)
+        alone, spread = self.model.predict_with_spread(smiles, batch_size, progress)
         found, source = {"": alone}, MODEL
         if self.blend is not None:
             found, source = {"": self.blend.predict(smiles, alone), ALONE: alone}, BLEND
         if self.confidence is not None:
-            found |= self.confidence.describe(smiles, found[""], source, self.level)
+            found |= self.confidence.describe(smiles, found[""], source, self.level, spread)
         return found
 
     def predict_molecules(

@@ -207,7 +207,9 @@ def judge(
         "seed": config.seed,
     }
     wanted = [name for name in parts if name != "train" or config.evaluation.training_part or len(parts) == 1]
-    predicted = {name: tuned.model.predict(parts[name][0], config.training.eval_batch_size) for name in wanted}
+    found = {name: tuned.model.predict_with_spread(parts[name][0], config.training.eval_batch_size) for name in wanted}
+    predicted = {name: values for name, (values, _) in found.items()}
+    spread = {name: values for name, (_, values) in found.items()}
     metrics: dict[str, Any] = {
         name: evaluate(parts[name][1], predicted[name], **options)
         for name in ("test", "validation", "train")
@@ -228,10 +230,12 @@ def judge(
         blend, blended, metrics[BLEND] = make_blend(config.prediction.blend, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
     sources = {ALONE: predicted} | ({} if blend is None else {BLEND: blended})
-    confidence = _confidence(parts, sources)
+    confidence = _confidence(parts, sources, spread.get("validation"))
     if confidence is not None and confidence.calibrations and "test" in parts:
         smiles, true = parts["test"]
-        metrics["intervals"] = {name: confidence.judge(smiles, true, of["test"], name) for name, of in sources.items()}
+        metrics["intervals"] = {
+            name: confidence.judge(smiles, true, of["test"], name, spread["test"]) for name, of in sources.items()
+        }
     metrics |= {
         "trainable_parameters": tuned.parameters.trainable,
         "total_parameters": tuned.parameters.total,
@@ -245,11 +249,13 @@ def judge(
     return Judged(columns, metrics, blend, confidence)
 
 
-def _confidence(parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]]) -> Confidence | None:
+def _confidence(
+    parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]], spread: np.ndarray | None
+) -> Confidence | None:
     """Learned from training and validation part; what was chosen on the latter is little beside its errors."""
     held_out = parts.get("validation", ([], np.empty(0)))
     predicted = {name: of["validation"] for name, of in sources.items() if "validation" in of}
-    return Confidence.fit(parts["train"], held_out, predicted)
+    return Confidence.fit(parts["train"], held_out, predicted, spread)
 
 
 def _crossed(judged: Judged, probe: Probe, prepared: Prepared, config: FinetuneConfig) -> Judged:

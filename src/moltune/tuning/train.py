@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +22,18 @@ from moltune.models.methods.base import ParameterCount
 from moltune.models.methods.registry import make_method
 from moltune.models.molformer import MolformerConfig
 from moltune.predictors.base import TunedModel
+from moltune.predictors.ensemble import Ensemble
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.probe import Probe
 from moltune.tuning.cost import Cost, Meter
 from moltune.tuning.head import Part, Refit, refit_head, start_head
 from moltune.tuning.history import HISTORY_COLUMNS, EpochReport
 
+logger = logging.getLogger(__name__)
+
 PROBE = "probe"
+# The members of run 0 are then none of those of run 1.
+_SEEDS_APART = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ def tune_model(
         raise DataError("training needs at least two molecules with different targets")
     if method.name == PROBE:
         return _tune_probe(train, model, method, training, seed, target_name)
+    if training.ensemble > 1:
+        shared: dict[str, Any] = {
+            **{"model": model, "method": method, "training": training.model_copy(update={"ensemble": 1})},
+            **{"resume": resume, "target_name": target_name, "report": report},
+        }
+        return _tune_ensemble(train, validation, training.ensemble, seed, folder, log_folder, shared)
     # transformers' Trainer takes seconds to import, and whoever only loads models does without.
     from moltune.tuning.loop import fit
 
@@ -140,6 +153,39 @@ def tune_model(
         cost=meter.cost(fitted.molecules_per_second, fitted.precision),
         refit=refit,
     )
+
+
+def _tune_ensemble(
+    train: Part,
+    validation: Part | None,
+    size: int,
+    seed: int,
+    folder: Path,
+    log_folder: Path | None,
+    shared: dict[str, Any],
+) -> Tuned:
+    """Train the members one after another; one that is finished is not trained again when a killed run goes on."""
+    members: list[Tuned] = []
+    for at in range(size):
+        logger.info("member %d of %d", at + 1, size)
+        members.append(
+            tune_model(
+                train,
+                validation,
+                seed=seed + _SEEDS_APART * at,
+                folder=folder / f"member-{at}",
+                log_folder=None if log_folder is None else log_folder / f"member-{at}",
+                **shared,
+            )
+        )
+    first = members[0]
+    costs = [one.cost for one in members]
+    cost = replace(
+        first.cost,
+        seconds=round(sum(one.seconds for one in costs), 3),
+        peak_memory_bytes=max(one.peak_memory_bytes for one in costs),
+    )
+    return replace(first, model=Ensemble([one.model for one in members]), cost=cost)
 
 
 def _tune_probe(
