@@ -25,7 +25,7 @@ def test_every_atom_gets_a_contribution_and_neighbours_their_difference(moltune:
     assert len(found["neighbours"]) == 3
     for one in found["neighbours"]:
         assert one["value"] == pytest.approx(measured[one["smiles"]])
-        assert one["difference"].startswith(("has", "lacks"))
+        assert one["difference"].startswith(("has", "lacks", "shares"))
 
 
 def test_files_hold_what_the_screen_shows(moltune: Invoke, finished: Run, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def test_atoms_have_the_colours_of_their_contributions() -> None:
     assert painted(1.0) == painted(-1.0) == 1
 
 
+def test_trifles_stay_pale() -> None:
+    assert "+2" in texts(draw_contributions("CCO", np.array([0.01, 0.0, -0.01]), "x", least=2.0))
+
+
 def test_no_contribution_is_white() -> None:
     assert colour_of(0) == (1, 1, 1)
     assert texts(draw_contributions("C", np.zeros(1), "x"))

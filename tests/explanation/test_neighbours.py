@@ -44,6 +44,7 @@ def test_molecules_with_nothing_in_common() -> None:
     found = pair("CCCC", "[Na+].[Cl-]")
     assert found.has == ("CCCC",)
     assert set(found.lacks) == {"[Na+]", "[Cl-]"}
+    assert found.difference == "shares only 0 connected atoms with it"
 
 
 def test_the_nearest_come_first_and_those_without_value_never() -> None:

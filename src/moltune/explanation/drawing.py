@@ -26,7 +26,7 @@ _MACROCYCLE = 9
 _FONT = "font-family=\"system-ui, 'DejaVu Sans', sans-serif\""
 
 
-def draw_contributions(smiles: str, values: np.ndarray, title: str, caption: str = "") -> str:
+def draw_contributions(smiles: str, values: np.ndarray, title: str, caption: str = "", least: float = 0.0) -> str:
     """Draw a molecule whose atoms are coloured by their contributions and numbered from 0, with a scale.
 
     Args:
@@ -34,6 +34,7 @@ def draw_contributions(smiles: str, values: np.ndarray, title: str, caption: str
         values: contributions, shape (n,).
         title: of the scale, such as "contribution to logD (log units)".
         caption: a line above the molecule.
+        least: end of the scale where all contributions are smaller, so that trifles stay pale.
 
     Returns:
         An SVG document on white.
@@ -42,7 +43,7 @@ def draw_contributions(smiles: str, values: np.ndarray, title: str, caption: str
         DataError: RDKit cannot read the SMILES.
     """
     mol = _laid_out(parse_smiles(smiles))
-    most = float(np.abs(values).max(initial=0.0))
+    most = max(float(np.abs(values).max(initial=0.0)), least)
     strength = values / most if most else values
     colours = {at: colour_of(one) for at, one in enumerate(strength.tolist()) if abs(one) >= _FAINT}
     for atom in mol.GetAtoms():

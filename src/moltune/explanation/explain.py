@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PH = 7.4
 FAITHFUL = 0.5
 """With a fidelity below it, contributions of atoms are no good description of a prediction."""
+PALE = 0.25
+"""A drawing's scale reaches at least this share of the predictor's error."""
 _LOG_D = re.compile(r"log\s*_?d\b|logd|distribution", re.IGNORECASE)
 
 
@@ -42,6 +44,7 @@ class Explanation:
         note: what the predictor remarks about the molecule; mostly empty.
         contributions: of the n atoms.
         neighbours: the nearest measured molecules, the most similar first.
+        error: RMSE of the predictor; None: not known.
         sites: ionisable sites with their pKa; None where the prediction does not depend on them.
     """
 
@@ -53,6 +56,7 @@ class Explanation:
     note: str
     contributions: Contributions
     neighbours: tuple[Neighbour, ...]
+    error: float | None
     sites: tuple[Site, ...] | None
 
     @property
@@ -84,7 +88,7 @@ class Explanation:
         """What differs from a neighbour, and what it contributes, in sentences."""
         limit = "" if neighbour.in_time else " (the search for what both share was stopped by its time limit)"
         text = f"this molecule {neighbour.difference}{limit}."
-        if not neighbour.has:
+        if not neighbour.has or text.startswith("this molecule shares only"):
             return text
         share = signed(self.share(neighbour), decimals(self.contributions.values))
         return f"{text} The atoms that only this molecule has contribute {share}."
@@ -124,7 +128,8 @@ class Explanation:
     def drawing(self) -> str:
         """The molecule with its contributions, as SVG."""
         caption = f"predicted {self.target}: {short(self.prediction)}"
-        return draw_contributions(self.smiles, self.contributions.values, f"contribution to {self.target}", caption)
+        title, least = f"contribution to {self.target}", (self.error or 0.0) * PALE
+        return draw_contributions(self.smiles, self.contributions.values, title, caption, least)
 
     def pair(self, neighbour: Neighbour) -> str:
         """The molecule beside a neighbour with what differs highlighted, as SVG."""
@@ -146,7 +151,7 @@ class Explanation:
         near = [(f"{one.smiles}: {self.compared(one)}", self.pair(one)) for one in self.neighbours]
         return render(
             "explanation.html",
-            title=f"Why {self.smiles}",
+            title=f"A prediction explained: {self.smiles}",
             summary=self.summary(),
             note=self.note,
             drawing=self.drawing(),
@@ -202,6 +207,7 @@ def explain(
         note=str(row["note"]),
         contributions=contributions(_asks(predictor), used, edits, seed),
         neighbours=tuple(near),
+        error=predictor.error,
         sites=tuple((predict_pka([used])[0]) or ()) if _depends_on_charge(predictor) else None,
     )
 

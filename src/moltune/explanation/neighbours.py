@@ -90,6 +90,7 @@ class Neighbour:
         has: fragments of the explained molecule outside the common substructure, as SMILES with attachments as ``*``.
         lacks: fragments of the measured molecule outside it.
         core: the common substructure as SMARTS; empty where there is none.
+        shared: how many atoms of the explained molecule are in the common substructure.
         own_atoms: the atoms of the explained molecule in ``has``.
         other_atoms: the atoms of the measured molecule in ``lacks``.
         in_time: whether the search of the common substructure came to its end.
@@ -101,15 +102,18 @@ class Neighbour:
     has: tuple[str, ...]
     lacks: tuple[str, ...]
     core: str
+    shared: int
     own_atoms: tuple[int, ...]
     other_atoms: tuple[int, ...]
     in_time: bool
 
     @property
     def difference(self) -> str:
-        """What differs, in words that go on from "this molecule"."""
+        """What differs, in words that go on from "this molecule"; no list where little is shared."""
         if not self.has and not self.lacks:
             return "has the same atoms and bonds"
+        if 2 * self.shared < min(len(self.own_atoms), len(self.other_atoms)):
+            return f"shares only {self.shared} connected atoms with it"
         if Counter(self.has) == Counter(self.lacks):
             return f"has the same groups elsewhere: {_listed(self.has)}"
         parts = [f"has {_listed(self.has)}"] if self.has else []
@@ -141,7 +145,7 @@ def nearest_measured(
         raise DataError(f"the table of measured molecules has no column {min(missing)!r}")
     values = known["value"].to_numpy(dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(values))
-    if not len(rows):
+    if not len(rows) or count < 1:
         return []
     listed = known["smiles"].to_numpy(dtype=object)[rows].tolist()
     packed = packed_fingerprints(parse_all(listed)) if fingerprints is None else fingerprints[rows]
@@ -173,7 +177,8 @@ def compare(
     core = Chem.MolFromSmarts(text) if text else None
     own, its = _outside(mol, core), _outside(other, core)
     has, lacks = _pieces(mol, own), _pieces(other, its)
-    return Neighbour(smiles, value, similarity, has, lacks, text, own, its, in_time=not found.canceled)
+    shared = mol.GetNumAtoms() - len(own)
+    return Neighbour(smiles, value, similarity, has, lacks, text, shared, own, its, in_time=not found.canceled)
 
 
 def name_of(fragment: str) -> str:
