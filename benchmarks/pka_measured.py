@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from machine import describe_machine, write_result
 from rdkit import Chem, RDLogger
 from rdkit.Chem import Crippen
+from threadpoolctl import threadpool_limits
 
 from moltune import datasets
 from moltune.features.ionisation import IONISATION_NAMES, Site, ionisation_block, predict_pka
@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=2000, help="molecules of Lipophilicity for the rates")
     arguments = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
-    torch.set_num_threads(1)
-    machine = describe_machine("rdkit", "torch", "numpy", "moltune")
+    threadpool_limits(1)
+    machine = describe_machine("rdkit", "numpy", "scipy", "moltune")
     table = pd.read_csv(arguments.data)
     lipophilicity = datasets.load("lipophilicity")
     drawn = lipophilicity["smiles"].sample(min(arguments.molecules, len(lipophilicity)), random_state=0).tolist()

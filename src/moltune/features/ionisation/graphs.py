@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem
+from scipy.sparse import csr_array
 
 from moltune.features.ionisation.molecules import HYDROGEN, AtomType, Kind, Prepared
 
@@ -15,22 +16,40 @@ _ELEMENTS = {6: 0, 1: 1, 8: 2, 7: 3, 16: 4, 17: 5, 9: 6, 35: 7, 15: 8, 53: 9}
 _OTHER_ELEMENT = 9
 
 
-class Nodes(NamedTuple):
-    """Nodes of one or more site graphs; a node stands for ``copies`` equal atoms.
+class Graphs(NamedTuple):
+    """Site graphs of one molecule, all with as many nodes and bonds; a node stands for ``copies`` equal atoms.
 
     Attributes:
-        type: number of the atom type, shape (nodes,).
-        distance: atoms on the shortest path to the site, both ends counted; 0 at the site.
-        copies: atoms that the node stands for.
-        neighbours: own index, then those of the bonded nodes, filled up with the own index, shape (nodes, slots).
-        bonds: number of bonds to each of them; 1 for the own index, 0 where filled up.
+        type: number of the atom type, shape (sites, nodes).
+        distance: atoms on the shortest path to the site, both ends counted; 0 at the site; shape (sites, nodes).
+        copies: atoms that the node stands for, shape (sites, nodes).
+        ends: the node that bonds lead from and the one that they lead to, shape (2, sites, bonds).
+        bonds: how many bonds each atom of the first node has to atoms of the second, shape (sites, bonds).
     """
 
     type: np.ndarray
     distance: np.ndarray
     copies: np.ndarray
-    neighbours: np.ndarray
+    ends: np.ndarray
     bonds: np.ndarray
+
+
+class Nodes(NamedTuple):
+    """Many site graphs as one.
+
+    Attributes:
+        type: as in :class:`Graphs`, shape (nodes,).
+        distance: as in :class:`Graphs`, shape (nodes,).
+        copies: as in :class:`Graphs`, shape (nodes,).
+        bonds: how many bonds each atom of one node has to atoms of another, uint64, shape (nodes, nodes).
+        starts: first node of each graph, and the number of nodes, shape (graphs + 1,).
+    """
+
+    type: np.ndarray
+    distance: np.ndarray
+    copies: np.ndarray
+    bonds: csr_array
+    starts: np.ndarray
 
 
 class AtomTypes:
@@ -68,80 +87,62 @@ class AtomTypes:
 TYPES = AtomTypes()
 
 
-def site_graphs(molecule: Prepared, kind: Kind) -> Nodes | None:
-    """The graphs of all sites of one kind, one after the other, each with the same number of nodes."""
-    atoms = len(molecule.types)
+def site_graphs(molecule: Prepared, kind: Kind) -> Graphs | None:
+    """The graphs of all sites of one kind; None if there are none."""
     sites = molecule.acids if kind == "acid" else [(atom, atom) for atom in molecule.bases]
     if not sites:
         return None
-    carrying = np.flatnonzero(molecule.hydrogens)
-    spare = any(node is None for _, node in sites)
-    size = atoms + len(carrying) + spare
-    group = np.full(atoms, -1)
-    group[carrying] = atoms + np.arange(len(carrying))
-    widest = 2 + spare + max(map(len, molecule.neighbours))
-    neighbours = np.repeat(np.arange(size)[:, None], widest, axis=1)
-    bonds = np.zeros((size, widest), np.int64)
-    bonds[:, 0] = 1
-    for atom, around in enumerate(molecule.neighbours):
-        neighbours[atom, 1 : 1 + len(around)] = around
-        bonds[atom, 1 : 1 + len(around)] = 1
-    last = widest - 1 - spare
-    neighbours[carrying, last] = group[carrying]
-    bonds[carrying, last] = molecule.hydrogens[carrying]
-    neighbours[group[carrying], 1] = carrying
-    bonds[group[carrying], 1] = 1
-    types = np.zeros(size, np.int64)
-    types[:atoms] = [TYPES.number(one) for one in molecule.types]
-    copies = np.ones(size, np.int64)
-    copies[group[carrying]] = molecule.hydrogens[carrying]
-    paths = Chem.GetDistanceMatrix(molecule.mol).astype(np.int64) + 1
-    many = len(sites)
-    result = Nodes(
-        np.tile(types, (many, 1)),
-        np.zeros((many, size), np.int64),
-        np.tile(copies, (many, 1)),
-        np.tile(neighbours, (many, 1, 1)),
-        np.tile(bonds, (many, 1, 1)),
-    )
+    # One node for each atom, one for the hydrogens of each atom, one for the proton that leaves.
+    atoms, carrying = len(molecule.types), np.flatnonzero(molecule.hydrogens)
+    group = atoms + np.arange(len(carrying))
+    proton = atoms + len(carrying)
+    many, size = len(sites), proton + any(node is None for _, node in sites)
+    types = np.zeros((many, size), np.int64)
+    types[:, :atoms] = [TYPES.number(one) for one in molecule.types]
+    distance, copies = np.zeros((many, size), np.int64), np.ones((many, size), np.int64)
+    copies[:, group] = molecule.hydrogens[carrying]
+    paths = Chem.GetDistanceMatrix(molecule.mol)
+    fixed = molecule.bonds.shape[1]
+    out, back = slice(fixed, fixed + len(carrying)), slice(fixed + len(carrying), -2)
+    ends = np.zeros((2, many, fixed + 2 * len(carrying) + 2), np.int64)
+    ends[:, :, :fixed] = molecule.bonds[:, None]
+    ends[0, :, out] = ends[1, :, back] = carrying
+    ends[1, :, out] = ends[0, :, back] = group
+    bonds = np.ones(ends.shape[1:], np.uint64)
+    bonds[:, out] = molecule.hydrogens[carrying]
+    bonds[:, -2:] = 0
     for row, (atom, node) in enumerate(sites):
-        distance = result.distance[row]
-        distance[:atoms] = paths[atom if node is None else node] + (node is None)
-        distance[group[carrying]] = distance[carrying] + 1
+        distance[row, :atoms] = paths[atom if node is None else node] + (1 if node is not None else 2)
+        distance[row, group] = distance[row, carrying] + 1
         if node is not None:
-            distance[node] = 0
-        if spare:
-            distance[-1] = 0
-            result.copies[row, -1] = 0
-        if node is None:
-            # The proton that leaves becomes a node of its own, apart from the other hydrogens of its atom.
-            result.copies[row, -1] = 1
-            result.copies[row, group[atom]] -= 1
-            result.bonds[row, atom, last] -= 1
-            result.neighbours[row, atom, -1] = size - 1
-            result.bonds[row, atom, -1] = 1
-            result.neighbours[row, -1, 1] = atom
-            result.bonds[row, -1, 1] = 1
-            if molecule.hydrogens[atom] == 1:
-                # No atom is left in the group: cut it off, so that it costs nothing.
-                result.bonds[row, group[atom], 1] = distance[group[atom]] = 0
-    return result
+            distance[row, node] = 0
+            copies[row, proton:] = 0
+            continue
+        # The proton that leaves becomes a node of its own, apart from the other hydrogens of its atom.
+        distance[row, proton] = 0
+        ends[:, row, -2:] = [[atom, proton], [proton, atom]]
+        bonds[row, -2:] = 1
+        place = int(np.searchsorted(carrying, atom))
+        copies[row, group[place]] -= 1
+        bonds[row, out][place] -= 1
+        if molecule.hydrogens[atom] == 1:
+            # No atom is left in the group: cut it off, so that it costs nothing.
+            bonds[row, back][place] = distance[row, group[place]] = 0
+    return Graphs(types, distance, copies, ends, bonds)
 
 
-def join(parts: list[Nodes]) -> tuple[Nodes, np.ndarray]:
-    """All graphs as one, and the first node of each."""
-    slots = max(part.bonds.shape[2] for part in parts)
+def join(parts: list[Graphs]) -> Nodes:
+    """All graphs as one."""
     sizes = np.concatenate([np.full(len(part.type), part.type.shape[1]) for part in parts])
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    total = int(sizes.sum())
-    neighbours = np.repeat(np.arange(total)[:, None], slots, axis=1)
-    bonds = np.zeros((total, slots), np.int64)
-    begin, graph = 0, 0
-    for part in parts:
-        many, size, width = part.neighbours.shape
-        offset = starts[graph : graph + many, None, None]
-        neighbours[begin : begin + many * size, :width] = (part.neighbours + offset).reshape(-1, width)
-        bonds[begin : begin + many * size, :width] = part.bonds.reshape(-1, width)
-        begin, graph = begin + many * size, graph + many
-    flat = [np.concatenate([getattr(part, name).ravel() for part in parts]) for name in ("type", "distance", "copies")]
-    return Nodes(flat[0], flat[1], flat[2], neighbours, bonds), starts
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    first = np.split(starts[:-1], np.cumsum([len(part.type) for part in parts])[:-1])
+    ends = np.concatenate(
+        [(part.ends + start[:, None]).reshape(2, -1) for part, start in zip(parts, first, strict=True)], axis=1
+    )
+    type_, distance, copies, counts = (
+        np.concatenate([getattr(part, name).ravel() for part in parts])
+        for name in ("type", "distance", "copies", "bonds")
+    )
+    there = counts > 0
+    bonds = csr_array((counts[there], ends[:, there]), shape=(len(type_), len(type_)))
+    return Nodes(type_, distance, copies, bonds, starts)

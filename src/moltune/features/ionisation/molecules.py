@@ -20,12 +20,13 @@ _HYBRIDISATION = {
     Chem.HybridizationType.SP3D: 3,
 }
 _OTHER_HYBRIDISATION = 4
-_CLASSES = {name: position for position, name in enumerate("CNOSPcnosp")}
+_CLASSES = {name: position for position, name in enumerate([*"CNOSPcnosp", "#1"])}
 _CLASS_OF = {(6, False): 0, (7, False): 1, (8, False): 2, (16, False): 3, (15, False): 4}
 _CLASS_OF |= {(number, True): position + 5 for (number, _), position in _CLASS_OF.items()}
-_OTHER_CLASS = 10
+_HYDROGEN_CLASS = _CLASS_OF[1, False] = _CLASSES["#1"]
+_OTHER_CLASS = len(_CLASSES)
 _ORDERS = {"-": 2, ":": 3, "=": 4, "#": 6}
-_PLAIN_ATOM = re.compile(r"\[?([CNOSPcnosp])(?![a-z])")
+_PLAIN_ATOM = re.compile(r"\[?(#1|[CNOSPcnosp])(?![a-z\d])")
 _CAN_LOSE = frozenset({7, 8, 15, 16, 34})
 _CAN_GAIN = frozenset({6, 7, 8, 16, 34})
 
@@ -62,7 +63,7 @@ class Prepared:
         source: for each atom of ``mol`` its index in the molecule as given.
         types: one :class:`AtomType` for each atom.
         hydrogens: number of implicit hydrogens of each atom, shape (atoms,).
-        neighbours: bonded atoms of each atom.
+        bonds: the two atoms of each bond, once in either order, shape (2, 2 * bonds).
         acids: acidic atoms, each with the graph node of its proton: the atom's index in ``mol`` if the proton is
             an explicit atom there, otherwise None.
         bases: basic atoms.
@@ -72,7 +73,7 @@ class Prepared:
     source: tuple[int, ...]
     types: list[AtomType]
     hydrogens: np.ndarray
-    neighbours: list[list[int]]
+    bonds: np.ndarray
     acids: list[tuple[int, int | None]]
     bases: list[int]
 
@@ -191,29 +192,31 @@ def prepare_mol(mol: Chem.Mol, source: tuple[int, ...]) -> Prepared:
     for ring in mol.GetRingInfo().AtomRings():
         for index in ring:
             rings[index] |= 1 << len(ring)
-    neighbours: list[list[int]] = [[] for _ in range(size)]
     # A matrix of bond orders would lose bonds of order zero.
-    for begin, end in np.argwhere(Chem.GetAdjacencyMatrix(mol)).tolist():
-        neighbours[begin].append(end)
+    bonded = np.stack(np.nonzero(Chem.GetAdjacencyMatrix(mol)))
+    bonded_to = np.bincount(bonded[0], minlength=size).tolist()
     types, hydrogens, classes = [], [], []
     for index in range(size):
         atom = mol.GetAtomWithIdx(index)
         element, aromatic, protons = atom.GetAtomicNum(), atom.GetIsAromatic(), atom.GetTotalNumHs()
         hybridisation = _HYBRIDISATION.get(atom.GetHybridization(), _OTHER_HYBRIDISATION)
-        degree = len(neighbours[index]) + protons
+        degree = bonded_to[index] + protons
         types.append(AtomType(element, degree, hybridisation, aromatic, rings[index], atom.GetFormalCharge()))
         hydrogens.append(protons)
         classes.append(_CLASS_OF.get((element, aromatic), _OTHER_CLASS))
     orders = np.triu(Chem.GetAdjacencyMatrix(mol, useBO=True, prefix="orders"))
     begins, ends = np.nonzero(orders)
     bonds = np.stack([begins, ends, (2 * orders[begins, ends]).astype(np.int64)])
+    carrying = np.repeat(np.arange(size), hydrogens)
+    bonds = np.hstack([bonds, [carrying, size + np.arange(len(carrying)), np.full(len(carrying), _ORDERS["-"])]])
+    classes += [_HYDROGEN_CLASS] * len(carrying)
     acids, bases = _find_sites(mol, _count_traits(np.array(classes), bonds))
     return Prepared(
         mol,
         source,
         types,
         np.array(hydrogens),
-        neighbours,
+        bonded,
         sorted((atom, proton) for atom, proton in acids.items() if not types[atom].charge),
         sorted(atom for atom in bases if not types[atom].charge),
     )

@@ -17,18 +17,17 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
-import torch
-from safetensors.torch import load as load_safetensors
-from torch import Tensor
-from torch.nn import functional
+from safetensors.numpy import load as load_safetensors
+from scipy.sparse import csr_array, dia_array, eye_array
 
-from moltune.features.ionisation.graphs import DEGREE, DISTANCE, IS_SITE, TYPES, Nodes, join
+from moltune.features.ionisation.graphs import DEGREE, DISTANCE, FEATURES, IS_SITE, TYPES, Graphs, join
 from moltune.features.ionisation.molecules import Kind
 
 _LAYERS = 5
 # A larger batch shares more, and holds about two kilobytes for each node.
 _NODES_AT_ONCE = 64_000
 _NODES_POOLED_AT_ONCE = 4_000
+_TERMS = 64
 
 
 class PkaNetwork:
@@ -38,24 +37,21 @@ class PkaNetwork:
         tensors: MolGpKa's parameters by name, of any floating type; computed in single precision.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        wide = {name: value.double() for name, value in tensors.items()}
-        scale, shift = torch.ones(1, dtype=torch.double), torch.zeros(1, dtype=torch.double)
-        self.layers: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        wide = {name: value.astype(np.float64) for name, value in tensors.items()}
+        scale, shift = np.ones(FEATURES), np.zeros(FEATURES)
+        self.layers: list[tuple[np.ndarray, ...]] = []
         for layer in range(1, _LAYERS + 1):
             weight = wide[f"conv{layer}.weight"]
-            carried = shift.expand(len(weight)) @ weight
-            folded = scale.expand(len(weight))[:, None] * weight
-            self.layers.append((folded.float(), carried.float(), wide[f"conv{layer}.bias"].float()))
-            scale = wide[f"bn{layer}.weight"] / (wide[f"bn{layer}.running_var"] + 1e-5).sqrt()
+            self.layers.append(_single(scale[:, None] * weight, shift @ weight, wide[f"conv{layer}.bias"]))
+            scale = wide[f"bn{layer}.weight"] / np.sqrt(wide[f"bn{layer}.running_var"] + 1e-5)
             shift = wide[f"bn{layer}.bias"] - wide[f"bn{layer}.running_mean"] * scale
-        self.gate = (wide["att.gate_nn.weight"][0] * scale).float()
         # The constant part of the gate does not change the softmax.
-        self.dense = [((wide["fc2.weight"] * scale).float(), (wide["fc2.bias"] + wide["fc2.weight"] @ shift).float())]
-        self.dense += [(wide[f"{name}.weight"].float(), wide[f"{name}.bias"].float()) for name in ("fc3", "fc4")]
+        (self.gate,) = _single(wide["att.gate_nn.weight"][0] * scale)
+        self.dense = [_single((wide["fc2.weight"] * scale).T, wide["fc2.bias"] + wide["fc2.weight"] @ shift)]
+        self.dense += [_single(wide[f"{name}.weight"].T, wide[f"{name}.bias"]) for name in ("fc3", "fc4")]
 
-    @torch.inference_mode()
-    def __call__(self, parts: Iterable[Nodes]) -> np.ndarray:
+    def __call__(self, parts: Iterable[Graphs]) -> np.ndarray:
         """The pKa of each site graph, shape (sites,); a part may hold several sites of equal size."""
         results, waiting, size = [], [], 0
         for part in parts:
@@ -68,35 +64,37 @@ class PkaNetwork:
             results.append(self._forward(waiting))
         return np.concatenate(results) if results else np.zeros(0, np.float32)
 
-    def _forward(self, parts: list[Nodes]) -> np.ndarray:
-        nodes, starts = join(parts)
-        degree = 1 + TYPES.rows()[nodes.type, DEGREE].astype(np.float64)
-        strength = nodes.bonds / np.sqrt(degree[:, None] * degree[nodes.neighbours])
+    def _forward(self, parts: list[Graphs]) -> np.ndarray:
+        nodes = join(parts)
+        rows = TYPES.rows()
+        strength = _strength(nodes.bonds, rows[nodes.type, DEGREE])
         finer, chosen = _number(nodes.type + (nodes.distance << 32))
-        rows = TYPES.rows()[nodes.type[chosen]]
-        rows[:, DISTANCE] = nodes.distance[chosen]
-        rows[:, IS_SITE] = nodes.distance[chosen] == 0
-        hidden = torch.from_numpy(rows)
+        hidden = rows[nodes.type[chosen]]
+        hidden[:, DISTANCE] = nodes.distance[chosen]
+        hidden[:, IS_SITE] = nodes.distance[chosen] == 0
         for layer, (weight, carried, bias) in enumerate(self.layers, 1):
-            messages = torch.addmm(carried, hidden, weight)
+            messages = _multiply(hidden, weight) if layer == 2 else hidden @ weight
+            messages += carried
             colour = finer
-            finer, chosen = _refine(colour, nodes)
+            finer, chosen = _refine(colour, nodes.bonds)
             if layer < _LAYERS:
-                hidden = _gather(messages, nodes, strength, colour, chosen).add_(bias).relu_()
+                hidden = _receive(messages, strength[chosen], colour, bias)
         # The last and widest vectors of all nodes at once would not fit into the processor's cache.
-        ends = np.append(starts, len(colour))
         pooled = []
-        for graphs in _stretches(ends):
-            part = slice(ends[graphs.start], ends[graphs.stop])
+        for graphs in _stretches(nodes.starts):
+            begins = nodes.starts[graphs]
+            part = slice(begins[0], nodes.starts[graphs.stop])
             own, local = np.unique(finer[part], return_inverse=True)
-            hidden = _gather(messages, nodes, strength, colour, chosen[own]).add_(bias).relu_()
-            begins = ends[graphs] - ends[graphs.start]
-            shares = _softmax((hidden @ self.gate).numpy()[local], nodes.copies[part], begins)
-            pooled.append(_weighted_sum(hidden, local, begins, shares))
-        values = torch.cat(pooled)
+            hidden = _receive(messages, strength[chosen[own]], colour, bias)
+            begins = begins - begins[0]
+            shares = _softmax((hidden @ self.gate)[local], nodes.copies[part], begins)
+            places = np.append(begins, len(local))
+            pooled.append(csr_array((shares.astype(np.float32), local, places), (len(begins), len(own))) @ hidden)
+        values = np.concatenate(pooled).astype(np.float64)
         for weight, bias in self.dense[:-1]:
-            values = functional.linear(values, weight, bias).relu_()
-        return functional.linear(values, *self.dense[-1])[:, 0].numpy()
+            values = np.maximum(values @ weight + bias, 0)
+        weight, bias = self.dense[-1]
+        return (values @ weight + bias)[:, 0].astype(np.float32)
 
 
 @cache
@@ -107,23 +105,38 @@ def networks() -> dict[Kind, PkaNetwork]:
     return {kind: PkaNetwork(load_safetensors((folder / f"{kind}.safetensors").read_bytes())) for kind in kinds}
 
 
-def _refine(colour: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+def _single(*tensors: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.ascontiguousarray(tensor, np.float32) for tensor in tensors)
+
+
+def _multiply(vectors: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """A product in which large terms cancel: sums of a few terms first, else rounding would reach 1e-5 pKa units."""
+    parts = (slice(start, start + _TERMS) for start in range(0, len(weight), _TERMS))
+    product: np.ndarray = sum(vectors[:, part] @ weight[part] for part in parts)
+    return product
+
+
+def _strength(bonds: csr_array, degree: np.ndarray) -> csr_array:
+    """The symmetrically normalised adjacency of Kipf and Welling, own atom counted, shape (nodes, nodes)."""
+    scale = dia_array((1 / np.sqrt(1 + degree.astype(np.float64))[None], [0]), bonds.shape)
+    return csr_array(scale @ (bonds + eye_array(len(degree))) @ scale, dtype=np.float32)
+
+
+def _refine(colour: np.ndarray, bonds: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Number the nodes by their own colour and those around them; also one node of each new colour.
 
     A surrounding is told by a sum of 64-bit random numbers, so that two different ones meet with a probability of
     about 1e-10 in a batch.
     """
-    random = np.random.default_rng(0).integers(0, 2**63, (2, int(colour.max()) + 1), dtype=np.int64)
-    with np.errstate(over="ignore"):
-        key = random[0][colour] + (random[1][colour[nodes.neighbours[:, 1:]]] * nodes.bonds[:, 1:]).sum(axis=1)
-    return _number(key)
+    random = np.random.default_rng(0).integers(0, 2**64, (2, int(colour.max()) + 1), dtype=np.uint64)
+    return _number(random[0][colour] + bonds @ random[1][colour])
 
 
 def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers 0, 1, ... for distinct keys in the order of their first appearance, and where each appears first."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    rank = np.empty_like(order)
+    rank = np.empty_like(order, np.int32)
     rank[order] = np.arange(len(order))
     return rank[inverse], first[order]
 
@@ -145,19 +158,9 @@ def _softmax(gates: np.ndarray, copies: np.ndarray, begins: np.ndarray) -> np.nd
     return shares
 
 
-def _gather(messages: Tensor, nodes: Nodes, strength: np.ndarray, colour: np.ndarray, chosen: np.ndarray) -> Tensor:
-    """What the chosen nodes receive from themselves and their neighbours; ``messages`` has one row for each colour."""
-    used = nodes.bonds[chosen] > 0
-    offsets = np.concatenate([[0], np.cumsum(used.sum(axis=1))[:-1]])
-    return _weighted_sum(messages, colour[nodes.neighbours[chosen]][used], offsets, strength[chosen][used])
-
-
-def _weighted_sum(rows: Tensor, indices: np.ndarray, offsets: np.ndarray, weights: np.ndarray) -> Tensor:
-    """For each stretch of ``indices`` that begins at ``offsets``: the sum of those rows, each times its weight."""
-    return functional.embedding_bag(
-        torch.from_numpy(indices),
-        rows,
-        torch.from_numpy(offsets),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(weights.astype(np.float32)),
-    )
+def _receive(messages: np.ndarray, strength: csr_array, colour: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Vectors of some nodes after a convolution; ``messages`` has one row for each colour."""
+    shape = (strength.shape[0], len(messages))
+    received: np.ndarray = csr_array((strength.data, colour[strength.indices], strength.indptr), shape) @ messages
+    received += bias
+    return np.maximum(received, 0, out=received)

@@ -167,15 +167,15 @@ def charged_shares(sites: Sequence[Site], kind: Kind, ph: float) -> np.ndarray:
     return 1 / (1 + 10.0 ** np.clip(pka - ph if kind == "acid" else ph - pka, -30, 30))
 
 
-def fixed_charges(mol: Chem.Mol) -> tuple[int, int]:
+def fixed_charges(molecule: Prepared) -> tuple[int, int]:
     """Positive and negative charges of a neutral form; a group of bonded charged atoms (nitro) counts as one."""
-    charges = {atom.GetIdx(): atom.GetFormalCharge() for atom in mol.GetAtoms() if atom.GetFormalCharge()}
+    charges = {index: one.charge for index, one in enumerate(molecule.types) if one.charge}
     positive, negative = 0, 0
     while charges:
         index, total = charges.popitem()
         waiting = [index]
         while waiting:
-            for other in mol.GetAtomWithIdx(waiting.pop()).GetNeighbors():
+            for other in molecule.mol.GetAtomWithIdx(waiting.pop()).GetNeighbors():
                 if other.GetIdx() in charges:
                     total += charges.pop(other.GetIdx())
                     waiting.append(other.GetIdx())
@@ -185,7 +185,7 @@ def fixed_charges(mol: Chem.Mol) -> tuple[int, int]:
 
 def expected_charges(molecule: Prepared, sites: Sequence[Site], ph: float) -> tuple[float, float]:
     """Positive and negative charges of a molecule at a pH, neither below 0."""
-    positive, negative = fixed_charges(molecule.mol)
+    positive, negative = fixed_charges(molecule)
     negative_sites, positive_sites = (float(charged_shares(sites, kind, ph).sum()) for kind in KINDS)
     return positive + positive_sites, negative + negative_sites
 
