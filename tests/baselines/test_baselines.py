@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from xgboost import XGBRegressor
 
-from moltune.baselines.classical import BASELINES, make_baseline
+from moltune.baselines.classical import BASELINES, XGBoostBaseline, load_baseline, make_baseline
 from moltune.baselines.compare import run_baselines
-from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.baselines.trees import Trees
+from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
 from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
 
 CLASSICAL = [name for name in BASELINES if name != "mean"]
@@ -181,3 +184,34 @@ def test_real_molecules_from_end_to_end() -> None:
     results = run_baselines(BASELINES, data, bootstrap=50)
     best = min(results[name].metrics["test"]["rmse"]["value"] for name in CLASSICAL)
     assert best < 0.5 * results["mean"].metrics["test"]["rmse"]["value"]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_trees_as_arrays_predict_what_xgboost_predicts(stopped: bool) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(900, 20)).astype(np.float32)
+    # Values that are equal to thresholds, missing ones, and a column without any.
+    features[:, 0] = np.rint(2 * features[:, 0])
+    features[rng.random(features.shape) < 0.1] = np.nan
+    features[:, 19] = np.nan
+    target = np.nansum(features[:, :5], axis=1) + rng.normal(0, 1, 900) - 40
+    model = XGBRegressor(n_estimators=200, max_depth=5, early_stopping_rounds=5 if stopped else None, n_jobs=1)
+    model.fit(features[:600], target[:600], eval_set=[(features[600:], target[600:])], verbose=False)
+    trees = Trees.of(model)
+    assert len(trees.roots) == (model.best_iteration + 1 if stopped else 200)
+    np.testing.assert_allclose(trees.predict(features), model.predict(features), rtol=0, atol=1e-4)
+    assert trees.predict(features[:0]).shape == (0,)
+
+
+def test_arrays_stand_in_for_xgboost_on_disk(tmp_path: Path) -> None:
+    table = table_of(Counting())
+    fitted = XGBoostBaseline(table).fit(problem(80), problem(20, 100))
+    fitted.save(tmp_path)
+    fitted.save_light(tmp_path)
+    smiles, _ = problem(30, 200)
+    light = load_baseline("xgboost", tmp_path, table)
+    assert light.trees_ is not None
+    np.testing.assert_allclose(light.predict(smiles), fitted.predict(smiles), rtol=0, atol=1e-4)
+    (tmp_path / "trees.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        load_baseline("xgboost", tmp_path, table)

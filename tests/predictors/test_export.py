@@ -40,7 +40,7 @@ KINDS = {
         "model.name": "moltune/mini",
     },
     "plain": {"method": {"name": "probe", "probe": {"features": ["rdkit"]}}},
-    "blend": {"method.name": "lora", "prediction.blend": ["ridge", "svr:embedding", "ridge:embedding+rdkit"]},
+    "blend": {"method.name": "lora", "prediction.blend": ["xgboost", "ridge", "svr:embedding+rdkit"]},
 }
 
 

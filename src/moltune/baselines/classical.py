@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from moltune.baselines.trees import Trees
 from moltune.errors import ConfigError, RunFolderError, one_line
 from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
 
@@ -181,7 +182,8 @@ class XGBoostBaseline(Baseline):
     most_rounds = 3000
     patience = 50
     rounds_without_validation = 600
-    _file = "trees.ubj"
+    _file, _light = "trees.ubj", "trees.safetensors"
+    trees_: Trees | None = None
 
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
         """Boost until the validation RMSE has not improved for ``patience`` rounds; without one, a fixed number."""
@@ -201,14 +203,23 @@ class XGBoostBaseline(Baseline):
 
     def predict(self, smiles: Sequence[str]) -> np.ndarray:
         """Predict n molecules with the trees up to the best round, shape (n,)."""
+        if self.trees_ is not None:
+            return self.trees_.predict(self._x(smiles))
         return np.asarray(self.model_.predict(self._x(smiles)), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """The trees."""
         self.model_.save_model(folder / self._file)
 
+    def save_light(self, folder: Path) -> None:
+        """The trees beside them once more, as arrays that are then read in their place: that needs no XGBoost."""
+        (self.trees_ or Trees.of(self.model_)).save(folder / self._light)
+
     def restore(self, folder: Path) -> None:
         """Read them."""
+        if (folder / self._light).is_file():
+            self.trees_ = Trees.load(folder / self._light)
+            return
         from xgboost import XGBRegressor
         from xgboost.core import XGBoostError
 

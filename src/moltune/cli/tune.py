@@ -201,7 +201,8 @@ def export(
     from moltune.predictors.export import export_run
 
     export_run(run, output, base=base, half=half)
-    out.print(f"moltune predict {output} molecules.csv", markup=False, soft_wrap=True)
+    if not quiet:
+        out.print(f"moltune predict {output} molecules.csv", markup=False, soft_wrap=True)
 
 
 @with_settings(

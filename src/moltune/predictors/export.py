@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import load_file, save_file
 
+from moltune.baselines.classical import XGBoostBaseline
 from moltune.errors import ConfigError
 from moltune.features.embedding import Encoder
 from moltune.files import check_free, replacing, unpacked, write_json
@@ -87,7 +88,11 @@ def _fill(folder: Path, place: Path, base: str | Path | None, half: bool, whole:
     members: list[object] = [model]
     if whole and (place / BLENDED).is_dir():
         shutil.copytree(place / BLENDED, folder / BLENDED)
-        members += Blend.load(place / BLENDED, base).baselines.values()
+        baselines = Blend.load(place / BLENDED, base).baselines
+        for name, member in baselines.items():
+            if isinstance(member, XGBoostBaseline):
+                member.save_light(folder / BLENDED / name)
+        members += baselines.values()
     if isinstance(model, LanguageModel):
         _write_tuned(model, folder / MODEL, half)
     else:
