@@ -42,6 +42,11 @@ def _show_one(name: str, own: dict[str, Any], level: float) -> None:
     elif own.get("_nearest_measured") is not None:
         near = f"similarity {own['_similarity']:.2f}, measured {own['_nearest_measured']:g}"
         out.print(f"    nearest training molecule: {escape(str(own['_nearest']))} ({near})", soft_wrap=True)
+    if own.get("_main_form"):
+        sites = [f"{kind} {own[key]:g}" for kind, key in (("acid", "_acid_pka"), ("base", "_base_pka")) if own.get(key)]
+        pka = f"pKa {', '.join(sites)}, " if sites else ""
+        form = f"net charge {own['_charge']:+.1f}, main form {escape(str(own['_main_form']))}"
+        out.print(f"    at pH 7.4, estimated (pKa ±0.5 to 0.8): {pka}{form}", soft_wrap=True)
     if own.get("_reason"):
         out.print(f"    why: {escape(str(own['_reason']))}", soft_wrap=True)
 

@@ -12,7 +12,8 @@ import pandas as pd
 from moltune.data.reading.units import is_neg_log, split_header
 
 NOTE = "note"
-WITHOUT_UNIT = ("_domain", "_reason", "_nearest", "_similarity")
+IONISATION = ("_acid_pka", "_base_pka", "_charge", "_main_form")
+WITHOUT_UNIT = ("_domain", "_reason", "_nearest", "_similarity", *IONISATION)
 """Suffixes of columns that are not in the property's unit."""
 _SAYS_NOTHING = {"", "log", "units", "log units"}
 _SIGNIFICANT = 4

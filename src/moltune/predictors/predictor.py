@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from moltune.files import unpacked
 from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
 from moltune.predictors.confidence import Confidence
 from moltune.predictors.load import load_model
-from moltune.predictors.names import NOTE
+from moltune.predictors.names import IONISATION, NOTE
+from moltune.predictors.probe import Probe
 from moltune.ready.catalogue import path_of
 from moltune.reports.summary import CROSS_VALIDATION
 from moltune.run import ADAPTED, BLENDED, CONFIG, INTERVALS, Run
@@ -35,6 +37,7 @@ PREDICTED = "predicted"
 PREDICTION_COLUMNS = ["row", "input", "smiles", PREDICTED, NOTE]
 ALONE = "_model_alone"
 """Suffix of the language model's own predictions, where the prediction is a blend."""
+_LOGD = re.compile(r"log\s*d|lipophilicity", re.IGNORECASE)
 SEEN = ("train", "validation")
 """Parts of a run that say nothing about its error: the model was fitted on one, and chosen on the other."""
 
@@ -155,7 +158,9 @@ class Predictor:
         Returns:
             Suffix of a column's name → values, shape (n,): "" is the prediction, ``_model_alone`` that of the tuned
             model where the prediction is a blend, and the others are those of
-            :meth:`moltune.predictors.confidence.Confidence.describe`. Texts are an object array; every table of
+            :meth:`moltune.predictors.confidence.Confidence.describe`. Beside a logD that rests on ionisation also
+            ``_acid_pka`` and ``_base_pka`` (of the strongest sites, as MolGpKa estimates them), ``_charge`` (net, as
+            expected at pH 7.4) and ``_main_form`` (SMILES at pH 7.4). Texts are an object array; every table of
             predictions gets these columns.
         """
         alone, spread = self.model.predict_with_spread(smiles, batch_size, progress)
@@ -164,7 +169,7 @@ class Predictor:
             found, source = {"": self.blend.predict(smiles, alone), ALONE: alone}, BLEND
         if self.confidence is not None:
             found |= self.confidence.describe(smiles, found[""], source, self.level, spread)
-        return found
+        return found | self._why(smiles)
 
     def predict_molecules(
         self, molecules: Molecules, batch_size: int = 32, progress: Progress | None = None
@@ -258,6 +263,24 @@ class Predictor:
             if 2 <= unseen.sum() < len(values):
                 result["unseen"] = metrics_of(unseen)
         return result
+
+    def _why(self, smiles: Sequence[str]) -> dict[str, np.ndarray]:
+        """What is ionised, for a logD by a model that looks at it."""
+        blended = () if self.blend is None else self.blend.baselines.values()
+        read = {name for one in (self.model, *blended) if isinstance(one, Probe) for name in one.settings.features}
+        if "ionisation" not in read or not _LOGD.search(self.target_name):
+            return {}
+        from moltune.features.ionisation import ionise
+
+        found = ionise(list(smiles))
+        columns: list[list[Any]] = [
+            [math.nan if one is None else one.strongest("acid") for one in found],
+            [math.nan if one is None else one.strongest("base") for one in found],
+            [math.nan if one is None else one.net for one in found],
+            ["" if one is None else one.main_form for one in found],
+        ]
+        kinds = (np.float64, np.float64, np.float64, object)
+        return {name: np.array(own, kind) for name, own, kind in zip(IONISATION, columns, kinds, strict=True)}
 
     def _changed(self, molecules: Molecules) -> list[str]:
         """What to say where salts or charges were removed: the prediction is then of another molecule."""

@@ -5,6 +5,15 @@ The networks are MolGpKa's (Pan et al. 2021, J. Chem. Inf. Model. 61, 3159), und
 """
 
 from moltune.features.ionisation.block import IONISATION_NAMES, ionisation_block
-from moltune.features.ionisation.sites import Ionisation, Site, draw_svg, ionisation, predict_pka
+from moltune.features.ionisation.sites import Ionisation, Site, draw_svg, ionisation, ionise, predict_pka
 
-__all__ = ["IONISATION_NAMES", "Ionisation", "Site", "draw_svg", "ionisation", "ionisation_block", "predict_pka"]
+__all__ = [
+    "IONISATION_NAMES",
+    "Ionisation",
+    "Site",
+    "draw_svg",
+    "ionisation",
+    "ionisation_block",
+    "ionise",
+    "predict_pka",
+]

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from joblib import Parallel, delayed
-from rdkit import rdBase
 from rdkit.Chem import rdMolDescriptors
 
-from moltune.features.ionisation.molecules import Prepared, prepare
+from moltune.features.ionisation.molecules import Prepared
 from moltune.features.ionisation.sites import (
     Site,
     charged_shares,
     fixed_charges,
-    predict_sites,
+    prepared_sites,
     similar_together,
 )
 
@@ -101,11 +100,9 @@ def ionisation_block(smiles: Sequence[str], *, ph: float = 7.4, n_jobs: int = 1)
 
 def _rows(smiles: list[str], ph: float) -> np.ndarray:
     rows = np.full((len(smiles), len(IONISATION_NAMES)), np.nan, np.float32)
-    with rdBase.BlockLogs():
-        molecules = [prepare(text) for text in smiles]
-        for row, molecule, sites in zip(rows, molecules, predict_sites(molecules), strict=True):
-            if molecule is not None and sites is not None:
-                row[:] = _row(molecule, sites, ph)
+    for row, (molecule, sites) in zip(rows, prepared_sites(smiles), strict=True):
+        if molecule is not None and sites is not None:
+            row[:] = _row(molecule, sites, ph)
     return rows
 
 

@@ -16,8 +16,9 @@ from moltune.features.ionisation.network import networks
 
 KINDS: tuple[Kind, Kind] = ("acid", "base")
 _COLOURS: dict[Kind, tuple[float, float, float]] = {"acid": (0.95, 0.55, 0.5), "base": (0.55, 0.7, 0.95)}
-_BATCH = 4_000
+_BATCH = _MOST_REMEMBERED = 4_000
 _ATOM = "moltune_atom"
+_remembered: dict[str, tuple[Prepared | None, list[Site] | None]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Ionisation:
         """Net charge expected."""
         return self.positive - self.negative
 
+    def strongest(self, kind: Kind) -> float:
+        """pKa of the strongest acid or base; NaN where there is none."""
+        values = [site.pka for site in self.sites if site.kind == kind]
+        return float("nan") if not values else min(values) if kind == "acid" else max(values)
+
 
 def predict_pka(smiles: Sequence[str]) -> list[list[Site] | None]:
     """Predict the pKa of every ionisable site with MolGpKa's networks.
@@ -85,13 +91,33 @@ def predict_pka(smiles: Sequence[str]) -> list[list[Site] | None]:
     References:
         Pan et al. 2021, J. Chem. Inf. Model. 61, 3159, doi:10.1021/acs.jcim.1c00075.
     """
-    found: list[list[Site] | None] = [None] * len(smiles)
-    for rows in similar_together(smiles):
+    return [sites for _, sites in prepared_sites(smiles)]
+
+
+def prepared_sites(smiles: Sequence[str]) -> list[tuple[Prepared | None, list[Site] | None]]:
+    """n SMILES, ready, with their sites; None and None where RDKit cannot read one.
+
+    The last few thousand molecules are remembered: features and what is said beside a prediction both need them.
+    """
+    wanted = [text for text in dict.fromkeys(smiles) if text not in _remembered]
+    own = {text: _remembered[text] for text in smiles if text in _remembered}
+    for rows in similar_together(wanted):
         with rdBase.BlockLogs():
-            molecules = [prepare(smiles[row]) for row in rows]
-        for row, sites in zip(rows, predict_sites(molecules), strict=True):
-            found[row] = sites
-    return found
+            molecules = [prepare(wanted[row]) for row in rows]
+        for row, molecule, sites in zip(rows, molecules, predict_sites(molecules), strict=True):
+            own[wanted[row]] = molecule, sites
+    if len(_remembered) + len(wanted) > _MOST_REMEMBERED:
+        _remembered.clear()
+    _remembered.update((text, own[text]) for text in wanted[-_MOST_REMEMBERED:])
+    return [own[text] for text in smiles]
+
+
+def ionise(smiles: Sequence[str], ph: float = 7.4) -> list[Ionisation | None]:
+    """Sites, expected charges and main form of n molecules; None where RDKit cannot read one."""
+    return [
+        None if molecule is None or sites is None else _at(text, molecule, sites, ph)
+        for text, (molecule, sites) in zip(smiles, prepared_sites(smiles), strict=True)
+    ]
 
 
 def ionisation(smiles: str, ph: float = 7.4) -> Ionisation:
@@ -104,7 +130,10 @@ def ionisation(smiles: str, ph: float = 7.4) -> Ionisation:
     Raises:
         DataError: RDKit cannot read the SMILES.
     """
-    molecule, sites = _prepare_one(smiles)
+    return _at(smiles, *_prepare_one(smiles), ph)
+
+
+def _at(smiles: str, molecule: Prepared, sites: Sequence[Site], ph: float) -> Ionisation:
     positive, negative = expected_charges(molecule, sites, ph)
     form = _main_form(molecule, sites, ph)
     plain = Chem.MolToSmiles(form)
@@ -191,11 +220,9 @@ def expected_charges(molecule: Prepared, sites: Sequence[Site], ph: float) -> tu
 
 
 def _prepare_one(smiles: str) -> tuple[Prepared, list[Site]]:
-    with rdBase.BlockLogs():
-        molecule = prepare(smiles)
+    ((molecule, sites),) = prepared_sites([smiles])
     if molecule is None:
         raise DataError(f"RDKit cannot read the SMILES {smiles!r}")
-    (sites,) = predict_sites([molecule])
     return molecule, sites or []
 
 
