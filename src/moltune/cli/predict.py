@@ -94,11 +94,7 @@ def predict(
     A row that cannot be predicted stays in its place, with a note that says why. After a kill, the same command goes on
     where it was.
 
-    Examples:
-
-    moltune predict 'CC(=O)Oc1ccccc1C(=O)O'
-
-    moltune predict runs/mine molecules.csv -o predictions.csv
+    Example: moltune predict runs/mine molecules.csv -o predictions.csv
     """
     models, inputs = _models_and_inputs(model or [], inputs or ["-"], fast)
     source = _file_or_set(inputs)
