@@ -134,6 +134,27 @@ def test_global_random_state_is_not_used(estimator: MolRegressor, fitted: MolReg
     np.testing.assert_array_equal(estimator.fit(*data).predict(data[0]), fitted.predict(data[0]))
 
 
+@pytest.mark.parametrize("method", ["head", "probe"])
+def test_intervals(tiny_model: Path, small_table: pd.DataFrame, method: str) -> None:
+    """From a validation share of 24 molecules, and from the folds of a probe."""
+    smiles, target = small_table["smiles"].tolist(), small_table["hydration_free_energy"].to_numpy()
+    model = MolRegressor(str(tiny_model), method, epochs=1, validation_fraction=0.4).fit(smiles, target)
+    low, high = model.predict_interval(smiles, level=0.8)
+    predicted = model.predict(smiles)
+    assert ((low < predicted) & (predicted < high)).all()
+    np.testing.assert_allclose((low + high) / 2, predicted, atol=1e-5)
+    wider = model.predict_interval(smiles, level=0.9)
+    assert (wider[1] - wider[0] >= high - low).all()
+    assert np.mean((low <= target) & (target <= high)) > 0.6
+
+
+def test_no_intervals(fitted: MolRegressor, finished: Run) -> None:
+    with pytest.raises(DataError, match="raise validation_fraction"):
+        fitted.predict_interval(["CCO"])
+    with pytest.raises(DataError, match=r"use moltune\.Predictor"):
+        MolRegressor.load(finished.path).predict_interval(["CCO"])
+
+
 def test_without_validation_share(estimator: MolRegressor, data: Data) -> None:
     estimator.set_params(validation_fraction=0).fit(*data)
     assert estimator.best_epoch_ == 2

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from moltune.calibration.conformal import LEVEL
 from moltune.config import (
     FinetuneConfig,
     MethodSettings,
@@ -23,9 +24,11 @@ from moltune.config import (
 )
 from moltune.data.load import molecules_from_lists
 from moltune.data.molecules import Molecules
-from moltune.data.splitting.split import make_split, parts_of
+from moltune.data.splitting.split import Parts, make_split, parts_of
 from moltune.errors import DataError
 from moltune.files import check_free
+from moltune.predictors.base import MODEL
+from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.load import load_model
 from moltune.predictors.probe import Probe
@@ -136,6 +139,8 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             )
         self.model_ = tuned.model
         self.history_, self.best_epoch_ = tuned.history, tuned.best_epoch
+        self._fitted_on = molecules, parts
+        self._confidence: Confidence | None = None
         self.n_features_in_ = 1
         return self
 
@@ -154,6 +159,43 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             else:
                 raise _unusable(position, smiles[position], issue.message)
         return self.model_.predict(smiles)
+
+    def predict_interval(self, X: Sequence[str], level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+        """Conformal intervals of n SMILES, in the target's unit.
+
+        They come from the errors on the validation share, or, for a probe, from five folds, which the first call fits.
+
+        Args:
+            X: the molecules.
+            level: share of measurements that an interval should hold, if molecules are drawn as those of ``fit``.
+
+        Returns:
+            Lower and upper ends, float64, shape (n,) each.
+
+        Raises:
+            DataError: a SMILES cannot be read, too few molecules were held out in ``fit`` (20 at least), or too few for
+                the level.
+            ConfigError: the level is not between 0 and 1.
+        """
+        predicted = self.predict(X)
+        if not hasattr(self, "_fitted_on"):
+            raise DataError("a loaded model has no intervals here: use moltune.Predictor, which reads those of its run")
+        if self._confidence is None:
+            self._confidence = self._learn_confidence(*self._fitted_on)
+        if self._confidence is None or not self._confidence.calibrations:
+            raise DataError("fit kept too few molecules aside for intervals (20 are needed): raise validation_fraction")
+        found = self._confidence.describe(_checked(X).smiles, predicted, MODEL, level)
+        return found["_low"], found["_high"]
+
+    def _learn_confidence(self, molecules: Molecules, parts: Parts) -> Confidence | None:
+        if isinstance(self.model_, Probe) and len(molecules) >= 2 * FEWEST_HELD_OUT:
+            from moltune.tuning.cross_validation import cross_validate
+
+            keys = molecules.table["inchikey"].tolist()
+            return cross_validate(self.model_, *parts["train"], keys, self.seed).confidence
+        held_out = parts.get("validation", ([], np.empty(0)))
+        predicted = {MODEL: self.model_.predict(held_out[0])} if len(held_out[1]) else {}
+        return Confidence.fit(parts["train"], held_out, predicted)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tuned model in ``save_pretrained`` layout.
