@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from moltune.config import CleanSettings, ModelSettings, TableSettings
 from moltune.data.cleaning.clean import clean
 from moltune.data.reading.stream import Piece, Source, open_source
 from moltune.errors import CheckpointError, DataError
-from moltune.features.embedding import Encoder
+from moltune.features.embedding import Encoder, OnnxEncoder
 from moltune.models.names import resolve
 from moltune.predictors.load import load_model
 from moltune.predictors.names import NOTE, Property, column_names
@@ -59,7 +60,9 @@ class EmbedWork(Work):
             settings = Run.load(self.model).config.data.clean
             embed, issues = self._tuned()
         else:
-            encoder = Encoder(ModelSettings(name=self.model), self.batch_size)
+            checkpoint = ModelSettings(name=self.model)
+            encoder = OnnxEncoder.find(checkpoint) or Encoder(checkpoint)
+            encoder.batch_size = self.batch_size
             embed, issues = encoder, encoder.issues
 
         def do(piece: Piece) -> pa.Table:
@@ -85,7 +88,6 @@ class EmbedWork(Work):
         return do
 
     def _tuned(self) -> tuple[Callable[[Sequence[str]], np.ndarray], Callable[[Sequence[str]], dict[int, Any]]]:
-        from moltune.models.inference import embed_smiles
         from moltune.predictors.language import LanguageModel
         from moltune.predictors.probe import Probe
 
@@ -95,11 +97,7 @@ class EmbedWork(Work):
             return model.encoder, model.encoder.issues
         if not isinstance(model, LanguageModel):
             raise CheckpointError(f"the model of {self.model} has no language model in it, and so no embeddings")
-        tuned = model
-        return (
-            lambda smiles: embed_smiles(tuned.network, tuned.tokenizer, smiles, batch_size=self.batch_size),
-            tuned.issues,
-        )
+        return partial(model.embed, batch_size=self.batch_size), model.issues
 
 
 def embed_file(
