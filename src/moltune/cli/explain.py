@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from moltune.cli.console import out, print_json
 from moltune.cli.options import Base, Json, argument, option
-from moltune.errors import DataError
+from moltune.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
     from moltune.explanation.explain import Explanation
@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def explain(
-    run: Annotated[str, argument("RUN", "Run folder, its model folder, or a ready-made model.")],
-    smiles: Annotated[str, argument("SMILES", "The molecule.")],
+    inputs: Annotated[list[str], argument("[RUN] SMILES", "The molecule; first perhaps a run or a ready-made model.")],
     svg: Annotated[
         Path | None, option("--svg", help="Draw the molecule with its contributions into this file.", default="none")
     ] = None,
@@ -52,6 +51,7 @@ def explain(
     set_up_logging(as_json)
     if output is not None and output.suffix.lower() not in (".csv", ".html"):
         raise DataError(f"an explanation is written as .csv or .html, and not as {output.name}")
+    run, smiles = _run_and_molecule(inputs)
     found = explain_one(Predictor.load(run, base, blend=blend), smiles, neighbours=neighbours, edits=edits, seed=seed)
     if svg is not None:
         write_text(svg, found.drawing())
@@ -63,6 +63,19 @@ def explain(
     for path in filter(None, (svg, output)):
         logger.info("written to %s", path)
     _show(found)
+
+
+def _run_and_molecule(inputs: list[str]) -> tuple[str, str]:
+    """Without a run, the first ready-made model is explained."""
+    from moltune.ready import catalogue
+
+    *runs, smiles = inputs
+    if len(runs) > 1:
+        raise DataError("one molecule is explained at a time: give [RUN] SMILES")
+    ready = catalogue.names()
+    if not runs and not ready:
+        raise RunFolderError("this installation has no ready-made models: name a run before the molecule")
+    return (runs or ready)[0], smiles
 
 
 def _show(found: Explanation) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from moltune.explanation.contributions import EDITS, Contributions, contribution
 from moltune.explanation.drawing import draw_contributions, draw_pair
 from moltune.explanation.neighbours import Neighbour, nearest_measured
 from moltune.features.ionisation import Site, draw_svg, predict_pka
+from moltune.predictors.names import is_logd
 from moltune.reports.page import render
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ FAITHFUL = 0.5
 """With a fidelity below it, contributions of atoms are no good description of a prediction."""
 PALE = 0.25
 """A drawing's scale reaches at least this share of the predictor's error."""
-_LOG_D = re.compile(r"log\s*_?d\b|logd|distribution", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ def _asks(predictor: Predictor) -> Any:
 def _depends_on_charge(predictor: Predictor) -> bool:
     members = [predictor.model, *(predictor.blend.baselines.values() if predictor.blend is not None else ())]
     features = [str(one) for member in members for one in getattr(getattr(member, "settings", None), "features", ())]
-    return "ionisation" in features or bool(_LOG_D.search(predictor.target_name))
+    return "ionisation" in features or is_logd(predictor.target_name)
 
 
 def _named(target: str, unit: str) -> str:

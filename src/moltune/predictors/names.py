@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ NOTE = "note"
 IONISATION = ("_acid_pka", "_base_pka", "_charge", "_main_form")
 WITHOUT_UNIT = ("_domain", "_reason", "_nearest", "_similarity", *IONISATION)
 """Suffixes of columns that are not in the property's unit."""
+_LOGD = re.compile(r"log\s*_?d\b|logd|lipophilicity|distribution", re.IGNORECASE)
 _SAYS_NOTHING = {"", "log", "units", "log units"}
 _SIGNIFICANT = 4
 _OF_SHARES = 0.1
@@ -79,6 +81,11 @@ def _parts(target: str, unit: str) -> tuple[str, str]:
         return stem, target[len(stem) :]
     bare = unit.removeprefix("log ") if "log" in target.lower() else unit
     return target, "" if bare.strip() in _SAYS_NOTHING or is_neg_log(target) else f" ({bare})"
+
+
+def is_logd(target: str) -> bool:
+    """Whether a property is a distribution coefficient, which depends on what is ionised, by its name."""
+    return _LOGD.search(target) is not None
 
 
 def rounded(values: np.ndarray, error: float | None) -> np.ndarray:

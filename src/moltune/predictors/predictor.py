@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from moltune.files import unpacked
 from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
 from moltune.predictors.confidence import Confidence
 from moltune.predictors.load import load_model
-from moltune.predictors.names import IONISATION, NOTE
+from moltune.predictors.names import IONISATION, NOTE, is_logd
 from moltune.predictors.probe import Probe
 from moltune.ready.catalogue import path_of
 from moltune.reports.summary import CROSS_VALIDATION
@@ -37,7 +36,6 @@ PREDICTED = "predicted"
 PREDICTION_COLUMNS = ["row", "input", "smiles", PREDICTED, NOTE]
 ALONE = "_model_alone"
 """Suffix of the language model's own predictions, where the prediction is a blend."""
-_LOGD = re.compile(r"log\s*d|lipophilicity", re.IGNORECASE)
 SEEN = ("train", "validation")
 """Parts of a run that say nothing about its error: the model was fitted on one, and chosen on the other."""
 
@@ -268,7 +266,7 @@ class Predictor:
         """What is ionised, for a logD by a model that looks at it."""
         blended = () if self.blend is None else self.blend.baselines.values()
         read = {name for one in (self.model, *blended) if isinstance(one, Probe) for name in one.settings.features}
-        if "ionisation" not in read or not _LOGD.search(self.target_name):
+        if "ionisation" not in read or not is_logd(self.target_name):
             return {}
         from moltune.features.ionisation import ionise
 
