@@ -72,6 +72,7 @@ def make(name: str, checkpoint: str, folder: Path) -> None:
     for path in run.path.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run.write_table(PREDICTIONS, run.predictions[["true"]])
     card = asdict(describe(name, own, features, run))
     write_json(run.path / CARD, card)
     size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
@@ -101,11 +102,11 @@ def describe(name: str, own: Property, features: list[str], run: Run) -> Card:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("properties", nargs="*", default=list(PROPERTIES), choices=[*PROPERTIES, []])
+    parser.add_argument("properties", nargs="*", help=f"of {', '.join(PROPERTIES)}; default: all")
     parser.add_argument("--checkpoint", default="moltune/mini")
     parser.add_argument("--output", type=Path, default=Path("src/moltune/ready/models"))
     arguments = parser.parse_args()
-    for name in arguments.properties:
+    for name in arguments.properties or PROPERTIES:
         for which in (name, name + FAST):
             make(which, arguments.checkpoint, arguments.output)
 

@@ -181,9 +181,10 @@ class Predictor:
             is a warning.
         """
         table = molecules.table[["row", "input", "smiles"]].copy()
-        blocking, warnings = self._issues(molecules.smiles)
+        smiles = molecules.smiles
+        blocking, warnings = self._issues(smiles)
         good = [position for position in range(len(table)) if position not in blocking]
-        found = self.estimate([molecules.smiles[position] for position in good], batch_size, progress)
+        found = self.estimate([smiles[position] for position in good], batch_size, progress)
         for suffix, values in found.items():
             column = np.full(len(table), np.nan) if values.dtype.kind == "f" else np.full(len(table), "", dtype=object)
             column[good] = values
