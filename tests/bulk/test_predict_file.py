@@ -124,7 +124,7 @@ def test_sdf_keeps_its_records(probe: Run, tmp_path: Path) -> None:
     assert len(read_table(tmp_path / "out.sdf").frame) == 5
     predict_file(probe.path, tmp_path / "in.sdf", tmp_path / "out.csv", piece=2)
     found = pd.read_csv(tmp_path / "out.csv")
-    assert list(found) == ["smiles", "p1", "p2", "p3", "p4", *said_of(PROPERTY)]
+    assert list(found) == ["smiles", "p1", "p2", "p3", "p4", *said_of(PROPERTY, "_low", "_high", "_sd")]
     assert found["p4"].tolist()[4] == 4
 
 

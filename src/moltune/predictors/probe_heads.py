@@ -26,7 +26,7 @@ class Scaler:
 
     Args:
         dtype: of the result. float32 keeps saved kernel regressors small, and rounding once, before the fit, makes a
-            loaded one predict exactly as it did.
+            loaded one predict as it did.
 
     Attributes:
         arrays: ``median``, ``mean`` and ``std`` of the training part, shape (d,) each.

@@ -24,7 +24,7 @@ from moltune.models.methods.registry import make_method
 from moltune.predictors.base import BLEND
 from moltune.predictors.base import MODEL as ALONE
 from moltune.predictors.blend import Blend, make_blend
-from moltune.predictors.confidence import Confidence
+from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
 from moltune.predictors.members import baselines_of, check_baselines, check_members, make_member
 from moltune.predictors.probe import Probe
 from moltune.pretraining.adapt import adapt_run
@@ -122,7 +122,7 @@ def finetune(
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
     judged = judge(tuned, parts, config, model, features)
-    if set(parts) == {"train"} and isinstance(tuned.model, Probe):
+    if isinstance(tuned.model, Probe) and judged.blend is None and len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT:
         judged = _crossed(judged, tuned.model, prepared, config)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
@@ -259,15 +259,21 @@ def _confidence(
 
 
 def _crossed(judged: Judged, probe: Probe, prepared: Prepared, config: FinetuneConfig) -> Judged:
-    """A probe on all molecules is quickly fitted again without some of them, which tells its error."""
-    smiles, target = prepared.parts["train"]
-    keys = prepared.molecules.table["inchikey"].tolist()
+    """A probe is quickly fitted again without some of its molecules, which tells more errors than a validation part."""
+    parts = prepared.parts
+    smiles, target = parts["train"]
+    keys = prepared.molecules.table["inchikey"].to_numpy()[prepared.split.train].tolist()
     found = cross_validate(probe, smiles, target, keys, config.seed)
-    options: dict[str, Any] = {"bootstrap": config.evaluation.bootstrap, "confidence": config.evaluation.confidence}
-    metrics = {CROSS_VALIDATION: evaluate(target, found.predicted, seed=config.seed, **options), **judged.metrics}
-    if found.intervals:
-        metrics["intervals"] = {ALONE: found.intervals}
-    columns = {**judged.columns, "predicted_out_of_fold": {"train": found.predicted}}
+    metrics, columns, intervals = dict(judged.metrics), dict(judged.columns), found.intervals
+    if set(parts) == {"train"}:
+        options: dict[str, Any] = {"bootstrap": config.evaluation.bootstrap, "confidence": config.evaluation.confidence}
+        own = evaluate(target, found.predicted, seed=config.seed, **options)
+        metrics = {CROSS_VALIDATION: own, **metrics}
+        columns["predicted_out_of_fold"] = {"train": found.predicted}
+    elif "test" in parts:
+        intervals = found.confidence.judge(*parts["test"], columns["predicted"]["test"], ALONE)
+    if intervals:
+        metrics["intervals"] = {ALONE: intervals}
     return Judged(columns, metrics, judged.blend, found.confidence)
 
 
