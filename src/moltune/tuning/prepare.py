@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import DataSettings, FinetuneConfig, ModelSettings
-from moltune.data.load import load_molecules, reason_counts
+from moltune.data.load import in_unit, load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out, shared_molecules
+from moltune.data.reading.measurements import Reading
 from moltune.data.splitting.leakage import Leakage, check_leakage
 from moltune.data.splitting.split import Parts, Split, make_split, parts_of
 from moltune.models.coverage import unfit_molecules
@@ -83,6 +84,7 @@ class Prepared:
                 )
             if self.added["in_training_already"]:
                 notes.append(f"{self.added['in_training_already']} added molecules were in the training part already")
+            notes += [f"of the added molecules: {note.removesuffix('.')}" for note in self.added["notes"]]
         return notes + self.leakage.words
 
     def splits_table(self) -> pd.DataFrame:
@@ -123,11 +125,11 @@ def _add(
 ) -> tuple[Molecules, Split, dict[str, Any]]:
     """Append the molecules of another file to the table and to the training part; also return their provenance.
 
-    They go through the same cleaning. A molecule whose connectivity block is in the validation or test part is left
-    out, with a warning: training on it would make their errors too small. One that the training part has already is
-    added, with a notice.
+    They go through the same cleaning, and their measurements are brought to the unit of the others. A molecule whose
+    connectivity block is in the validation or test part is left out, with a warning: training on it would make their
+    errors too small. One that the training part has already is added, with a notice.
     """
-    further = load_molecules(source, DataSettings(clean=data.clean))
+    further = load_molecules(source, DataSettings(clean=in_unit(data.clean, molecules.unit)))
     further = further.reject(unfit_molecules(further.smiles, model))
     parts = split.to_frame(molecules)["split"].to_numpy(dtype=object)
     kept, excluded = exclude_held_out(further, molecules, parts)
@@ -147,6 +149,7 @@ def _add(
         provenance=molecules.provenance,
     )
     train = np.concatenate([split.train, np.arange(len(molecules), len(molecules) + len(kept), dtype=np.int64)])
+    reading = Reading.from_provenance(kept.provenance)
     provenance = {
         "source": str(kept.provenance.get("source") or ""),
         "sha256": kept.provenance.get("sha256"),
@@ -155,6 +158,7 @@ def _add(
         "excluded": len(excluded),
         "in_training_already": again,
         "rejected": reason_counts(kept),
+        "notes": [] if reading is None else list(reading.notes),
     }
     logger.info("%d molecules of %s added to the training part", len(kept), provenance["source"])
     settings = {**split.settings, ADDED: len(kept)}
