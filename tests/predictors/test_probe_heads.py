@@ -81,7 +81,8 @@ def test_a_process_is_the_mean_of_two_machines_of_scikit_learn(data: tuple[np.nd
     gram = Matern(lengths, nu=1.5)(x.astype(float))
     machine = SVR(kernel="precomputed", C=2 * head.signal, epsilon=0.1).fit(gram, y - y.mean())
     expected = (process.predict(x.astype(float)) + machine.predict(gram)) / 2 + y.mean()
-    np.testing.assert_allclose(head.predict(x), expected, atol=1e-4)
+    # The points are stored in half precision.
+    np.testing.assert_allclose(head.predict(x), expected, atol=2e-3)
 
 
 def test_the_kernel_has_the_greatest_likelihood_near_its_start(data: tuple[np.ndarray, np.ndarray]) -> None:

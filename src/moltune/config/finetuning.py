@@ -21,8 +21,6 @@ from moltune.config.base import NO_RANDOM_SMILES, Settings, make_settings
 
 METHOD_NAMES = ("full", "head", "probe", "bitfit", "lora", "ia3", "dora", "ln")
 DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
-MOST_DEVIATIONS = 5.0
-"""What standardised features of kernel heads are clipped to."""
 FeatureName = Literal["embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol"]
 
 

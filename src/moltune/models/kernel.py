@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from moltune.config import MOST_DEVIATIONS
+from moltune.models import MOST_DEVIATIONS
 
 KERNEL_FILE = "kernel_head.safetensors"
 

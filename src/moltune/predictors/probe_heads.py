@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from moltune.config import MOST_DEVIATIONS
 from moltune.errors import NumericsError
+from moltune.models import MOST_DEVIATIONS
 
 Arrays = dict[str, np.ndarray]
 
