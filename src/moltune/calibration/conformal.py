@@ -28,6 +28,16 @@ _FOLDS = 5
 _VERSION = 1
 
 
+def check_level(level: float) -> None:
+    """See whether an interval can have this level.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"the level of an interval must be between 0 and 1, such as 0.9; it is {level}")
+
+
 @dataclass(frozen=True)
 class Intervals:
     """Of n molecules, float64, shape (n,) each, in the target's unit.
@@ -144,8 +154,7 @@ class Calibration:
 
     def _quantiles(self, level: float) -> np.ndarray:
         """Score that the share ``level`` does not exceed, by group."""
-        if not 0 < level < 1:
-            raise ConfigError(f"the level of an interval must be between 0 and 1, such as 0.9; it is {level}")
+        check_level(level)
         everywhere = _quantile(np.sort(self.scores), level)
         if everywhere is None:
             raise DataError(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from moltune.calibration.conformal import LEVEL
+from moltune.calibration.conformal import LEVEL, check_level
 from moltune.config import CleanSettings, DataSettings, ModelSettings
 from moltune.data.cleaning.clean import clean, clean_smiles
 from moltune.data.load import in_unit, load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.reading.table import RawTable
-from moltune.errors import ConfigError, DataError, RunFolderError
+from moltune.errors import DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
 from moltune.files import unpacked
 from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
@@ -83,8 +83,7 @@ class Predictor:
             RunFolderError: the run is unfinished, or has no blend although one was asked for.
             CheckpointError: there is no tuned model.
         """
-        if not 0 < level < 1:
-            raise ConfigError(f"the level of an interval must be between 0 and 1, such as 0.9; it is {level}")
+        check_level(level)
         if not Path(path).exists():
             path = path_of(str(path)) or path
         path = unpacked(path)

@@ -121,8 +121,10 @@ def finetune(
     )
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
-    judged = judge(tuned, parts, config, model, features)
-    if isinstance(tuned.model, Probe) and judged.blend is None and len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT:
+    enough = len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT
+    crossed = isinstance(tuned.model, Probe) and not config.prediction.blend and enough
+    judged = judge(tuned, parts, config, model, features, calibrate=not crossed)
+    if crossed and isinstance(tuned.model, Probe):
         judged = _crossed(judged, tuned.model, prepared, config)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
     judged.metrics["cost"]["weights_bytes"] = folder_bytes(run.path / MODEL, ".safetensors")
@@ -199,6 +201,8 @@ def judge(
     config: FinetuneConfig,
     model: ModelSettings,
     features: Mapping[str, Featurizer] | None = None,
+    *,
+    calibrate: bool = True,
 ) -> Judged:
     """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
     options: dict[str, Any] = {
@@ -230,7 +234,7 @@ def judge(
         blend, blended, metrics[BLEND] = make_blend(config.prediction.blend, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
     sources = {ALONE: predicted} | ({} if blend is None else {BLEND: blended})
-    confidence = _confidence(parts, sources, spread.get("validation"))
+    confidence = _confidence(parts, sources, spread.get("validation")) if calibrate else None
     if confidence is not None and confidence.calibrations and "test" in parts:
         smiles, true = parts["test"]
         metrics["intervals"] = {

@@ -91,7 +91,12 @@ def predict_pka(smiles: Sequence[str]) -> list[list[Site] | None]:
     References:
         Pan et al. 2021, J. Chem. Inf. Model. 61, 3159, doi:10.1021/acs.jcim.1c00075.
     """
-    return [sites for _, sites in prepared_sites(smiles)]
+    found: list[list[Site] | None] = [None] * len(smiles)
+    # Batch by batch, so that no more molecules than those of one are held ready at a time.
+    for rows in similar_together(smiles):
+        for row, (_, sites) in zip(rows, prepared_sites([smiles[row] for row in rows]), strict=True):
+            found[row] = sites
+    return found
 
 
 def prepared_sites(smiles: Sequence[str]) -> list[tuple[Prepared | None, list[Site] | None]]:
