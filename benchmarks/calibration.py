@@ -24,7 +24,8 @@ from frozen_features import CACHE, NAMES, frozen_features
 from machine import describe_machine, write_result
 from rdkit import Chem
 
-from moltune.calibration.conformal import LEVEL, Calibration
+from moltune.calibration import LEVEL
+from moltune.calibration.conformal import Calibration
 from moltune.calibration.folds import fold_labels, out_of_fold
 from moltune.calibration.merit import assess
 from moltune.config import SplitSettings

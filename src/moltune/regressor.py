@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from moltune.calibration.conformal import LEVEL
+from moltune.calibration import LEVEL
 from moltune.config import (
     FinetuneConfig,
     MethodSettings,

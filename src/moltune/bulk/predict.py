@@ -23,7 +23,7 @@ from moltune.bulk.writers import (
     make_writer,
     schema_of,
 )
-from moltune.calibration.conformal import LEVEL
+from moltune.calibration import LEVEL
 from moltune.config import TableSettings
 from moltune.data.reading.columns import find_columns
 from moltune.data.reading.stream import Piece, Source, open_source

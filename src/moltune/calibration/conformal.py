@@ -16,11 +16,10 @@ from typing import Self
 
 import numpy as np
 
+from moltune.calibration import LEVEL
 from moltune.calibration.difficulty import Difficulty, Inputs, finite, stacked
 from moltune.errors import CheckpointError, ConfigError, DataError
 
-LEVEL = 0.9
-"""Usual level of an interval."""
 FEWEST_PER_CLASS = 30
 """A class with fewer calibration molecules is counted with the one before it."""
 

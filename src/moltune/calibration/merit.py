@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from moltune.calibration.conformal import LEVEL, Calibration, Intervals
+from moltune.calibration import LEVEL
+from moltune.calibration.conformal import Calibration, Intervals
 from moltune.calibration.difficulty import Inputs
 from moltune.evaluation.metrics import spearman
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
+from moltune.calibration import LEVEL
 from moltune.cli.console import facts, out, print_json, stage_progress
 from moltune.cli.options import Base, Given, Json, Quiet, argument, flags, option, with_settings
 from moltune.cli.view import show_card, show_cards, show_predictions
@@ -69,7 +70,7 @@ def predict(
     fast: Fast = False,
     level: Annotated[
         float, option("--level", help="Share of measurements that an interval should hold.", min=0.01, max=0.999)
-    ] = 0.9,
+    ] = LEVEL,
     output: Annotated[
         Path | None,
         option(

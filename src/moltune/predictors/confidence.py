@@ -11,7 +11,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from moltune.calibration.conformal import LEVEL, Calibration
+from moltune.calibration import LEVEL
+from moltune.calibration.conformal import Calibration
 from moltune.calibration.merit import assess
 from moltune.domain.applicability import FLAGS, NEIGHBOURS, Domain, DomainReport
 from moltune.errors import CheckpointError

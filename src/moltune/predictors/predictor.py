@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from moltune.calibration.conformal import LEVEL, check_level
+from moltune.calibration import LEVEL
+from moltune.calibration.conformal import check_level
 from moltune.config import CleanSettings, DataSettings, ModelSettings
-from moltune.data.cleaning.clean import clean, clean_smiles
+from moltune.data.cleaning.clean import clean_smiles
 from moltune.data.load import in_unit, load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.reading.table import RawTable
@@ -120,27 +121,13 @@ class Predictor:
         return self.predict_molecules(molecules_from_lists(smiles, None, self.cleaning), batch_size, progress)
 
     def predict_rows(
-        self,
-        raw: RawTable,
-        smiles: str,
-        batch_size: int = 32,
-        progress: Progress | None = None,
-        molecules: Molecules | None = None,
+        self, raw: RawTable, molecules: Molecules, batch_size: int = 32, progress: Progress | None = None
     ) -> pd.DataFrame:
-        """Predict the rows of a table that was read.
-
-        Args:
-            raw: the rows.
-            smiles: their column of structures.
-            batch_size: of a language model.
-            progress: called with how many more molecules are done.
-            molecules: cleaned before; unset: they are cleaned here.
+        """Predict the rows of a table that was read, and cleaned as :attr:`cleaning` says.
 
         Returns:
             One line per row, indexed by its number: a column per suffix as :meth:`estimate` names them, and ``note``.
         """
-        if molecules is None:
-            molecules = clean(raw, self.cleaning, smiles=smiles, need_target=False)
         found = self.predict_molecules(molecules, batch_size, progress).set_index("row")
         unread = raw.bad_rows["row"].tolist()
         found.loc[unread, NOTE] += ": " + found.loc[unread, "input"].map(repr)

@@ -10,7 +10,7 @@ from typing import Self
 
 import pandas as pd
 
-from moltune.calibration.conformal import LEVEL
+from moltune.calibration import LEVEL
 from moltune.config import TableSettings
 from moltune.data.cleaning.clean import clean
 from moltune.data.load import announce
@@ -91,7 +91,7 @@ class Predictors:
                 key = one.cleaning.model_dump_json()
                 if key not in cleaned:
                     cleaned[key] = clean(raw, one.cleaning, smiles=smiles, need_target=False)
-                found.append(one.predict_rows(raw, smiles, batch_size, progress, cleaned[key]))
+                found.append(one.predict_rows(raw, cleaned[key], batch_size, progress))
         finally:
             for table in self.tables:
                 table.forget()
