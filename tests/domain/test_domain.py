@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 
 from moltune import datasets
 from moltune.data.splitting.similarity import morgan_bits
+from moltune.domain import nearest
 from moltune.domain.applicability import FLAGS, IN, LEVELS, NEAR, OUT, Domain
 from moltune.domain.nearest import mean_distance, nearest_by_tanimoto, packed_fingerprints
 from moltune.domain.traits import amino_acids, describe, traits
@@ -60,6 +61,21 @@ def test_of_equally_similar_molecules_the_first_is_the_nearest() -> None:
     assert similarity.tolist() == [[1.0, 1.0]]
     positions, _ = nearest_by_tanimoto(fingerprints, fingerprints, 1, leave_out_self=True)
     assert positions.ravel().tolist() == [2, 0, 0, 0]
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.3, 0.9]))
+def test_the_nearest_are_the_same_block_by_block_and_for_crowded_fingerprints(k: int, seed: int, share: float) -> None:
+    bits = np.random.default_rng(seed).random((23, 512)) < share
+    packed = np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    shared = (bits[:, None] & bits).sum(axis=2)
+    expected = shared / np.maximum((bits[:, None] | bits).sum(axis=2), 1)
+    np.fill_diagonal(expected, -1)
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "_BLOCK", 5)
+        positions, similarity = nearest_by_tanimoto(packed, packed, k, leave_out_self=True)
+    np.testing.assert_array_equal(positions, order)
+    np.testing.assert_array_equal(similarity, np.take_along_axis(expected, order, axis=1))
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
@@ -221,7 +237,8 @@ def test_a_tiny_training_set_works() -> None:
 
 def test_checking_imports_neither_torch_nor_sklearn_nor_pandas() -> None:
     code = (
-        "import sys, json; from moltune.domain.applicability import Domain; "
+        "import sys, json; from moltune.domain import nearest
+from moltune.domain.applicability import Domain; "
         "Domain.fit(['C' * i + 'O' for i in range(1, 9)]).check(['CCN']); "
         "print(json.dumps([name for name in ('torch', 'transformers', 'sklearn', 'pandas') if name in sys.modules]))"
     )

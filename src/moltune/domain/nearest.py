@@ -10,6 +10,8 @@ from rdkit import Chem, DataStructs
 from moltune.data.splitting.similarity import BITS, bits_of
 
 _CHUNK = 256
+_BLOCK = 16384
+"""References that are looked at together: 32 MiB of bytes, one for each bit."""
 
 
 def packed_fingerprints(mols: Sequence[Chem.Mol]) -> np.ndarray:
@@ -25,7 +27,9 @@ def nearest_by_tanimoto(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` most similar references of each query, the most similar first; equal ones in the order of references.
 
-    About 0.1 ms per query and 4,000 references on one core.
+    About 0.08 ms per query and 4,000 references on one core where there are hundreds of queries. A molecule has some
+    fifty of the bits, so that the rows of these bits, a byte for each reference, are added up: less work than to count
+    the bits of all references.
 
     Args:
         queries: packed fingerprints, shape (m, words).
@@ -36,20 +40,22 @@ def nearest_by_tanimoto(
     Returns:
         Positions in ``references``, int64, and similarities, float64, both of shape (m, k).
     """
-    # Words along the first axis: the sum over them then runs over contiguous rows.
-    words = np.ascontiguousarray(references.T)
-    sizes = np.bitwise_count(references).sum(axis=1, dtype=np.int32)
-    common = np.empty_like(words)
-    positions, similarities = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
-    for row, query in enumerate(queries):
-        np.bitwise_and(words, query[:, None], out=common)
-        shared = np.bitwise_count(common).sum(axis=0, dtype=np.int32)
-        union = sizes + np.bitwise_count(query).sum(dtype=np.int32) - shared
-        similarity = shared / np.maximum(union, 1)
-        if leave_out_self:
-            similarity[row] = -1.0
-        found = _largest(similarity, k)
-        positions[row], similarities[row] = found, similarity[found]
+    positions, similarities = np.zeros((len(queries), k), dtype=np.int64), np.full((len(queries), k), -2.0)
+    # Bytes of eight bits that some query has: the others cannot be shared.
+    seen = np.flatnonzero(_bytes(np.bitwise_or.reduce(queries, axis=0)[None]).any(axis=0)) if len(queries) else []
+    bits = np.unpackbits(_bytes(queries)[:, seen], axis=1, bitorder="little")
+    sizes = bits.sum(axis=1, dtype=np.int32)
+    for start in range(0, len(references), _BLOCK):
+        block = references[start : start + _BLOCK]
+        has = np.unpackbits(_bytes(block).T[seen], axis=0, bitorder="little")
+        block_sizes = np.bitwise_count(block).sum(axis=1, dtype=np.int32)
+        for row, size in enumerate(sizes.tolist()):
+            on = np.flatnonzero(bits[row])
+            shared = has[on].sum(axis=0, dtype=np.uint8 if len(on) < 256 else np.int32)
+            similarity = shared / np.maximum(block_sizes + size - shared, 1)
+            if leave_out_self and start <= row < start + len(block):
+                similarity[row - start] = -1.0
+            _keep_largest(similarity, start, positions[row], similarities[row])
     return positions, similarities
 
 
@@ -68,8 +74,23 @@ def mean_distance(queries: np.ndarray, references: np.ndarray, k: int, *, leave_
     return result
 
 
-def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the ``k`` largest values in falling order; of equal ones the first."""
-    least = np.partition(values, len(values) - k)[len(values) - k]
-    candidates = np.flatnonzero(values >= least)
-    return candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+def _keep_largest(values: np.ndarray, start: int, positions: np.ndarray, largest: np.ndarray) -> None:
+    """Put those of the values, which are changed, that are larger than the ``largest`` so far among them, in order.
+
+    ``positions`` count from ``start``; of equal values the first comes first.
+    """
+    k = len(largest)
+    for _ in range(min(k, len(values))):
+        found = int(values.argmax())
+        value = values[found]
+        if not value > largest[-1]:
+            return
+        place = int(np.searchsorted(-largest, -value, side="right"))
+        largest[place + 1 :], positions[place + 1 :] = largest[place : k - 1].copy(), positions[place : k - 1].copy()
+        largest[place], positions[place] = value, start + found
+        values[found] = -2.0
+
+
+def _bytes(packed: np.ndarray) -> np.ndarray:
+    """Words of fingerprints, shape (n, words), as bytes, shape (n, 8 words), the lowest bits first on any machine."""
+    return np.ascontiguousarray(packed, dtype="<u8").view(np.uint8)
