@@ -237,8 +237,7 @@ def test_a_tiny_training_set_works() -> None:
 
 def test_checking_imports_neither_torch_nor_sklearn_nor_pandas() -> None:
     code = (
-        "import sys, json; from moltune.domain import nearest
-from moltune.domain.applicability import Domain; "
+        "import sys, json; from moltune.domain.applicability import Domain; "
         "Domain.fit(['C' * i + 'O' for i in range(1, 9)]).check(['CCN']); "
         "print(json.dumps([name for name in ('torch', 'transformers', 'sklearn', 'pandas') if name in sys.modules]))"
     )

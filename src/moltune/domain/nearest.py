@@ -42,7 +42,7 @@ def nearest_by_tanimoto(
     """
     positions, similarities = np.zeros((len(queries), k), dtype=np.int64), np.full((len(queries), k), -2.0)
     # Bytes of eight bits that some query has: the others cannot be shared.
-    seen = np.flatnonzero(_bytes(np.bitwise_or.reduce(queries, axis=0)[None]).any(axis=0)) if len(queries) else []
+    seen = np.flatnonzero(_bytes(queries).any(axis=0))
     bits = np.unpackbits(_bytes(queries)[:, seen], axis=1, bitorder="little")
     sizes = bits.sum(axis=1, dtype=np.int32)
     for start in range(0, len(references), _BLOCK):
