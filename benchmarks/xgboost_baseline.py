@@ -22,7 +22,7 @@ from moltune.config import SplitSettings
 from moltune.data.load import load_molecules
 from moltune.data.splitting.split import make_split
 from moltune.evaluation.metrics import rmse
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
+from moltune.features.registry import CLASSICAL, FeatureTable
 
 CANDIDATES: list[dict[str, Any]] = [
     {},
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     molecules = load_molecules("lipophilicity")
     features, start = FeatureTable(), time.perf_counter()
-    features.get(DESCRIPTORS_AND_COUNTS, molecules.smiles)
+    features.get(CLASSICAL, molecules.smiles)
     report: dict[str, Any] = {
         "data": "lipophilicity",
         "molecules": len(molecules),

@@ -174,8 +174,8 @@ def test_groups_of_two_configurations_are_separate() -> None:
     one.training.epochs = 99
     one.evaluation.baselines.append("ridge")
     assert two.training.epochs != 99
-    assert two.evaluation.baselines == ["mean", "xgboost", "svr:embedding+rdkit"]
-    assert make_config({}).evaluation.baselines == ["mean", "xgboost", "svr:embedding+rdkit"]
+    assert two.evaluation.baselines == ["mean", "xgboost", "gp:rdkit-fast+ionisation"]
+    assert make_config({}).evaluation.baselines == ["mean", "xgboost", "gp:rdkit-fast+ionisation"]
 
 
 def test_split_methods_that_need_a_source() -> None:

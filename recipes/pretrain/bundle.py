@@ -3,10 +3,10 @@
     python recipes/pretrain/bundle.py runs/mini mini
     python recipes/pretrain/bundle.py mini
 
-Copies `model/` (published masked-LM layout) and the descriptor statistics, lets the rotary tables reach to 512 tokens,
-checks that it loads strictly, writes the graph that predicts without PyTorch (it reads the same weights), and prints
-what the model card needs. The card itself is written by hand. Without a run, the graph of a bundled checkpoint is
-written anew.
+Copies `model/` of what gpu.py wrote (published masked-LM layout), lets the rotary tables reach to 512 tokens, checks
+that it loads strictly, writes the graph that predicts without PyTorch (it reads the same weights), and prints what the
+model card needs: sizes, last losses, and the curve. The card itself is written by hand. Without a run, the graph of a
+bundled checkpoint is written anew.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ def copy(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(run / "model" / name, target / name)
-    shutil.copyfile(run / "physchem.json", target / "descriptors.json")
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     config["max_position_embeddings"] = 512
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -58,8 +57,13 @@ def copy(run: Path, target: Path) -> None:
     size = (target / "model.safetensors").stat().st_size / 2**20
     assert size <= MAX_MEGABYTES, f"{size:.1f} MiB is more than {MAX_MEGABYTES}"
     encoder = sum(parameter.numel() for parameter in model.molformer.parameters())
-    progress = json.loads((run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    print(json.dumps({"MiB": round(size, 1), "encoder_parameters": encoder, **progress}, indent=1))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    kept = ("molecules", "train_seconds", "train", "held_out", "frozen", "tokens_per_molecule", "versions")
+    print(json.dumps({"MiB": round(size, 1), "encoder_parameters": encoder, **{key: summary[key] for key in kept}}))
+    for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+        point = json.loads(line)
+        errors = {name: values["rmse"] for name, values in point["frozen"].items()}
+        print(f"| {point['molecules']:,} | {point['train']} | {errors} |")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from xgboost import XGBRegressor
 
-from moltune.baselines.classical import BASELINES, XGBoostBaseline, load_baseline, make_baseline
+from moltune.baselines.classical import BASELINES, XGBoostBaseline, load_baseline, make_baseline, save_baseline
 from moltune.baselines.compare import run_baselines
 from moltune.baselines.trees import Trees
 from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
+from moltune.features.registry import CLASSICAL as COLUMNS
+from moltune.features.registry import FeatureTable
 
 CLASSICAL = [name for name in BASELINES if name != "mean"]
 
@@ -34,7 +35,7 @@ class Counting:
 
 
 def table_of(featurizer: Counting) -> FeatureTable:
-    return FeatureTable({DESCRIPTORS_AND_COUNTS: featurizer})
+    return FeatureTable({COLUMNS: featurizer})
 
 
 def problem(n: int, start: int = 0) -> tuple[list[str], np.ndarray]:
@@ -76,11 +77,11 @@ def test_features_are_computed_once_for_all_baselines() -> None:
 
 def test_feature_table_keeps_the_order_asked_for() -> None:
     table = table_of(Counting())
-    both = table.get(DESCRIPTORS_AND_COUNTS, ["3", "1", "3"])
+    both = table.get(COLUMNS, ["3", "1", "3"])
     np.testing.assert_array_equal(both[0], both[2])
     np.testing.assert_array_equal(both[[1]], Counting()(["1"]))
     with pytest.raises(DataError, match="no molecules"):
-        table.get(DESCRIPTORS_AND_COUNTS, [])
+        table.get(COLUMNS, [])
 
 
 def test_mean_predicts_the_training_mean_and_needs_no_features() -> None:
@@ -164,13 +165,13 @@ def test_ridge_is_not_thrown_off_by_an_odd_molecule() -> None:
     assert low - 2 * (high - low) < predicted[0] < high + 2 * (high - low)
 
 
-def test_real_features_have_descriptors_then_counts() -> None:
-    features = FeatureTable().get(DESCRIPTORS_AND_COUNTS, ["CCO", "c1ccccc1O", "CC(=O)[O-].[Na+]"])
+def test_real_features_have_descriptors_counts_and_ionisation() -> None:
+    features = FeatureTable().get(COLUMNS, ["CCO", "c1ccccc1O", "CC(=O)[O-].[Na+]"])
     assert features.dtype == np.float32
     assert features.shape[0] == 3
     assert features.shape[1] > 2048 + 200
     assert not np.isinf(features).any()
-    assert features[:, -2048:].sum(axis=1).min() > 0
+    assert features[:, -2048 - 17 : -17].sum(axis=1).min() > 0
 
 
 def test_real_molecules_from_end_to_end() -> None:
@@ -206,7 +207,7 @@ def test_trees_as_arrays_predict_what_xgboost_predicts(stopped: bool) -> None:
 def test_arrays_stand_in_for_xgboost_on_disk(tmp_path: Path) -> None:
     table = table_of(Counting())
     fitted = XGBoostBaseline(table).fit(problem(80), problem(20, 100))
-    fitted.save(tmp_path)
+    save_baseline(fitted, tmp_path)
     fitted.save_light(tmp_path)
     smiles, _ = problem(30, 200)
     light = load_baseline("xgboost", tmp_path, table)

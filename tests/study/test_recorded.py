@@ -1,4 +1,4 @@
-"""Specifications as version 0.1 hashed them: another text would make every stored run a stranger."""
+"""Specifications as version 0.3 hashed them: another text would make every stored run a stranger."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ ARMS: list[dict[str, Any]] = [
     {"name": "at-random", "kind": "selection", "strategy": "random", "count": 9, "settings": FAST},
 ]
 RECORDED = {
-    "ridge": "1561fe0b6d322747ed89",
+    "ridge": "e166c33d4b6997134092",
     "mean": "4ff436c936ef6535aa65",
     "svr": "4514685645c073ffff80",
     "probe": "1e9d97129fa41bcc2afa",
-    "plain": "2f8816e25d1138a4fdf4",
-    "lora": "dd4f54c290fa845f9b22",
-    "adapted": "e4f524ad839c73520269",
-    "random": "e73bb75ab8bea55d5b6a",
-    "blended": "62f357ecc31cbe1bafd2",
+    "plain": "9481698d0c0808e68d0f",
+    "lora": "9b637480b40695c7c0a1",
+    "adapted": "8c1c9480a671f1c93179",
+    "random": "4440f59309ba1970440e",
+    "blended": "5df3e5ae725e46dc1f04",
     "both": "5eab4597bf13a14426b3",
-    "influence": "5d19ba38b3a4b6c38332",
-    "at-random": "34c37b5b767fde34014a",
+    "influence": "54753a4b048b83c64f11",
+    "at-random": "7b8be24fa107348798ad",
 }
 # What differs between machines: versions of packages, checksums of files.
 LOCAL = ("libraries", "weights", "external")

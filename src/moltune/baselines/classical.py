@@ -1,7 +1,7 @@
 """The contract of a baseline, and the classical ones: training mean, ridge, random forest, XGBoost.
 
-All but the mean learn on RDKit descriptors and Morgan counts. They are stored without pickle: JSON, arrays in
-safetensors, XGBoost's own format.
+All but the mean learn on RDKit descriptors, Morgan counts and ionisation. They are stored without pickle: JSON, arrays
+in safetensors, XGBoost's own format.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from moltune.baselines.trees import Trees
 from moltune.errors import ConfigError, RunFolderError, one_line
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
+from moltune.features.registry import CLASSICAL, FeatureTable
 
 Part = tuple[Sequence[str], np.ndarray]
 """n SMILES, and their measurements in the target's unit, shape (n,)."""
@@ -32,13 +32,14 @@ class Baseline(ABC):
     """
 
     name: str
+    columns = CLASSICAL
 
     def __init__(self, features: FeatureTable | None = None) -> None:
         self.features = FeatureTable() if features is None else features
 
     def _x(self, smiles: Sequence[str]) -> np.ndarray:
-        """Descriptors and counts, float32, shape (n, 217 + 2048)."""
-        return self.features.get(DESCRIPTORS_AND_COUNTS, smiles)
+        """Features side by side, float32, shape (n, d)."""
+        return self.features.get(self.columns, smiles)
 
     @abstractmethod
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
@@ -67,7 +68,7 @@ class Baseline(ABC):
 class MeanBaseline(Baseline):
     """Predicts the mean of the training part for every molecule."""
 
-    name = "mean"
+    name, columns = "mean", ""
     _file = "numbers.json"
 
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
@@ -233,8 +234,16 @@ class XGBoostBaseline(Baseline):
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline for baseline in (MeanBaseline, RidgeBaseline, RandomForestBaseline, XGBoostBaseline)
 }
+READS, _BEFORE_0_3 = "features.json", "rdkit+morgan"
 STORABLE = (XGBoostBaseline.name, RidgeBaseline.name, MeanBaseline.name)
 """Baselines that can be saved; a random forest can only be pickled."""
+
+
+def save_baseline(baseline: Baseline, folder: Path) -> None:
+    """Write a fitted baseline into a folder, and which features it reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    baseline.save(folder)
+    (folder / READS).write_text(json.dumps(baseline.columns) + "\n", encoding="utf-8")
 
 
 def make_baseline(name: str, features: FeatureTable | None = None) -> Baseline:
@@ -258,6 +267,8 @@ def load_baseline(name: str, folder: Path, features: FeatureTable | None = None)
         raise RunFolderError(f"{folder}: there is no stored kind of baseline {name!r}")
     baseline = make_baseline(name, features)
     try:
+        reads = folder / READS
+        baseline.columns = str(json.loads(reads.read_text(encoding="utf-8"))) if reads.is_file() else _BEFORE_0_3
         baseline.restore(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunFolderError(

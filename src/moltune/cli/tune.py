@@ -58,13 +58,19 @@ def finetune(
         option(
             "--head",
             help="Regression head: mean, cls or molformer; with --method probe: ridge, svr or gp.",
-            default="mean; ridge with probe",
+            default="mean; gp with probe",
             rich_help_panel="Model",
         ),
     ] = None,
     blend: Annotated[
-        bool, option("--blend", help="Average with XGBoost and a kernel head; prediction.blend=[...] names others.")
-    ] = False,
+        bool | None,
+        option(
+            "--blend/--no-blend",
+            help="Average the tuned model with a Gaussian process on frozen embeddings, descriptors and ionisation; "
+            "prediction.blend=[...] names others.",
+            default="where a validation part can choose the weights",
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -79,7 +85,7 @@ def finetune(
         FinetuneConfig,
         {
             "method.probe.head" if of_probe else "model.head": head,
-            "prediction.blend": DEFAULT_BLEND if blend else None,
+            "prediction.blend": None if blend is None else DEFAULT_BLEND if blend else [],
         },
     )
     features = given.options[FinetuneConfig]["method.probe.features"]

@@ -15,6 +15,8 @@ from moltune.config.analysis import (
 from moltune.config.base import Group, Settings, explain, make_settings
 from moltune.config.finetuning import (
     DEFAULT_BLEND,
+    DEFAULT_FEATURES,
+    LARGE_BLEND,
     METHOD_NAMES,
     METHOD_TRAINING,
     AdaptConfig,
@@ -39,6 +41,8 @@ from moltune.config.pretraining import Architecture, PretrainConfig, PretrainSet
 
 __all__ = [
     "DEFAULT_BLEND",
+    "DEFAULT_FEATURES",
+    "LARGE_BLEND",
     "METHOD_NAMES",
     "METHOD_TRAINING",
     "SCOPE_PATTERN",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -20,8 +22,29 @@ from pydantic import (
 from moltune.config.base import NO_RANDOM_SMILES, Settings, make_settings
 
 METHOD_NAMES = ("full", "head", "probe", "bitfit", "lora", "ia3", "dora", "ln")
-DEFAULT_BLEND = ["xgboost", "svr:embedding+rdkit"]
-FeatureName = Literal["embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol"]
+DEFAULT_FEATURES = ["embedding", "rdkit-fast", "ionisation"]
+# Averaged with a tuned language model; a Gaussian process is too large for as many molecules as the second is for.
+DEFAULT_BLEND, LARGE_BLEND = [f"gp:{'+'.join(DEFAULT_FEATURES)}"], ["xgboost"]
+FEATURE_NAMES = ("embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol")
+
+
+def check_feature(name: str) -> str:
+    """Let the name of a feature pass, such as ``rdkit-fast``, ``ionisation``, or ``ionisation@6.5`` at pH 6.5.
+
+    Raises:
+        ValueError: there is no such feature.
+    """
+    if name in FEATURE_NAMES:
+        return name
+    feature, at, ph = name.partition("@")
+    if feature == "ionisation" and at and re.fullmatch(r"\d{1,2}(\.\d+)?", ph) and float(ph) <= 14:
+        return name
+    raise ValueError(
+        f"there are no features {name!r}; choose from {', '.join(FEATURE_NAMES)}, or ionisation@6.5 for another pH"
+    )
+
+
+FeatureName = Annotated[str, AfterValidator(check_feature)]
 
 
 def parse_list(value: Any) -> Any:
@@ -158,12 +181,12 @@ class ProbeSettings(Settings):
     """A head fitted on features that are computed once; nothing in the encoder changes."""
 
     head: Literal["ridge", "svr", "gp"] = Field(
-        "ridge", description="ridge regression, support vector regression or Gaussian process"
+        "gp", description="ridge regression, support vector regression or Gaussian process"
     )
     features: Annotated[list[FeatureName], BeforeValidator(parse_list)] = Field(
-        default_factory=lambda: list[FeatureName](["embedding"]),
+        default_factory=lambda: list(DEFAULT_FEATURES),
         min_length=1,
-        description="what a probe reads: any of embedding, rdkit, rdkit-fast, morgan, ionisation, minimol",
+        description=f"what a probe reads: any of {', '.join(FEATURE_NAMES)}; ionisation@6.5 is at pH 6.5",
     )
     C: float = Field(5.0, gt=0, description="SVR: price of an error, in standard deviations of the target")
     epsilon: NonNegativeFloat = Field(0.1, description="SVR: errors below this cost nothing, in the same unit")
@@ -281,9 +304,11 @@ class PredictionSettings(Settings):
 
     retired: ClassVar[dict[str, tuple[Any, str]]] = {"tta": (1, NO_RANDOM_SMILES)}
 
-    blend: list[str] = Field(
-        default_factory=list,
-        description="baselines averaged with the model, weights from the validation part; empty: the model alone",
+    blend: list[str] | None = Field(
+        None,
+        description="baselines averaged with the model, weights from the validation part; empty: the model alone; "
+        f"unset: {DEFAULT_BLEND[0]} ({LARGE_BLEND[0]} for many molecules), where a pretrained model is tuned and the "
+        "validation part is large enough",
     )
 
 
@@ -293,7 +318,7 @@ class EvaluationSettings(Settings):
     bootstrap: NonNegativeInt = Field(1000, description="resamples behind each interval; 0: no intervals")
     confidence: float = Field(0.95, gt=0, lt=1)
     baselines: list[str] = Field(
-        default_factory=lambda: ["mean", "xgboost", "svr:embedding+rdkit"],
+        default_factory=lambda: ["mean", "xgboost", "gp:rdkit-fast+ionisation"],
         description="what the model is compared with; probes on its frozen embeddings, such as svr:embedding+rdkit, "
         "are left out where it starts from random weights, and where the model is that probe itself",
     )

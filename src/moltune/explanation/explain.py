@@ -244,9 +244,7 @@ def _asks(predictor: Predictor) -> Any:
 
 
 def _depends_on_charge(predictor: Predictor) -> bool:
-    members = [predictor.model, *(predictor.blend.baselines.values() if predictor.blend is not None else ())]
-    features = [str(one) for member in members for one in getattr(getattr(member, "settings", None), "features", ())]
-    return "ionisation" in features or is_logd(predictor.target_name)
+    return predictor.ionisation_ph is not None or is_logd(predictor.target_name)
 
 
 def _named(target: str, unit: str) -> str:

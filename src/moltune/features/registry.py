@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,8 @@ from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_counts, rdkit_descriptors
 from moltune.features.physchem import physchem
 
-EMBEDDING, DESCRIPTORS_AND_COUNTS = "embedding", "rdkit+morgan"
+EMBEDDING, CLASSICAL = "embedding", "rdkit-fast+morgan+ionisation"
+PH = 7.4
 # Starting worker processes takes longer than a few hundred molecules do.
 _WORTH_WORKERS = 500
 
@@ -61,10 +62,10 @@ def _minimol(smiles: Sequence[str], threads: int) -> np.ndarray:
     return MiniMol(threads)(smiles)
 
 
-def _ionisation(smiles: Sequence[str], threads: int) -> np.ndarray:
+def _ionisation(smiles: Sequence[str], threads: int, ph: float = PH) -> np.ndarray:
     from moltune.features.ionisation import ionisation_block
 
-    return ionisation_block(smiles, n_jobs=threads if len(smiles) >= _WORTH_WORKERS else 1)
+    return ionisation_block(smiles, ph=ph, n_jobs=threads if len(smiles) >= _WORTH_WORKERS else 1)
 
 
 def _no_encoder(smiles: Sequence[str], threads: int) -> np.ndarray:
@@ -91,15 +92,20 @@ FEATURES: dict[str, Feature] = {
 def find_feature(name: str) -> Feature:
     """The feature of that name; names joined by ``+``, such as ``rdkit+morgan``, are features side by side.
 
+    ``ionisation@6.5`` is ionisation at pH 6.5.
+
     Raises:
         ConfigError: there is no such feature.
         FeatureUnavailable: its package is missing.
     """
     parts = []
     for part in name.split("+"):
-        if part not in FEATURES:
+        known, _, ph = part.partition("@")
+        if known not in FEATURES or (ph and known != "ionisation"):
             raise ConfigError(f"there are no features {part!r}; choose from {', '.join(FEATURES)}")
-        feature = FEATURES[part]
+        feature = FEATURES[known]
+        if ph:
+            feature = replace(feature, name=part, compute=partial(_ionisation, ph=float(ph)))
         if feature.package and importlib.util.find_spec(feature.package) is None:
             raise FeatureUnavailable(f"{part} features need a package; run `pip install {feature.extra}`")
         parts.append(feature)
@@ -111,6 +117,15 @@ def find_feature(name: str) -> Feature:
         libraries=tuple(dict.fromkeys(library for part in parts for library in part.libraries)),
         version=1 + sum(part.version - 1 for part in parts),
     )
+
+
+def ionisation_ph(columns: str) -> float | None:
+    """The pH at which joined features such as ``embedding+ionisation@6.5`` look at ionisation; None: at none."""
+    for part in columns.split("+"):
+        name, _, ph = part.partition("@")
+        if name == "ionisation":
+            return float(ph) if ph else PH
+    return None
 
 
 class FeatureTable:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from moltune.baselines.classical import Baseline
+from moltune.baselines.classical import Baseline, save_baseline
 from moltune.baselines.compare import BaselineResult
 from moltune.data.splitting.split import Parts
 from moltune.errors import DataError, NumericsError, RunFolderError
@@ -97,8 +97,7 @@ class Blend:
     def save(self, folder: Path) -> None:
         """Write the members and their weights; no file holds anything that runs."""
         for place, member in zip(_folders(folder, list(self.baselines)), self.baselines.values(), strict=True):
-            place.mkdir(parents=True, exist_ok=True)
-            member.save(place)
+            save_baseline(member, place)
         write_json(folder / FILE, {"weights": self.weights, "baselines": list(self.baselines)})
 
     @classmethod
@@ -139,14 +138,15 @@ def make_blend(
 
     Args:
         names: baselines that take part beside the model.
-        results: of fitted baselines, by name.
+        results: of fitted baselines, by name; the members are among them.
         model: part -> predictions of the model; the validation part is among them.
         parts: SMILES and measurements of each part.
         options: bootstrap, confidence and seed, as :func:`moltune.evaluation.metrics.evaluate` takes them.
 
     Returns:
         The blend, its predictions of each part in ``model``, and its entry of ``metrics.json``: weights, metrics of
-        each part, and on the test part the blend's RMSE minus each member's (below zero the blend is better).
+        each part, and on the test part the blend's RMSE minus each member's and other baseline's (below zero the blend
+        is better).
     """
     members = {MODEL: model, **{name: results[name].predictions for name in names}}
     true = parts["validation"][1]
@@ -159,8 +159,9 @@ def make_blend(
     metrics: dict[str, Any] = {"weights": weights}
     metrics |= {part: evaluate(parts[part][1], blended[part], **options) for part in blended}
     if "test" in blended:
+        others = {MODEL: model, **{name: result.predictions for name, result in results.items()}}
         metrics["comparison"] = {
             name: compare_paired(parts["test"][1], blended["test"], predicted["test"], **options)
-            for name, predicted in members.items()
+            for name, predicted in others.items()
         }
     return blend, blended, metrics

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from moltune.baselines.classical import Baseline
 from moltune.calibration import LEVEL
 from moltune.calibration.conformal import check_level
 from moltune.config import CleanSettings, DataSettings, ModelSettings
@@ -20,12 +21,12 @@ from moltune.data.molecules import Molecules
 from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, RunFolderError
 from moltune.evaluation.metrics import evaluate
+from moltune.features.registry import ionisation_ph
 from moltune.files import unpacked
 from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
 from moltune.predictors.confidence import Confidence
 from moltune.predictors.load import load_model
 from moltune.predictors.names import IONISATION, NOTE, is_logd
-from moltune.predictors.probe import Probe
 from moltune.ready.catalogue import path_of
 from moltune.reports.summary import CROSS_VALIDATION
 from moltune.run import ADAPTED, BLENDED, CONFIG, INTERVALS, Run
@@ -249,15 +250,21 @@ class Predictor:
                 result["unseen"] = metrics_of(unseen)
         return result
 
+    @property
+    def ionisation_ph(self) -> float | None:
+        """The pH at which the model or a member of its blend looks at ionisation; None: neither does."""
+        blended = () if self.blend is None else self.blend.baselines.values()
+        found = (ionisation_ph(one.columns) for one in (self.model, *blended) if isinstance(one, Baseline))
+        return next((ph for ph in found if ph is not None), None)
+
     def _why(self, smiles: Sequence[str]) -> dict[str, np.ndarray]:
         """What is ionised, for a logD by a model that looks at it."""
-        blended = () if self.blend is None else self.blend.baselines.values()
-        read = {name for one in (self.model, *blended) if isinstance(one, Probe) for name in one.settings.features}
-        if "ionisation" not in read or not is_logd(self.target_name):
+        ph = self.ionisation_ph
+        if ph is None or not is_logd(self.target_name):
             return {}
         from moltune.features.ionisation import ionise
 
-        found = ionise(list(smiles))
+        found = ionise(list(smiles), ph)
         columns: list[list[Any]] = [
             [math.nan if one is None else one.strongest("acid") for one in found],
             [math.nan if one is None else one.strongest("base") for one in found],

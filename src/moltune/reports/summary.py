@@ -25,8 +25,8 @@ BASELINE_LABELS = {
 PROBE_HEADS = {"ridge": "Ridge", "svr": "SVR", "gp": "Gaussian process"}
 PROBE_FEATURES = {
     "embedding": "frozen embeddings",
-    "rdkit": "descriptors",
-    "rdkit-fast": "fast descriptors",
+    "rdkit": "all descriptors",
+    "rdkit-fast": "descriptors",
     "morgan": "Morgan counts",
     "ionisation": "ionisation",
     "minimol": "MiniMol",
@@ -81,8 +81,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
 def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     """Say in one sentence whether the language model was worth it, judged on the test part alone.
 
-    The model is compared by RMSE with the training mean, and with the best of the other baselines; a difference
-    counts where the paired interval in ``metrics["comparison"]`` leaves out zero.
+    What it predicts, in a blend where there is one, is compared by RMSE with the training mean, and with the best of
+    the baselines that do without it; a difference counts where the paired interval in ``"comparison"`` leaves out zero.
 
     Args:
         metrics: the content of ``metrics.json``.
@@ -93,16 +93,26 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         return f"Trained on every molecule: the cross-validated RMSE is {error}."
     if not metrics.get("test"):
         return "There is no test part, so nothing can be said about how well the model predicts new molecules."
+    blend = metrics.get("blend") or {}
+    own = blend if blend.get("test") else metrics
     model = f"the language model's test RMSE is {_with_unit(format_estimate(metrics['test']['rmse']), unit)}"
+    if own is blend:
+        blended = _with_unit(format_estimate(own["test"]["rmse"]), unit)
+        alone = format_number(metrics["test"]["rmse"]["value"])
+        model = f"the test RMSE of the blend is {blended} (the tuned language model alone: {alone})"
     rivals = {
-        name: result["test"]["rmse"]["value"]
+        name: result["test"]["rmse"]
         for name, result in (metrics.get("baselines") or {}).items()
-        if result.get("test")
+        if result.get("test") and "embedding" not in name.partition(":")[2].split("+")
     }
     if not rivals:
-        return f"Not compared: {model}, but no baseline was run, so it is open whether a simpler model does as well."
+        return (
+            f"Not compared: {model}, but no baseline was run that does without it, so it is open whether a simpler "
+            "model does as well."
+        )
     if "mean" in rivals:
-        outcome, gap = _outcome(metrics, "mean"), _gap(metrics, "mean", rivals.pop("mean"), unit)
+        mean = rivals.pop("mean")
+        outcome, gap = _outcome(own, "mean", mean), _gap(own, "mean", mean, unit)
         if outcome == "worse":
             return (
                 f"Do not use this model: {model}, worse than predicting the training mean for every molecule ({gap})."
@@ -114,8 +124,9 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         model += " and beats the training mean"
     if not rivals:
         return f"Better than guessing: {model}; no classical model was run to compare it with."
-    best = min(rivals, key=lambda name: rivals[name])
-    label, outcome, gap = baseline_label(best), _outcome(metrics, best), _gap(metrics, best, rivals[best], unit)
+    best = min(rivals, key=lambda name: rivals[name]["value"])
+    label, rival = baseline_label(best), rivals[best]
+    outcome, gap = _outcome(own, best, rival), _gap(own, best, rival, unit)
     if outcome == "better":
         return f"The language model is worth it: {model}, and it beats {label} too ({gap})."
     if outcome == "worse":
@@ -166,6 +177,8 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     said = {"better": "better than", "worse": "worse than", "cannot tell": "not distinguishable from"}
     members: dict[str, list[str]] = {}
     for name, result in (blend.get("comparison") or {}).items():
+        if name not in labels:
+            continue
         members.setdefault(said[result["verdict"]], []).append(labels[name])
     rmse = _with_unit(format_estimate(blend["test"]["rmse"]), unit)
     return (
@@ -221,7 +234,9 @@ def baseline_label(name: str) -> str:
     head, _, features = name.partition(":")
     if not is_probe_name(name) or head not in PROBE_HEADS:
         return BASELINE_LABELS.get(name, name)
-    return f"{PROBE_HEADS[head]} on {' + '.join(PROBE_FEATURES.get(part, part) for part in features.split('+'))}"
+    read = (part.partition("@") for part in features.split("+"))
+    words = [PROBE_FEATURES.get(part, part) + (f" at pH {ph}" if ph else "") for part, _, ph in read]
+    return f"{PROBE_HEADS[head]} on {' + '.join(words)}"
 
 
 def format_number(value: float | None, decimals: int | None = None) -> str:
@@ -250,22 +265,22 @@ def _decimals(value: float) -> int:
     return min(4, max(0, 2 - math.floor(math.log10(abs(value))))) if value else 2
 
 
-def _outcome(metrics: Mapping[str, Any], name: str) -> str:
+def _outcome(own: Mapping[str, Any], name: str, rival: Mapping[str, Any]) -> str:
     """The paired verdict; without one, what two RMSE intervals that do not overlap show (a stricter test)."""
-    if comparison := (metrics.get("comparison") or {}).get(name):
+    if comparison := (own.get("comparison") or {}).get(name):
         return str(comparison["verdict"])
-    model, baseline = metrics["test"]["rmse"], metrics["baselines"][name]["test"]["rmse"]
-    if model["upper"] is None or baseline["upper"] is None:
+    model = own["test"]["rmse"]
+    if model["upper"] is None or rival["upper"] is None:
         return "cannot tell"
-    if model["upper"] < baseline["lower"]:
+    if model["upper"] < rival["lower"]:
         return "better"
-    return "worse" if model["lower"] > baseline["upper"] else "cannot tell"
+    return "worse" if model["lower"] > rival["upper"] else "cannot tell"
 
 
-def _gap(metrics: Mapping[str, Any], name: str, baseline_rmse: float, unit: str) -> str:
+def _gap(own: Mapping[str, Any], name: str, rival: Mapping[str, Any], unit: str) -> str:
     """The baseline's RMSE, and how far the model's lies from it."""
-    against = f"RMSE {_with_unit(format_number(baseline_rmse), unit)}"
-    comparison = (metrics.get("comparison") or {}).get(name)
+    against = f"RMSE {_with_unit(format_number(rival['value']), unit)}"
+    comparison = (own.get("comparison") or {}).get(name)
     if not comparison:
         return f"{against}; the two were not compared molecule by molecule"
     difference = comparison["difference"]

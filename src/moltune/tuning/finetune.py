@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from moltune.predictors.base import BLEND
 from moltune.predictors.base import MODEL as ALONE
 from moltune.predictors.blend import Blend, make_blend
 from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
-from moltune.predictors.members import baselines_of, check_baselines, check_members, make_member
+from moltune.predictors.members import baselines_of, blend_of, check_baselines, check_members, make_member
 from moltune.predictors.probe import Probe
 from moltune.pretraining.adapt import adapt_run
 from moltune.reports.figures import calibration_curve, loss_curves, residual_histogram, true_against_predicted
@@ -77,7 +77,7 @@ def finetune(
         resume: go on with an unfinished run of the same settings and data, or return a finished one.
         overwrite: replace an existing run folder.
         report: called after each step and epoch with what is known, for a progress bar.
-        features: by name, computed elsewhere: ``rdkit+morgan`` for the baselines, others for probes of a blend.
+        features: by name, computed elsewhere, for baselines and for the probes of a blend.
 
     Returns:
         The finished run.
@@ -94,8 +94,7 @@ def finetune(
     check_method(config)
     check_settings(config.training)
     prepared = prepare(config, molecules)
-    if config.prediction.blend and not len(prepared.split.validation):
-        raise ConfigError("prediction.blend chooses its weights on the validation part; give the split one")
+    members = blend_of(config, len(prepared.split.train), len(prepared.split.validation))
     run = start_run(path, config, prepared.provenance, resume=resume, overwrite=overwrite)
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
@@ -122,8 +121,8 @@ def finetune(
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
     enough = len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT
-    crossed = isinstance(tuned.model, Probe) and not config.prediction.blend and enough
-    judged = judge(tuned, parts, config, model, features, calibrate=not crossed)
+    crossed = isinstance(tuned.model, Probe) and not members and enough
+    judged = judge(tuned, parts, config, model, members, features, calibrate=not crossed)
     if crossed and isinstance(tuned.model, Probe):
         judged = _crossed(judged, tuned.model, prepared, config)
     judged.metrics["cost"]["saved_bytes"] = folder_bytes(run.path / MODEL)
@@ -200,11 +199,12 @@ def judge(
     parts: Parts,
     config: FinetuneConfig,
     model: ModelSettings,
+    members: Sequence[str] = (),
     features: Mapping[str, Featurizer] | None = None,
     *,
     calibrate: bool = True,
 ) -> Judged:
-    """Predict every part, compare with the baselines on the test part, and blend if that was asked for."""
+    """Predict every part, compare with the baselines on the test part, and blend with ``members``, where any are."""
     options: dict[str, Any] = {
         "bootstrap": config.evaluation.bootstrap,
         "confidence": config.evaluation.confidence,
@@ -219,7 +219,7 @@ def judge(
         for name in ("test", "validation", "train")
         if name in predicted
     }
-    names = [*baselines_of(config), *config.prediction.blend]
+    names = [*baselines_of(config, len(parts["train"][1])), *members]
     table = FeatureTable({EMBEDDING: Encoder(model), **(features or {})})
     baselines = run_baselines(names, parts, features=table, make=make_member, **options)
     metrics["baselines"] = {name: result.to_dict() for name, result in baselines.items()}
@@ -230,8 +230,8 @@ def judge(
         }
     columns = {"predicted": predicted} | {f"predicted_{name}": one.predictions for name, one in baselines.items()}
     blend = None
-    if config.prediction.blend:
-        blend, blended, metrics[BLEND] = make_blend(config.prediction.blend, baselines, predicted, parts, **options)
+    if members:
+        blend, blended, metrics[BLEND] = make_blend(members, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
     sources = {ALONE: predicted} | ({} if blend is None else {BLEND: blended})
     confidence = _confidence(parts, sources, spread.get("validation")) if calibrate else None

@@ -10,7 +10,7 @@ from pydantic import Field
 from moltune.baselines.classical import MeanBaseline, RidgeBaseline, make_baseline
 from moltune.config import Settings
 from moltune.data.splitting.split import Split, parts_of
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, FeatureTable
+from moltune.features.registry import FeatureTable
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.steps import feature_step, shared_features
 from moltune.study.recipe.protocol import Block
@@ -26,7 +26,7 @@ class BaselineOptions(Settings):
 
 
 class BaselineKind(ArmKind):
-    """A classical model on RDKit descriptors and Morgan counts, or the training mean."""
+    """A classical model on RDKit descriptors, Morgan counts and ionisation, or the training mean."""
 
     name = "baseline"
     description = "a classical model on descriptors and fingerprints"
@@ -50,8 +50,9 @@ class BaselineKind(ArmKind):
         return self.options(arm).baseline not in (_MEAN, RidgeBaseline.name)
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
-        """Descriptors and counts, unless the baseline looks at no molecule."""
-        return [] if self.options(arm).baseline == _MEAN else [feature_step(DESCRIPTORS_AND_COUNTS)]
+        """What the baseline reads."""
+        columns = make_baseline(self.options(arm).baseline).columns
+        return [feature_step(name) for name in columns.split("+") if name]
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
         """Fit and predict."""

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from moltune.config import FinetuneConfig, Settings, make_config
+from moltune.baselines.classical import make_baseline
+from moltune.config import FinetuneConfig, PredictionSettings, Settings, make_config
 from moltune.data.splitting.split import Split, write_index_file
 from moltune.errors import ConfigError, RunFolderError
-from moltune.features.registry import DESCRIPTORS_AND_COUNTS, EMBEDDING
+from moltune.features.registry import EMBEDDING
 from moltune.overrides import set_nested
 from moltune.reports.summary import is_probe_name
 from moltune.study.arms import steps
@@ -65,7 +66,8 @@ class FinetuneKind(ArmKind):
         Raises:
             ConfigError: a setting is wrong, or belongs to the study.
         """
-        values: dict[str, Any] = {"model": recipe.model.model_dump(mode="json")}
+        # An arm is a language model alone, unless it says otherwise.
+        values: dict[str, Any] = {"model": recipe.model.model_dump(mode="json"), "prediction": {"blend": []}}
         try:
             _merge(values, self.options(arm).settings)
             for name in _OF_THE_STUDY:
@@ -87,7 +89,7 @@ class FinetuneKind(ArmKind):
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
         """The adaptation of the encoder, and the features of a blend's baselines."""
         config = self.config(arm, recipe)
-        needed = [steps.feature_step(name) for name in _features_of(config.prediction.blend)]
+        needed = [steps.feature_step(name) for name in _features_of(config.prediction.blend or [])]
         if config.adapt.objective != "none":
             needed.append(steps.adaptation_step(config, recipe.protocol, block))
         return needed
@@ -138,8 +140,9 @@ def recorded_settings(config: FinetuneConfig) -> dict[str, Any]:
     default = FinetuneConfig()
     if config.model.weights == default.model.weights:
         del settings["model"]["weights"]
-    later = {name: steps.recorded(getattr(config, name)) for name in ("adapt", "prediction")}
-    kept = {name: values for name, values in later.items() if getattr(config, name) != getattr(default, name)}
+    off = {"adapt": default.adapt, "prediction": PredictionSettings(blend=[])}
+    later = {name: steps.recorded(getattr(config, name)) for name in off}
+    kept = {name: values for name, values in later.items() if getattr(config, name) != off[name]}
     return {name: value for name, value in settings.items() if name not in later} | kept
 
 
@@ -148,6 +151,7 @@ def run_values(settings: Mapping[str, Any], bench: Workbench, split: Split, seed
     bench.folder.mkdir(parents=True, exist_ok=True)
     index = write_index_file(bench.molecules, split, bench.folder / "split.json")
     return {
+        "prediction": {"blend": []},
         **settings,
         "training": {**settings["training"], "threads": bench.threads},
         "data": {"source": str(bench.molecules.provenance.get("source"))},
@@ -166,8 +170,8 @@ def _features_of(members: Sequence[str]) -> list[str]:
     for member in members:
         if is_probe_name(member):
             names += [feature for feature in probe_settings(member).features if feature != EMBEDDING]
-        elif member != "mean":
-            names.append(DESCRIPTORS_AND_COUNTS)
+        else:
+            names += [feature for feature in make_baseline(member).columns.split("+") if feature]
     return list(dict.fromkeys(names))
 
 

@@ -26,7 +26,7 @@ class ProbeOptions(ProbeSettings):
 
 
 class ProbeKind(ArmKind):
-    """Ridge, SVR or Gaussian process on any of embedding, rdkit, morgan and minimol."""
+    """Ridge, SVR or Gaussian process on any features that a probe can read."""
 
     name = "probe"
     description = "a head fitted on frozen features"
@@ -55,9 +55,7 @@ class ProbeKind(ArmKind):
         values = {
             "name": "probe",
             "kind": self.name,
-            "label": "Probe: SVR on embeddings + descriptors",
-            "head": "svr",
-            "features": [EMBEDDING, "rdkit"],
+            "label": "Probe: Gaussian process on embeddings, descriptors and ionisation",
             "optional": True,
             "control": "what the frozen model gives without any tuning; an arm that does not beat it was not worth its "
             "time",

@@ -27,7 +27,7 @@ from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 FORMAT = 1
 # The version whose results these still are; a later one here makes every stored run another run.
-RESULTS_OF = "0.1.0"
+RESULTS_OF = "0.3.0"
 _SHOWN = ("source", "sha256", "smiles_column", "target_column", "unit", "licence", "citation", "cleaning", "rdkit")
 
 
