@@ -21,7 +21,7 @@ from moltune.files import write_text
 from moltune.run import machine, settings_of, versions
 
 RESULTS = Path(__file__).parent / "results"
-BASELINES = ["mean", "ridge", "random-forest", "xgboost", "svr:embedding+rdkit"]
+BASELINES = ["mean", "ridge", "random-forest", "xgboost", "gp:rdkit-fast+ionisation"]
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     text = json.dumps(result, indent=1, allow_nan=False, default=float) + "\n"
     write_text(path, text)
     metrics: dict[str, Any] = result["metrics"]
-    rmse = {"model": metrics, **metrics["baselines"]}
+    rmse = {"blend": metrics["blend"], "model": metrics, **metrics["baselines"]}
     for name, values in rmse.items():
         value = values["test"]["rmse"]
         print(f"{name:20s} test RMSE {value['value']:.3f} ({value['lower']:.3f} to {value['upper']:.3f})")
