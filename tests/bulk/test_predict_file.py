@@ -148,6 +148,19 @@ def test_two_processes_give_the_same(probe: Run, table: pd.DataFrame, tmp_path: 
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
 
 
+def test_known_molecules_are_found_without_the_inchikeys_of_all_others(
+    probe: Run, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = probe.splits["smiles"].head(5).tolist()
+    write(pd.concat([table, pd.DataFrame({"smiles": [*known, "[Na]", "*C"]})]), tmp_path / "in.csv")
+    predict_file(probe.path, tmp_path / "in.csv", tmp_path / "quick.csv")
+    monkeypatch.setattr(Predictor, "formulas", lambda self, rows: None)
+    predict_file(probe.path, tmp_path / "in.csv", tmp_path / "thorough.csv")
+    assert (tmp_path / "quick.csv").read_bytes() == (tmp_path / "thorough.csv").read_bytes()
+    measured = pd.read_csv(tmp_path / "quick.csv").filter(like="_measured").filter(regex="^(?!.*nearest)").iloc[:, 0]
+    assert measured.tail(7).notna().tolist() == [True] * 5 + [False] * 2
+
+
 class _Stop(MoltuneError):
     pass
 

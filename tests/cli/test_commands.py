@@ -354,6 +354,13 @@ def test_predict_from_empty_standard_input(moltune: Invoke, finished: Run, given
     fails(moltune("predict", finished.path, input=given), 2, "holds no SMILES")
 
 
+def test_a_file_in_a_folder_is_no_model_that_is_missing(finished: Run, moltune: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("smiles\nCCO\n")
+    result = moltune("predict", tmp_path / "some.csv", "--model", finished.path)
+    assert table_of(result)["smiles"].tolist() == ["CCO"]
+    fails(moltune("predict", tmp_path / "other.csv", "--model", finished.path), 2, "there is no run or model")
+
+
 def test_ten_thousand_rows_come_back_in_order(
     moltune: Invoke, finished: Run, small_table: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -1,10 +1,13 @@
+import contextlib
 import logging
 
 import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolDescriptors
 
+from moltune import datasets
 from moltune.config import CleanSettings, DataSettings
 from moltune.data.cleaning.clean import clean, clean_smiles
 from moltune.data.load import load_molecules, molecules_from_lists, reason_counts
@@ -201,3 +204,36 @@ def test_lists_are_not_merged_unless_settings_say_so():
         molecules_from_lists(smiles, [1.0])
     with pytest.raises(DataError, match="list of SMILES is empty"):
         molecules_from_lists([], [])
+
+
+def test_inchikeys_are_left_out_where_they_cannot_be_those_that_are_looked_for():
+    known = {rdMolDescriptors.CalcMolFormula(Chem.MolFromSmiles(one)) for one in ("CC(=O)O", "[Na+].[Cl-]")}
+    asked = ["OC=CO", "CC(=O)[O-]", "CCO", "C[Se]C", "[Na+].[Cl-]", "*CC", "C" * 501]
+    found = {}
+    for text in asked:
+        with contextlib.suppress(DataError):
+            found[text] = clean_smiles(text, formulas=known)
+    assert [text for text in asked if text not in found] == ["*CC"]
+    # An isomer of what is looked for, and what InChI may refuse, have theirs.
+    assert [text for text, one in found.items() if not one.inchikey] == ["CC(=O)[O-]", "CCO"]
+    assert all(one.inchikey in ("", clean_smiles(text).inchikey) for text, one in found.items())
+
+
+def test_a_formula_follows_from_an_inchikey_and_ordinary_molecules_have_one():
+    formulas: dict[str, set[str]] = {}
+    texts = datasets.load("lipophilicity")["smiles"].sample(300, random_state=0).tolist()
+    for text in [*texts, *(text.replace("N", "[NH+]", 1) for text in texts), *(f"[O-].{text}" for text in texts)]:
+        mol = Chem.MolFromSmiles(text)
+        if mol is not None and not clean_smiles(text, formulas=()).inchikey:
+            formulas.setdefault(Chem.MolToInchiKey(mol), set()).add(rdMolDescriptors.CalcMolFormula(mol))
+    assert len(formulas) > 600
+    assert "" not in formulas
+    assert all(len(one) == 1 for one in formulas.values())
+
+
+@pytest.mark.parametrize("text", ["CCO", "OCC", "[2H]CO", "InChI=1S/CH4/h1H4", "OCC |c:0|", "C[N+](C)(C)C", "Cl.CCN"])
+def test_a_molecule_is_kept_where_reading_its_smiles_gives_the_same(text):
+    found = clean_smiles(text, CleanSettings(largest_fragment=True, neutralize=True))
+    assert (found.mol is not None) == (text in ("CCO", "OCC", "C[N+](C)(C)C"))
+    if found.mol is not None:
+        assert Chem.MolToSmiles(found.mol) == Chem.MolToSmiles(Chem.MolFromSmiles(found.smiles))

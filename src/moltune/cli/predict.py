@@ -143,7 +143,7 @@ def _models_and_inputs(models: list[str], inputs: list[str], fast: bool) -> tupl
     table_follows = len(inputs) > 1 and _file_or_set(inputs[1:]) is not None
     if first.is_dir() or is_export(first) or (table_follows and inputs[0] in catalogue.cards()):
         models, inputs = [*models, inputs[0]], inputs[1:] or ["-"]
-    elif table_follows or (len(first.parts) > 1 and (first.parts[0] == "runs" or Path(first.parts[0]).is_dir())):
+    elif table_follows or (_in_a_folder(first) and not first.is_file()):
         raise RunFolderError(f"there is no run or model {inputs[0]}")
     if models and fast:
         raise DataError("--fast chooses among the ready-made models: leave it out where models are named")
@@ -151,6 +151,10 @@ def _models_and_inputs(models: list[str], inputs: list[str], fast: bool) -> tupl
     if not models:
         raise RunFolderError("this installation has no ready-made models: name a run")
     return [str(unpacked(model)) for model in models], inputs
+
+
+def _in_a_folder(path: Path) -> bool:
+    return len(path.parts) > 1 and (path.parts[0] == "runs" or Path(path.parts[0]).is_dir())
 
 
 def _file_or_set(inputs: list[str]) -> str | None:

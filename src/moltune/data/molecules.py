@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from rdkit import Chem
 
 KEPT_COLUMNS = ["row", "input", "smiles", "inchikey", "target"]
 REJECT_COLUMNS = ["row", "input", "value", "reason"]
@@ -31,6 +34,7 @@ class Molecules:
         provenance: source, format, checksum, how the table was read (``reading``), cleaning steps and their counts.
         bounds: those of the rejected rows that say "more than" or "less than" a number, with the columns of
             ``BOUND_COLUMNS``; ``relation`` is >, <, >= or <=, and ``value`` in the unit of the target.
+        mols: of each molecule what reading its ``smiles`` gives, None where it must be read; None: nothing was kept.
     """
 
     table: pd.DataFrame
@@ -39,6 +43,7 @@ class Molecules:
     rows_in: int
     provenance: dict[str, Any] = field(default_factory=dict)
     bounds: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BOUND_COLUMNS))
+    mols: list[Chem.Mol | None] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -90,6 +95,7 @@ class Molecules:
             self,
             table=self.table.drop(index=positions).reset_index(drop=True),
             rejected=rejected.sort_values("row", kind="stable").reset_index(drop=True),
+            mols=None if self.mols is None else [mol for at, mol in enumerate(self.mols) if at not in reasons],
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from rdkit import Chem
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -79,7 +80,7 @@ class Confidence:
 
     def describe(
         self,
-        smiles: Sequence[str],
+        smiles: Sequence[str | Chem.Mol],
         predicted: np.ndarray,
         source: str,
         level: float = LEVEL,
@@ -88,7 +89,7 @@ class Confidence:
         """What to say beside n predictions.
 
         Args:
-            smiles: of the molecules.
+            smiles: of the molecules, or what RDKit read of them.
             predicted: shape (n,).
             source: of the predictions; intervals are given where its errors are known.
             level: share of measurements that an interval should hold.

@@ -12,7 +12,7 @@ from moltune.predictors.probe_heads import ProbeHead, squared_distances
 
 MOST_MOLECULES = 8000
 _FOR_SCALES, _FOR_CHOICE = 800, 2000
-_CHUNK = 512
+_CHUNK = 256
 _BOUNDS = {"signal": (1e-2, 1e2), "noise": (1e-4, 4.0), "weight": (1e-6, 1e4)}
 # In a small set the likelihood is flat in some directions: a weak normal prior holds the logarithms near their start.
 _PRIOR = 0.01
@@ -87,7 +87,7 @@ class GpHead(ProbeHead):
         scales = self.arrays.get("scales")
         if scales is not None:
             features = (features * scales).astype(points.dtype)
-        result = np.full(len(features), constant)
+        result, points = np.full(len(features), constant), points.astype(np.float64)
         for start in range(0, len(features), _CHUNK):
             squared = squared_distances(features[start : start + _CHUNK], points)
             result[start : start + _CHUNK] += (np.exp(-gamma * squared) if scales is None else _matern(squared)) @ dual

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
 
 from moltune.baselines.classical import Baseline
 from moltune.calibration import LEVEL
 from moltune.calibration.conformal import check_level
 from moltune.config import CleanSettings, DataSettings, ModelSettings
+from moltune.data.chemistry import parse_all
 from moltune.data.cleaning.clean import clean_smiles
 from moltune.data.load import in_unit, load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
@@ -54,6 +58,7 @@ class Predictor:
         blend: with classical baselines, which then is the prediction; None where the run has none.
         error: RMSE on the run's test part, or else cross-validated, or on its validation part; None: not known.
         known: the run's molecules: InChIKey → their part, and their measured value; None where there is no run.
+        known_smiles: of the same molecules.
         confidence: intervals, domain and nearest training molecules; None where the run has none.
         level: share of measurements that an interval should hold.
     """
@@ -67,6 +72,7 @@ class Predictor:
     known: dict[str, tuple[str, float]] | None = None
     confidence: Confidence | None = None
     level: float = LEVEL
+    known_smiles: Sequence[str] = ()
 
     @classmethod
     def load(
@@ -90,12 +96,14 @@ class Predictor:
             path = path_of(str(path)) or path
         path = unpacked(path)
         cleaning, policy, unit, error, known = CleanSettings(), ModelSettings(), "", None, None
+        known_smiles: Sequence[str] = ()
         blended, confidence = None, None
         if (Path(path) / CONFIG).is_file():
             run = Run.load(path)
             cleaning, policy = run.config.data.clean, run.config.model
             unit = str(run.provenance.get("data", {}).get("unit") or "")
             known = _known_of(run)
+            known_smiles = () if known is None else run.splits["smiles"].tolist()
             if base is None and (run.path / ADAPTED).is_dir():
                 base = run.path / ADAPTED
             if blend is not False and (run.path / BLENDED).is_dir():
@@ -108,12 +116,23 @@ class Predictor:
         if blend and blended is None:
             raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
         model = load_model(path, base, truncate=policy.too_long == "truncate")
-        return cls(model, cleaning, policy, unit, blended, error, known, confidence, level)
+        return cls(model, cleaning, policy, unit, blended, error, known, confidence, level, known_smiles)
 
     @property
     def target_name(self) -> str:
         """Name of the predicted property."""
         return self.model.target_name
+
+    def formulas(self, rows: int) -> frozenset[str] | None:
+        """Formulas of the known molecules: no other molecule needs an InChIKey to be found among them.
+
+        None where they would take more time than the InChIKeys of so many rows.
+        """
+        return None if 4 * rows < len(self.known_smiles) else self._formulas
+
+    @cached_property
+    def _formulas(self) -> frozenset[str]:
+        return frozenset(map(rdMolDescriptors.CalcMolFormula, parse_all(list(self.known_smiles))))
 
     def predict(self, smiles: Sequence[str], *, batch_size: int = 32, progress: Progress | None = None) -> pd.DataFrame:
         """Predict a list of SMILES; see :meth:`predict_molecules`. ``row`` counts from one."""
@@ -136,9 +155,15 @@ class Predictor:
         return found.rename(columns={name: name.removeprefix(PREDICTED) for name in found.columns})
 
     def estimate(
-        self, smiles: Sequence[str], batch_size: int = 32, progress: Progress | None = None
+        self,
+        smiles: Sequence[str],
+        batch_size: int = 32,
+        progress: Progress | None = None,
+        mols: Sequence[Chem.Mol | None] | None = None,
     ) -> dict[str, np.ndarray]:
         """All that the model says of n cleaned molecules that it can read.
+
+        ``mols`` may hold what RDKit read of each SMILES, which spares reading it again.
 
         Returns:
             Suffix of a column's name → values, shape (n,): "" is the prediction, ``_model_alone`` that of the tuned
@@ -153,7 +178,8 @@ class Predictor:
         if self.blend is not None:
             found, source = {"": self.blend.predict(smiles, alone), ALONE: alone}, BLEND
         if self.confidence is not None:
-            found |= self.confidence.describe(smiles, found[""], source, self.level, spread)
+            read = smiles if mols is None else [mol or text for mol, text in zip(mols, smiles, strict=True)]
+            found |= self.confidence.describe(read, found[""], source, self.level, spread)
         return found | self._why(smiles)
 
     def predict_molecules(
@@ -171,7 +197,8 @@ class Predictor:
         smiles = molecules.smiles
         blocking, warnings = self._issues(smiles)
         good = [position for position in range(len(table)) if position not in blocking]
-        found = self.estimate([smiles[position] for position in good], batch_size, progress)
+        mols = None if molecules.mols is None else [molecules.mols[position] for position in good]
+        found = self.estimate([smiles[position] for position in good], batch_size, progress, mols)
         for suffix, values in found.items():
             column = np.full(len(table), np.nan) if values.dtype.kind == "f" else np.full(len(table), "", dtype=object)
             column[good] = values

@@ -28,7 +28,7 @@ from moltune.predictors.gaussian_process import GpHead
 from moltune.predictors.probe_heads import ProbeHead, RidgeHead, Scaler, SvrHead
 
 CONFIG, ARRAYS = "config.json", "probe.safetensors"
-_CHUNK = 512
+_CHUNK = 2048
 
 
 def make_probe_head(settings: ProbeSettings, blocks: Sequence[int] = ()) -> ProbeHead:
@@ -94,7 +94,7 @@ class Probe(TunedModel, Baseline):
         return source if isinstance(source, Encoder) else None
 
     def predict(self, smiles: Sequence[str], batch_size: int = 32, progress: Progress | None = None) -> np.ndarray:
-        """Predict n molecules, some hundred at a time; float64, shape (n,).
+        """Predict n molecules, some thousand at a time; float64, shape (n,).
 
         Raises:
             NumericsError: a prediction is not finite; the molecule is named.

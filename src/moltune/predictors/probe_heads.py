@@ -17,7 +17,7 @@ _CHUNK = 512
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared distances (n, m) of points (n, d) and (m, d), by one matrix product in float64."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     return np.maximum((a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1), 0.0)
 
 

@@ -90,7 +90,8 @@ class Predictors:
             for one in self.members:
                 key = one.cleaning.model_dump_json()
                 if key not in cleaned:
-                    cleaned[key] = clean(raw, one.cleaning, smiles=smiles, need_target=False)
+                    formulas = self._formulas(key, len(raw.frame))
+                    cleaned[key] = clean(raw, one.cleaning, smiles=smiles, need_target=False, formulas=formulas)
                 found.append(one.predict_rows(raw, cleaned[key], batch_size, progress))
         finally:
             for table in self.tables:
@@ -130,6 +131,12 @@ class Predictors:
         found = self.predict_rows(raw, column, batch_size, progress, molecules)
         names = self.names([one.columns for one in found], table.columns)
         return joined(table, found, self.properties, names).reset_index(drop=True)
+
+    def _formulas(self, cleaning: str, rows: int) -> frozenset[str] | None:
+        """Of all molecules that members with this cleaning know; None: it does not pay to look at them."""
+        found = [one.formulas(rows) for one in self.members if one.cleaning.model_dump_json() == cleaning]
+        known = [one for one in found if one is not None]
+        return frozenset().union(*known) if len(known) == len(found) else None
 
     def names(self, found: Sequence[Iterable[str]], taken: Iterable[str]) -> Names:
         """Names of the columns in a table that has columns already; ``found`` has those of each member's results."""

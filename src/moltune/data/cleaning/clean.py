@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from moltune.errors import DataError, TargetNotFoundError, one_line
 _DEFAULT = CleanSettings()
 _LARGEST = float(np.finfo(np.float32).max)
 _INVISIBLE = "\u200b\u2060\ufeff"
+# The InChI library has a key for every molecule of these elements, of this size at most.
+_ORDINARY, _ORDINARY_ATOMS = re.compile(r"(?:(?:Br|Cl|Si|[HBCNOFPSI])\d*)+(?:[+-]\d*)?"), 500
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,32 @@ class CleanedSmiles:
 
     Attributes:
         smiles: the SMILES to use.
-        inchikey: standard InChIKey of the cleaned molecule.
+        inchikey: standard InChIKey of the cleaned molecule; empty where it was not asked for.
         steps: what changed it, in order: "largest fragment", "neutralised", "canonical".
+        mol: what reading ``smiles`` would give again; None where that is not certain.
     """
 
     smiles: str
     inchikey: str
     steps: tuple[str, ...]
+    mol: Chem.Mol | None = field(default=None, compare=False, repr=False)
 
 
-def clean_smiles(smiles: str | Chem.Mol, settings: CleanSettings = _DEFAULT) -> CleanedSmiles:
+def clean_smiles(
+    smiles: str | Chem.Mol, settings: CleanSettings = _DEFAULT, formulas: Collection[str] | None = None
+) -> CleanedSmiles:
     """Parse, sanitise, optionally strip and neutralise, and name one molecule: a SMILES, an InChI or an RDKit molecule.
 
     With ``settings.canonical`` off the SMILES stays as given (without blanks around it or a ChemAxon extension after
     it), unless stripping or neutralising changed the molecule.
+
+    The InChIKey takes more time than all the rest. Where it only serves to find molecules again, it can be left out for
+    those that have not even the formula of one of them.
+
+    Args:
+        smiles: of the molecule.
+        settings: the cleaning steps.
+        formulas: those of which the InChIKey is asked for; unset: of every molecule.
 
     Raises:
         DataError: the reason why there is no usable molecule.
@@ -70,11 +86,19 @@ def clean_smiles(smiles: str | Chem.Mol, settings: CleanSettings = _DEFAULT) -> 
             canonical = Chem.MolToSmiles(mol)
     except (RuntimeError, ValueError) as error:
         raise DataError(f"RDKit cannot clean the molecule: {one_line(error)}") from None
-    inchikey = _inchikey(mol)
+    inchikey = _inchikey(mol) if formulas is None or _needs_key(mol, formulas) else ""
     used = canonical if settings.canonical or steps else core
+    # Hydrogen atoms, changed molecules and those of an InChI may look another way when they are read again.
+    same = not steps and text == core and mol.GetNumAtoms() == mol.GetNumHeavyAtoms()
     if used != core and not steps:
         steps = ["canonical"]
-    return CleanedSmiles(used, inchikey, tuple(steps))
+    return CleanedSmiles(used, inchikey, tuple(steps), mol if same else None)
+
+
+def _needs_key(mol: Chem.Mol, formulas: Collection[str]) -> bool:
+    """Whether a molecule of these formulas may have its InChIKey, or whether it may have none at all."""
+    formula = rdMolDescriptors.CalcMolFormula(mol)
+    return formula in formulas or not _ORDINARY.fullmatch(formula) or mol.GetNumAtoms() > _ORDINARY_ATOMS
 
 
 def _standardize(mol: Chem.Mol, settings: CleanSettings) -> tuple[Chem.Mol, list[str]]:
@@ -115,6 +139,7 @@ def clean(
     table: TableSettings | None = None,
     need_target: bool = True,
     merge: bool | None = None,
+    formulas: Collection[str] | None = None,
 ) -> Molecules:
     """Clean every row of a raw table.
 
@@ -133,6 +158,7 @@ def clean(
         table: decimal mark and type of measurement; unset: the defaults.
         need_target: whether each kept row must have a finite target.
         merge: whether duplicates are treated as ``settings.duplicates`` says; None: as ``need_target``.
+        formulas: those of which InChIKeys are asked for, see :func:`clean_smiles`; unset: of every molecule.
 
     Raises:
         DataError: a column is missing or not obvious, the target can be read in two ways, no row is usable, no target
@@ -155,6 +181,7 @@ def clean(
     if need_target and cells and np.isnan(values).all() and not measured.reasons:
         raise DataError(_no_number(raw.frame, str(target_column), smiles_column))
     rows: list[tuple[Any, ...]] = []
+    mols: list[Chem.Mol | None] = []
     positions: list[int] = []
     rejects: list[tuple[Any, ...]] = []
     steps: Counter[str] = Counter()
@@ -162,7 +189,7 @@ def clean(
     given = zip(raw.rows.tolist(), structures, cells, values.tolist(), strict=True)
     for position, (row, text, cell, value) in enumerate(given):
         try:
-            found = clean_smiles(text, settings)
+            found = clean_smiles(text, settings, formulas)
             if need_target and math.isnan(value):
                 raise DataError(measured.reasons.get(position) or _why_no_target(cell))
         except DataError as error:
@@ -171,6 +198,7 @@ def clean(
             continue
         steps.update(found.steps)
         positions.append(position)
+        mols.append(None if need_target else found.mol)
         rows.append((row, _text(text), found.smiles, found.inchikey, value))
     others = raw.frame.drop(columns=[smiles_column, *([] if target_column is None else [target_column])])
     further = rename_taken(others.iloc[left].reset_index(drop=True), REJECT_COLUMNS)
@@ -196,6 +224,7 @@ def clean(
             "rdkit": rdkit.__version__,
         },
         bounds=_bounds(raw, structures, measured),
+        mols=None if need_target else mols,
     )
     if need_target if merge is None else merge:
         molecules = merge_duplicates(molecules, settings)

@@ -144,7 +144,7 @@ class Store:
         facts["provenance"]["merged_rows"] = {int(row): int(kept) for row, kept in facts["provenance"]["merged_rows"]}
         # Stores of earlier versions have no bounds.
         paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
-        frames = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
+        frames: dict[str, Any] = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
         return Molecules(**frames, rows_in=facts["rows_in"], provenance=facts["provenance"])
 
     def split_path(self, unit: str) -> Path:
