@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from moltune import __version__
-from moltune.cli import choose, explain, predict, pretrain, start, study, tune
+from moltune.cli import choose, explain, predict, pretrain, serve, start, study, tune
 from moltune.cli.console import err, print_error
 from moltune.cli.help import Command, Group
 from moltune.errors import MoltuneError
@@ -26,6 +26,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "evaluate": predict.evaluate,
         "embed": predict.embed,
         "ionisation": predict.ionisation,
+        "serve": serve.serve,
         "tune": tune.tune,
         "params": tune.params,
         "merge": tune.merge,

@@ -1,0 +1,143 @@
+"""Which models are served, under which names, and what is said of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moltune.errors import ConfigError, RunFolderError
+from moltune.files import unpacked
+from moltune.ready import catalogue
+
+if TYPE_CHECKING:
+    from moltune.predictors.predictor import Predictor
+
+_BINS = 30
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of the service.
+
+    Attributes:
+        name: that requests use; never a path.
+        place: folder, or name of a ready-made model.
+        ready: whether it is a ready-made one.
+    """
+
+    name: str
+    place: str
+    ready: bool
+
+
+def served(models: Sequence[str], only: bool = False) -> list[Served]:
+    """Name the models of the service.
+
+    Args:
+        models: run folders, exports and ready-made models.
+        only: serve these alone; otherwise beside the best ready-made ones.
+
+    Raises:
+        RunFolderError: there is none, or no such run.
+    """
+    ready = [] if only else catalogue.names()
+    listed = [*ready, *(one for one in dict.fromkeys(models) if one not in ready)]
+    if not listed:
+        raise RunFolderError("this installation has no ready-made models: name a run with --model")
+    found: list[Served] = []
+    for one in listed:
+        if not Path(one).exists() and catalogue.path_of(one) is not None:
+            found.append(Served(one, one, True))
+        elif Path(one).is_dir() or Path(one).is_file():
+            stem = Path(one).resolve().name.removesuffix(".zip")
+            taken = {other.name for other in found}
+            name = next(new for new in (stem, *(f"{stem}-{n}" for n in range(2, 1000))) if new not in taken)
+            found.append(Served(name, str(unpacked(one).resolve()), False))
+        else:
+            raise RunFolderError(f"there is no run or ready-made model {one}: moltune models lists the latter")
+    return found
+
+
+def describe(one: Served, predictor: Predictor) -> dict[str, Any]:
+    """What the list of models says of one, as :class:`moltune.service.schemas.Model` has it."""
+    folder = catalogue.path_of(one.place) if one.ready else Path(one.place)
+    card = _card(folder)
+    measured = np.empty(0) if predictor.confidence is None else predictor.confidence.measured
+    if not len(measured) and predictor.known:
+        measured = np.array([value for part, value in predictor.known.values() if part == "train"])
+    coverage = None if card is None else card.get("intervals", {}).get("coverage")
+    return {
+        "name": one.name,
+        "property": predictor.target_name,
+        "unit": predictor.unit,
+        "ready": one.ready,
+        "predicts": predictor.target_name if card is None else card["predicts"],
+        "features": [] if card is None else card["features"],
+        "molecules": len(measured) or None if card is None else card["molecules"],
+        "date": _date(folder) if card is None else card["date"],
+        "rmse": finite(predictor.error),
+        "error_from": "held-out molecules of the run" if card is None else "cross-validation",
+        "coverage": finite(coverage if card is not None else _coverage(folder)),
+        "level": predictor.level,
+        "decimals": decimals(predictor.error),
+        "training": histogram(measured),
+        "caveats": [] if card is None else card["caveats"],
+        "data": {} if card is None else card["data"],
+        "card": card or {},
+    }
+
+
+def decimals(error: float | None) -> int | None:
+    """Digits behind the point that an error deserves, as files of predictions have them."""
+    if error is None or not 0 < error < math.inf:
+        return None
+    return max(0, 1 - math.floor(math.log10(error)))
+
+
+def histogram(values: np.ndarray) -> dict[str, list[Any]] | None:
+    """Counts of finite values between edges; None where there are none."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    counts, edges = np.histogram(values, bins=_BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def finite(value: Any) -> float | None:
+    """A number, or None where it is not finite or missing."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _card(folder: Path | None) -> dict[str, Any] | None:
+    """The card of a ready-made model, or of a folder that looks like one."""
+    if folder is None or not (folder / catalogue.CARD).is_file():
+        return None
+    try:
+        return asdict(catalogue.cards(folder.parent)[folder.name])
+    except (ConfigError, KeyError):
+        return None
+
+
+def _date(folder: Path | None) -> str:
+    from datetime import UTC, datetime
+
+    place = folder / "metrics.json" if folder is not None else None
+    if place is None or not place.is_file():
+        return ""
+    return datetime.fromtimestamp(place.stat().st_mtime, UTC).date().isoformat()
+
+
+def _coverage(folder: Path | None) -> float | None:
+    """Of the intervals of a run on molecules that neither model nor calibration has seen."""
+    from moltune.run import CONFIG, Run
+
+    if folder is None or not (folder / CONFIG).is_file():
+        return None
+    found = Run.load(folder).metrics.get("intervals") or {}
+    own = found.get("blend") or found.get("model") or {}
+    return own.get("coverage")

@@ -1,0 +1,59 @@
+"""A service over a small model, with the parts that run in other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.tiny import RunSettings
+
+from moltune.run import Run
+from moltune.service.app import create_app
+from moltune.service.models import Served, served
+from moltune.service.settings import ServiceSettings
+from moltune.tuning.finetune import finetune
+
+HERE = "http://localhost"
+Wait = Callable[[TestClient, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def probe(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A ridge on Morgan counts: cheap, with intervals and a domain."""
+    changes = {"method.name": "probe", "method.probe.head": "ridge", "method.probe.features": "morgan"}
+    return finetune(settings(output=tmp_path_factory.mktemp("served") / "hydration", **changes))
+
+
+@pytest.fixture(scope="session")
+def models(probe: Run) -> list[Served]:
+    return served([str(probe.path)], only=True)
+
+
+def make_settings(folder: Path, **changes: Any) -> ServiceSettings:
+    return ServiceSettings(folder=folder, workers=1, **changes)
+
+
+@pytest.fixture(scope="module")
+def client(models: list[Served], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    app = create_app(make_settings(tmp_path_factory.mktemp("service")), models)
+    with TestClient(app, HERE, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def wait() -> Wait:
+    """Wait until a job is done or failed."""
+
+    def ended(client: TestClient, job: str) -> dict[str, Any]:
+        for _ in range(600):
+            found = client.get(f"/v1/jobs/{job}").json()
+            if found["state"] in ("done", "failed"):
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"the job did not end: {found}")
+
+    return ended
