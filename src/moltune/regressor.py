@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +24,8 @@ from moltune.config import (
     training_defaults,
 )
 from moltune.data.load import molecules_from_lists
-from moltune.data.molecules import Molecules
+from moltune.data.molecules import BOUND_COLUMNS, Molecules
+from moltune.data.splitting.bounds import REASON, sides_of, training_bounds
 from moltune.data.splitting.split import Parts, make_split, parts_of
 from moltune.errors import DataError
 from moltune.files import check_free
@@ -99,8 +101,21 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         self.settings = settings
         self.method_settings = method_settings
 
-    def fit(self, X: Sequence[str], y: Sequence[float], report: EpochReport | None = None) -> Self:
+    def fit(
+        self,
+        X: Sequence[str],
+        y: Sequence[float],
+        report: EpochReport | None = None,
+        *,
+        relation: Sequence[str] | None = None,
+    ) -> Self:
         """Tune on n SMILES and n targets.
+
+        Args:
+            X, y: molecules and targets.
+            report: called after each step and epoch.
+            relation: of each measurement to its ``y``: =, >, >=, < or <=, shape (n,). All but = are censored
+                measurements: they join the training loss, and nothing else. Unset: all are exact.
 
         Raises:
             DataError: a SMILES or a target cannot be used; rows are named, none is dropped.
@@ -120,11 +135,15 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         if unfit:
             position, reason = next(iter(unfit.items()))
             raise _unusable(position, molecules.smiles[position], reason)
+        if relation is not None:
+            molecules = _set_bounds_aside(molecules, list(relation))
         # A probe looks at no validation part, so none is kept from it.
         share = 0.0 if method.name == PROBE else self.validation_fraction
         if not 0 <= share < 1:
             raise DataError(f"validation_fraction is a share from 0 to below 1, not {share}")
-        split = make_split(molecules, SplitSettings(method="random", ratios=(1 - share, share, 0.0)), seed)
+        divide = SplitSettings(method="random", ratios=(1 - share, share, 0.0))
+        split = make_split(molecules, divide, seed)
+        bounds = None if relation is None else training_bounds(molecules, split, divide, {})[1]
         parts = parts_of(molecules, split)
         with tempfile.TemporaryDirectory(prefix="moltune-", ignore_cleanup_errors=True) as folder:
             tuned = tune_model(
@@ -135,6 +154,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
                 training=training,
                 seed=seed,
                 folder=Path(folder),
+                bounds=bounds,
                 report=report,
             )
         self.model_ = tuned.model
@@ -237,6 +257,17 @@ class MolRegressor(RegressorMixin, BaseEstimator):
 
 def _unusable(position: int, smiles: str, reason: str) -> DataError:
     return DataError(f"molecule {position + 1} ({smiles!r}): {reason}; leave it out and try again")
+
+
+def _set_bounds_aside(molecules: Molecules, relation: list[str]) -> Molecules:
+    unknown = sorted({repr(one) for one in relation} - {repr(one) for one in ("=", ">", ">=", "<", "<=")})
+    if len(relation) != len(molecules) or unknown:
+        wrong = f"not {', '.join(unknown[:3])}" if unknown else f"not {len(relation)} for {len(molecules)}"
+        raise DataError(f"relation holds one of =, >, >=, < and <= for each molecule, {wrong}")
+    bounds = molecules.table.assign(relation=relation, value=molecules.target)
+    bounded = np.flatnonzero(sides_of(relation))
+    exact = molecules.reject(dict.fromkeys(bounded.tolist(), REASON))
+    return replace(exact, bounds=bounds.iloc[bounded][BOUND_COLUMNS].reset_index(drop=True))
 
 
 def _checked(X: Any, y: Any = None) -> Molecules:

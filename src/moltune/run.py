@@ -5,6 +5,7 @@
     config.yaml      settings, seeds, data checksum, versions, machine: everything needed to repeat the run
     splits.csv       row, smiles, inchikey, split
     rejects.csv      row, input, value, reason
+    bounds.csv       with data.bounds: use: row, input, smiles, inchikey, relation and value of censored measurements
     history.csv      epoch, train_loss, validation_loss, learning_rate
     metrics.json     written last: a folder without it holds an unfinished run
     predictions.csv  smiles, split, true, predicted, and one column per baseline
@@ -41,10 +42,11 @@ from moltune.overrides import read_yaml
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
 BLENDED, ADAPTED, INTERVALS = "blend", "adapted", "intervals.safetensors"
-REPORT, SPLITS, REJECTS, HISTORY, PREDICTIONS = (
+REPORT, SPLITS, REJECTS, BOUNDS, HISTORY, PREDICTIONS = (
     "report.html",
     "splits.csv",
     "rejects.csv",
+    "bounds.csv",
     "history.csv",
     "predictions.csv",
 )

@@ -95,6 +95,10 @@ def influence(
     run = run if isinstance(run, Run) else Run.load(run)
     if run.config.method.name == "probe":
         raise ConfigError(f"{run.path} holds a probe, which has no gradients; influence needs a fine-tuned model")
+    if run.config.data.bounds == "use":
+        raise ConfigError(
+            f"{run.path} was trained on bounds, which influence functions do not know; fine-tune with --bounds reject"
+        )
     molecules, parts = run.molecules()
     if not (parts == settings.target).any():
         raise DataError(f"the run {run.path} has no {settings.target} part to score against")

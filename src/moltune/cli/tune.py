@@ -41,8 +41,8 @@ _TASK = {
     {
         FinetuneConfig: {
             **_TASK,
-            **flags("data.add", "method.probe.features", "training.epochs", "training.batch_size", "training.ensemble"),
-            **flags("training.freeze_encoder_epochs", "adapt.transductive"),
+            **flags("data.add", "data.bounds", "method.probe.features", "training.epochs", "training.batch_size"),
+            **flags("training.ensemble", "training.freeze_encoder_epochs", "adapt.transductive"),
             "training.learning_rate": "--learning-rate --lr",
             "adapt.objective": "--adapt",
             "split.seed": "--split-seed",

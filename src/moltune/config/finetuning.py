@@ -117,11 +117,17 @@ class TableSettings(Settings):
 class DataSettings(TableSettings):
     """Where molecules and measurements come from."""
 
+    later: ClassVar[frozenset[str]] = TableSettings.later | {"bounds"}
+
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
     smiles: str | None = Field(None, description="SMILES column; unset: found by its name")
     target: str | None = Field(None, description="target column; unset: found when obvious")
     add: str | None = Field(
         None, description="further labelled molecules for the training part, such as the output of `moltune select`"
+    )
+    bounds: Literal["reject", "use"] = Field(
+        "reject",
+        description="measurements such as '> 10': reject them, or use them in fine-tuning as censored measurements",
     )
     clean: CleanSettings = CleanSettings()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 KEPT_COLUMNS = ["row", "input", "smiles", "inchikey", "target"]
 REJECT_COLUMNS = ["row", "input", "value", "reason"]
-BOUND_COLUMNS = ["row", "input", "relation", "value"]
+BOUND_COLUMNS = ["row", "input", "smiles", "inchikey", "relation", "value"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Molecules:
         rows_in: number of data rows read; always ``len(table) + len(rejected)``.
         provenance: source, format, checksum, how the table was read (``reading``), cleaning steps and their counts.
         bounds: those of the rejected rows that say "more than" or "less than" a number, with the columns of
-            ``BOUND_COLUMNS``; ``relation`` is >, <, >= or <=, and ``value`` in the unit of the target.
+            ``BOUND_COLUMNS`` and any further columns of the source; ``relation`` is >, <, >= or <=, and ``value`` in
+            the unit of the target.
         mols: of each molecule what reading its ``smiles`` gives, None where it must be read; None: nothing was kept.
     """
 

@@ -15,15 +15,22 @@ from torch.utils.data import Dataset, Sampler
 class SmilesDataset(Dataset[dict[str, Any]]):
     """Tokenised molecules, with targets in their own unit if there are any.
 
+    ``side`` says of each target whether the measurement is above it (1), below it (-1) or it (0); ``None``: 0 for all.
     Inputs are cut to ``max_length`` tokens (the end token stays); ``None``: never.
     """
 
     def __init__(
-        self, tokenizer: Any, smiles: Sequence[str], target: np.ndarray | None = None, max_length: int | None = None
+        self,
+        tokenizer: Any,
+        smiles: Sequence[str],
+        target: np.ndarray | None = None,
+        max_length: int | None = None,
+        side: np.ndarray | None = None,
     ) -> None:
         cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
         self.input_ids: list[list[int]] = tokenizer(list(smiles), **cut)["input_ids"] if len(smiles) else []
         self.target = None if target is None else np.asarray(target, dtype=np.float32)
+        self.side = side
         self.lengths = [len(ids) for ids in self.input_ids]
 
     def __len__(self) -> int:
@@ -31,7 +38,8 @@ class SmilesDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         labels = {} if self.target is None else {"labels": float(self.target[index])}
-        return {"input_ids": self.input_ids[index], **labels}
+        side = {} if self.side is None else {"side": int(self.side[index])}
+        return {"input_ids": self.input_ids[index], **labels, **side}
 
 
 class PadCollator:
@@ -41,7 +49,7 @@ class PadCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids`` and ``attention_mask`` (batch, length) and, if present, ``labels`` (batch,)."""
+        """Return ``input_ids``, ``attention_mask`` (batch, length) and, where given, ``labels``, ``side`` (batch,)."""
         ids = [torch.tensor(item["input_ids"], dtype=torch.long) for item in items]
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
@@ -49,6 +57,8 @@ class PadCollator:
         }
         if "labels" in items[0]:
             batch["labels"] = torch.tensor([item["labels"] for item in items], dtype=torch.float32)
+        if "side" in items[0]:
+            batch["side"] = torch.tensor([item["side"] for item in items], dtype=torch.long)
         return batch
 
 

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from moltune.models.heads import make_head
 from moltune.models.kernel import KernelHead
+from moltune.models.losses import censored_squared_error
 from moltune.models.strict import StrictLoading
 
 
@@ -93,6 +94,8 @@ class RegressionModel(StrictLoading, PreTrainedModel):
     config: RegressionConfig
     # What a tuning method added to the encoder (moltune.models.methods.adapters.Adapter), if anything.
     adapter: Any = None
+    # Standard deviation of a measurement around its prediction, in standardised units; censored labels ask for it.
+    noise: float = 1.0
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
 
@@ -145,10 +148,14 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        side: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Predict; arguments as of transformers' models, ``labels`` in the target's unit, (batch,) or (batch, 1).
+        """Predict; arguments as of transformers' models.
+
+        ``labels`` are in the target's unit, (batch,) or (batch, 1); ``side``, (batch,), says which of them are bounds
+        (see :func:`moltune.models.losses.censored_squared_error`), none where it is unset.
 
         Returns:
             ``logits`` (batch, 1) in the target's unit; with labels, ``loss``: mean squared error in units of the
@@ -161,7 +168,10 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         loss = None
         if labels is not None:
             expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std
-            loss = nn.functional.mse_loss(standardised, expected)
+            if side is None:
+                loss = nn.functional.mse_loss(standardised, expected)
+            else:
+                loss = censored_squared_error(standardised, expected, side, self.noise)
         logits = self.in_unit(standardised).unsqueeze(-1)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

@@ -33,6 +33,7 @@ from moltune.reports.run_page import write_report
 from moltune.reports.summary import CROSS_VALIDATION, intervals_shown, refit_words
 from moltune.run import (
     BLENDED,
+    BOUNDS,
     CHECKPOINTS,
     FIGURES,
     HISTORY,
@@ -53,7 +54,7 @@ from moltune.tuning.cross_validation import cross_validate
 from moltune.tuning.history import EpochReport
 from moltune.tuning.loop import check_settings
 from moltune.tuning.prepare import Parts, Prepared, prepare
-from moltune.tuning.train import PROBE, Tuned, tune_model
+from moltune.tuning.train import PROBE, Tuned, check_bounds, tune_model
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def finetune(
         return run
     run.write_table(SPLITS, prepared.splits_table())
     run.write_table(REJECTS, prepared.molecules.rejected)
+    if prepared.bounds is not None:
+        run.write_table(BOUNDS, prepared.bounds.table)
 
     parts = prepared.parts
     smiles = {name: texts for name, (texts, _) in parts.items()}
@@ -115,6 +118,7 @@ def finetune(
         folder=run.path / CHECKPOINTS,
         resume=resume,
         target_name=prepared.target_name,
+        bounds=prepared.bounds,
         report=report,
         log_folder=run.path / "logs" if config.training.report_to else None,
     )
@@ -166,6 +170,7 @@ def check_method(config: FinetuneConfig) -> None:
         ConfigError: one of them is unknown, needs a package, or has a setting that is not its own.
     """
     make_method(config.method)
+    check_bounds(config.method, config.data.bounds == "use")
     if config.model.weights == "random" and config.method.name != "full":
         raise ConfigError(
             f"{config.method.name} saves only what it changed, and random weights are in no checkpoint that it could "

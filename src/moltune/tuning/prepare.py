@@ -14,6 +14,7 @@ from moltune.data.load import in_unit, load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out, shared_molecules
 from moltune.data.reading.measurements import Reading
+from moltune.data.splitting.bounds import Bounds, training_bounds
 from moltune.data.splitting.leakage import Leakage, check_leakage
 from moltune.data.splitting.split import Parts, Split, make_split, parts_of
 from moltune.models.coverage import unfit_molecules
@@ -33,12 +34,14 @@ class Prepared:
         split: their parts.
         leakage: what the parts share.
         added: provenance of molecules added to the training part; None: there are none.
+        bounds: censored measurements that join the training part; None: bounds are rejected.
     """
 
     molecules: Molecules
     split: Split
     leakage: Leakage
     added: dict[str, Any] | None = None
+    bounds: Bounds | None = None
 
     @property
     def parts(self) -> Parts:
@@ -65,12 +68,19 @@ class Prepared:
             "split": self.split.settings,
             "leakage": self.leakage.to_dict(),
             **({} if self.added is None else {ADDED: self.added}),
+            **({} if self.bounds is None else {"bounds": self.bounds.to_dict()}),
         }
 
     @property
     def notes(self) -> list[str]:
         """What the reader of a report should know about the data, one sentence each."""
         notes = [f"{count} rows left out: {reason}" for reason, count in reason_counts(self.molecules).items()]
+        if self.bounds is not None:
+            counts = self.bounds.to_dict()
+            notes.append(
+                f"{counts['used']} bounds ({counts['above']} 'more than', {counts['below']} 'less than') are in the "
+                "training loss as censored measurements; every error of this report is on exact measurements"
+            )
         conflicts = len(self.molecules.conflicts)
         if conflicts:
             notes.append(f"{conflicts} molecules were measured more than once with labels that disagree")
@@ -111,13 +121,17 @@ def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepa
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
     molecules = molecules.reject(unfit)
     split = make_split(molecules, config.split, config.split_seed)
-    added = None
+    added, bounds = None, None
+    if config.data.bounds == "use":
+        unreadable = unfit_molecules(molecules.bounds["smiles"].tolist(), config.model)
+        molecules, bounds = training_bounds(molecules, split, config.split, unreadable)
+        logger.info("%d bounds join the training part as censored measurements", len(bounds))
     if config.data.add is not None:
         molecules, split, added = _add(molecules, split, config.data.add, config.data, config.model)
     leakage = check_leakage(molecules, split)
     for words in leakage.words:
         logger.warning(words)
-    return Prepared(molecules, split, leakage, added)
+    return Prepared(molecules, split, leakage, added, bounds)
 
 
 def _add(

@@ -13,7 +13,8 @@ import torch
 from transformers import set_seed
 
 from moltune.config import MethodSettings, ModelSettings, TrainingSettings
-from moltune.errors import DataError
+from moltune.data.splitting.bounds import Bounds
+from moltune.errors import ConfigError, DataError
 from moltune.features.embedding import Encoder
 from moltune.features.registry import EMBEDDING, FeatureTable
 from moltune.models.batches import SmilesDataset
@@ -26,7 +27,7 @@ from moltune.predictors.ensemble import Ensemble
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.probe import Probe
 from moltune.tuning.cost import Cost, Meter
-from moltune.tuning.head import Part, Refit, refit_head, start_head
+from moltune.tuning.head import Part, Refit, measure_noise, refit_head, start_head
 from moltune.tuning.history import HISTORY_COLUMNS, EpochReport
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,15 @@ def reads_tokens(method: MethodSettings) -> bool:
     return method.name != PROBE or EMBEDDING in method.probe.features
 
 
+def check_bounds(method: MethodSettings, used: bool) -> None:
+    """Raise ConfigError where a method cannot learn from bounds."""
+    if used and method.name == PROBE:
+        raise ConfigError(
+            "data.bounds=use: a probe is fitted to exact measurements only; choose a --method that fine-tunes, such as "
+            "full, or leave the bounds out with --bounds reject"
+        )
+
+
 def tune_model(
     train: Part,
     validation: Part | None,
@@ -73,6 +83,7 @@ def tune_model(
     folder: Path,
     resume: bool = False,
     target_name: str = "target",
+    bounds: Bounds | None = None,
     report: EpochReport | None = None,
     log_folder: Path | None = None,
 ) -> Tuned:
@@ -86,6 +97,8 @@ def tune_model(
         folder: for the checkpoints by which a killed training resumes.
         resume: go on from them.
         target_name: stored with the model.
+        bounds: censored measurements that join the loss; statistics of the target, the start of the head and its refit
+            look at ``train`` alone.
         report: called after each step and epoch.
         log_folder: for trackers.
 
@@ -97,12 +110,13 @@ def tune_model(
     smiles, target = train[0], np.asarray(train[1], dtype=np.float64)
     if len(target) < 2 or not target.std() > 0:
         raise DataError("training needs at least two molecules with different targets")
+    check_bounds(method, bounds is not None)
     if method.name == PROBE:
         return _tune_probe(train, model, method, training, seed, target_name)
     if training.ensemble > 1:
         shared: dict[str, Any] = {
             **{"model": model, "method": method, "training": training.model_copy(update={"ensemble": 1})},
-            **{"resume": resume, "target_name": target_name, "report": report},
+            **{"resume": resume, "target_name": target_name, "bounds": bounds, "report": report},
         }
         return _tune_ensemble(train, validation, training.ensemble, seed, folder, log_folder, shared)
     # transformers' Trainer takes seconds to import, and whoever only loads models does without.
@@ -128,11 +142,18 @@ def tune_model(
         cut = max_length(network.encoder, tokenizer) if truncate else None
         if model.head_start == "ridge":
             start_head(network, tokenizer, smiles, target, max_length=cut)
+        learned = SmilesDataset(tokenizer, smiles, target, cut)
+        noise = network.noise
+        if bounds is not None and len(bounds):
+            noise = measure_noise(network, tokenizer, smiles, target, max_length=cut)
+            values, side = np.concatenate([target, bounds.value]), np.concatenate([0 * target, bounds.side])
+            learned = SmilesDataset(tokenizer, [*smiles, *bounds.smiles], values, cut, side)
         way = make_method(method)
         network = way.switch_on(network)
+        network.noise = noise
         fitted = fit(
             network,
-            SmilesDataset(tokenizer, smiles, target, cut),
+            learned,
             SmilesDataset(tokenizer, *validation, cut) if validation is not None else None,
             training,
             pad_token_id=int(tokenizer.pad_token_id),

@@ -21,7 +21,7 @@ from moltune.data.chemistry import parse_smiles, rdkit_log
 from moltune.data.cleaning.duplicates import CONFLICT_COLUMNS, merge_duplicates
 from moltune.data.molecules import BOUND_COLUMNS, KEPT_COLUMNS, REJECT_COLUMNS, Molecules, rename_taken
 from moltune.data.reading.columns import find_columns, is_empty, numeric_columns
-from moltune.data.reading.measurements import Measurements, read_measurements
+from moltune.data.reading.measurements import read_measurements
 from moltune.data.reading.numbers import split_cell
 from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, TargetNotFoundError, one_line
@@ -186,10 +186,13 @@ def clean(
     rejects: list[tuple[Any, ...]] = []
     steps: Counter[str] = Counter()
     left: list[int] = []
+    bounds: dict[int, tuple[Any, ...]] = {}
     given = zip(raw.rows.tolist(), structures, cells, values.tolist(), strict=True)
     for position, (row, text, cell, value) in enumerate(given):
         try:
             found = clean_smiles(text, settings, formulas)
+            if position in measured.bounds:
+                bounds[position] = (row, _text(text), found.smiles, found.inchikey, *measured.bounds[position])
             if need_target and math.isnan(value):
                 raise DataError(measured.reasons.get(position) or _why_no_target(cell))
         except DataError as error:
@@ -223,8 +226,14 @@ def clean(
             "steps": dict(steps),
             "rdkit": rdkit.__version__,
         },
-        bounds=_bounds(raw, structures, measured),
         mols=None if need_target else mols,
+        bounds=pd.concat(
+            [
+                pd.DataFrame(list(bounds.values()), columns=BOUND_COLUMNS),
+                rename_taken(others.iloc[list(bounds)].reset_index(drop=True), {*BOUND_COLUMNS, *KEPT_COLUMNS}),
+            ],
+            axis=1,
+        ),
     )
     if need_target if merge is None else merge:
         molecules = merge_duplicates(molecules, settings)
@@ -243,12 +252,6 @@ def _weight(structure: Any) -> float:
         return float(rdMolDescriptors._CalcMolWt(parse_smiles(_text(structure).strip())))
     except DataError:
         return math.nan
-
-
-def _bounds(raw: RawTable, structures: list[Any], measured: Measurements) -> pd.DataFrame:
-    rows = raw.rows.tolist()
-    listed = [(rows[i], _text(structures[i]), *bound) for i, bound in sorted(measured.bounds.items())]
-    return pd.DataFrame(listed, columns=BOUND_COLUMNS)
 
 
 def _no_number(frame: pd.DataFrame, column: str, smiles: str) -> str:

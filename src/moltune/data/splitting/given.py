@@ -55,16 +55,7 @@ def labels_of_index_file(molecules: Molecules, path: Path) -> np.ndarray:
         DataError: missing or malformed file, an unknown part, something that is no row number, a row in two parts, or
             a molecule in none.
     """
-    part_of: dict[int, str] = {}
-    for raw, name in _json_pairs(path) if path.suffix.lower() == ".json" else _table_pairs(path):
-        part = _part_name(name)
-        if part is None:
-            raise DataError(f"{path}: {name!r} is no part; use train, validation and test.")
-        row = _row_number(raw, path)
-        if row > molecules.rows_in:
-            raise DataError(f"{path} names row {row}, but the source has rows 1 to {molecules.rows_in}.")
-        if part_of.setdefault(row, part) != part:
-            raise DataError(f"{path} puts row {row} into both {part_of[row]} and {part}.")
+    part_of = rows_of_index_file(path, molecules.rows_in)
     rows = molecules.table["row"].tolist()
     missing = [row for row in rows if row not in part_of]
     if missing:
@@ -72,6 +63,21 @@ def labels_of_index_file(molecules: Molecules, path: Path) -> np.ndarray:
         raise DataError(f"{path} gives no part to {len(missing)} of the molecules, first rows {shown}; add them.")
     _warn_about_merged(molecules, part_of, path)
     return np.array([PARTS.index(part_of[row]) for row in rows], dtype=np.int64)
+
+
+def rows_of_index_file(path: Path, rows_in: int) -> dict[int, str]:
+    """Source row → part, of the rows that a file names; formats and errors as of :func:`labels_of_index_file`."""
+    part_of: dict[int, str] = {}
+    for raw, name in _json_pairs(path) if path.suffix.lower() == ".json" else _table_pairs(path):
+        part = _part_name(name)
+        if part is None:
+            raise DataError(f"{path}: {name!r} is no part; use train, validation and test.")
+        row = _row_number(raw, path)
+        if row > rows_in:
+            raise DataError(f"{path} names row {row}, but the source has rows 1 to {rows_in}.")
+        if part_of.setdefault(row, part) != part:
+            raise DataError(f"{path} puts row {row} into both {part_of[row]} and {part}.")
+    return part_of
 
 
 def _part_name(value: Any) -> str | None:

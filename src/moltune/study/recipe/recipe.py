@@ -127,6 +127,8 @@ class Recipe(Settings):
                 raise ValueError(f"arm {arm.name!r}: grid takes two coordinates, such as grid: {{rank: 4, alpha: 8}}")
         if self.data.source is None:
             raise ValueError("data.source is missing: name a file, a bundled set or a hub id")
+        if "use" in (self.data.bounds, self.external and self.external.bounds):
+            raise ValueError("data.bounds: a study takes exact measurements only; leave it at reject")
         return self
 
     @property

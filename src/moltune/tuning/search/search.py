@@ -86,6 +86,8 @@ def search(
     """
     config = config if isinstance(config, FinetuneConfig) else make_config(dict(config))
     settings = settings or SearchSettings()
+    if config.data.bounds == "use":
+        raise ConfigError("a search takes exact measurements only; bounds can be used in the fine-tuning after it")
     if molecules is None:
         check_files(config)
     make_method(config.method)
