@@ -579,3 +579,17 @@ def test_demo(moltune: Invoke, settings: RunSettings, monkeypatch: pytest.Monkey
         assert "CN1CCC[C@H]1c1cccnc1" in result.stdout
         assert re.search(r"logD +-?\d+\.\d\d", result.stdout)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["epochs"] == 4
+
+
+def test_bounds_are_used_when_asked_for(moltune: Invoke, small_csv: Path, quick: list[str], tmp_path: Path) -> None:
+    lines = small_csv.read_text().splitlines()
+    table = tmp_path / "bounds.csv"
+    table.write_text("\n".join([lines[0], *lines[1:60], "x,CCCCCCCCCCCCO,> 3"]) + "\n")
+    for how, expected in (("use", 1), ("reject", None)):
+        run = tmp_path / how
+        moltune("finetune", table, *quick, "--bounds", how, "-o", run, "-q")
+        assert (run / "bounds.csv").exists() == (how == "use")
+        assert Run.load(run).provenance.get("bounds", {}).get("used") == expected
+    refused = moltune("finetune", table, *quick, "--bounds", "maybe", "-o", tmp_path / "no")
+    assert refused.exit_code == 2
+    assert "data.bounds" in refused.stderr

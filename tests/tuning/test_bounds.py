@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, truncnorm
 from tests.tiny import RunSettings, same_weights, without_seconds
 
 from moltune import MolRegressor
 from moltune.attribution.influence import influence
-from moltune.config import make_config
+from moltune.config import TrainingSettings, make_config
 from moltune.data.load import load_molecules
 from moltune.errors import ConfigError, DataError
 from moltune.models.losses import censored_squared_error
 from moltune.run import Run
 from moltune.tuning.finetune import finetune
+from moltune.tuning.head import beyond
 from moltune.tuning.prepare import Prepared, prepare
 from moltune.tuning.search.search import search
 
@@ -73,6 +75,17 @@ def test_a_bound_that_is_met_costs_nothing_and_pulls_where_it_is_not() -> None:
     assert pull[[0, 3]].abs().max() < 1e-6
     assert pull[1] < -1
     assert pull[2] > 1
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.sampled_from([-1, 1]), st.floats(0.2, 2))
+def test_what_is_expected_beyond_a_bound_is_the_mean_of_a_truncated_normal_law(
+    bound: float, predicted: float, side: int, noise: float
+) -> None:
+    [found] = beyond(np.array([bound]), np.array([side]), np.array([predicted]), noise)
+    z = (bound - predicted) / noise
+    ends = (z, np.inf) if side > 0 else (-np.inf, z)
+    assert found == pytest.approx(truncnorm.mean(*ends, loc=predicted, scale=noise), rel=1e-5, abs=1e-5)
+    assert side * (found - bound) > 0
 
 
 # --- which bounds join --------------------------------------------------------------------------------------------
@@ -189,6 +202,28 @@ def test_what_knows_no_bounds_refuses_them(settings: RunSettings, tmp_path: Path
         finetune(make_config(settings(output=tmp_path / "probe", **use, **{"method.name": "probe"})))
     with pytest.raises(ConfigError, match="a search takes exact measurements only"):
         search(make_config(settings(**use)), output=tmp_path / "search")
+
+
+def test_the_benchmark_bounds_a_share_above_the_median_and_never_a_held_out_molecule(
+    tiny_model: Path, small_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("censored_likelihood")
+    molecules = load_molecules(small_csv)
+    train = np.arange(80)
+    exact, bounds = benchmark.with_bounds(molecules, train, 0.3, seed=0)
+    assert (len(exact), len(bounds)) == (68, 12)
+    of_smiles = dict(zip(molecules.smiles, molecules.target, strict=True))
+    true = np.array([of_smiles[one] for one in bounds.smiles])
+    median = np.median(molecules.target[train])
+    assert ((median <= bounds.value) & (bounds.value < true)).all()
+    assert set(bounds.smiles) == {molecules.smiles[at] for at in set(train) - set(exact.tolist())}
+    training = TrainingSettings(epochs=1, threads=1)
+    rows = [benchmark.run_split(molecules, seed, 0.3, str(tiny_model), training) for seed in (0, 1)]
+    found = benchmark.summarise(rows, ", linear head")
+    expected = np.mean([row["censored, linear head"] - row["dropped, linear head"] for row in rows])
+    assert found["mean"] == pytest.approx(expected, abs=1e-5) != 0
+    assert found["lower"] < found["mean"] < found["upper"]
 
 
 # --- the estimator ------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from transformers import PreTrainedTokenizerBase
 
+from moltune.data.splitting.bounds import Bounds
 from moltune.errors import NumericsError
 from moltune.models.heads import MeanHead, fit_by_ridge
 from moltune.models.inference import embed_smiles, predict_smiles
@@ -108,6 +110,7 @@ def refit_head(
     train: Part,
     validation: Part | None,
     *,
+    bounds: Bounds | None = None,
     max_length: int | None = None,
 ) -> Refit:
     """Fit support vector regression (RBF) on the tuned embeddings of the training part; put it on the model, in place.
@@ -116,7 +119,8 @@ def refit_head(
     direction does. The validation part chooses the price C, and whether the kernel head is taken at all. Where it is
     missing or below 20 molecules, five-fold cross-validation over the training and validation molecules chooses, on the
     embeddings as they are, with ridge regression in the trained head's place; below ten molecules, the trained head
-    stays. The kernel head that is put on the model has always learned from the training part alone.
+    stays. The kernel head that is put on the model has always learned from the training part alone. It takes a bound as
+    what the trained head expects of a measurement beyond it (see :func:`beyond`), with the noise of its training.
 
     Raises:
         NumericsError: an embedding is not finite.
@@ -130,10 +134,16 @@ def refit_head(
     target, wanted = ((np.asarray(values, dtype=np.float64) - mean) / std for values in (train[1], known))
     scaler = Scaler().fit(embedded)
     points, held_out = scaler.transform(embedded), scaler.transform(others)
+    learned, labels = points, target
+    if bounds is not None and len(bounds):
+        own = (predict_smiles(model, tokenizer, bounds.smiles, max_length=max_length) - mean) / std
+        further = scaler.transform(embed_smiles(model, tokenizer, bounds.smiles, max_length=max_length))
+        expected = beyond((bounds.value - mean) / std, bounds.side, own, model.noise)
+        learned, labels = np.concatenate([points, further]), np.concatenate([target, expected])
 
     @cache
     def kernel(C: float) -> SvrHead:
-        return SvrHead(C=C).fit(points, target)
+        return SvrHead(C=C).fit(learned, labels)
 
     if len(smiles) >= LEAST_VALIDATION:
         own = predict_smiles(model, tokenizer, smiles, max_length=max_length)
@@ -152,6 +162,16 @@ def refit_head(
     head = _to_module(scaler, kernel(chosen))
     model.set_kernel(head)
     return Refit("svr", chosen, len(head.points), sum(t.nbytes for t in head.state_dict().values()), **evidence)
+
+
+def beyond(bound: np.ndarray, side: np.ndarray, predicted: np.ndarray, noise: float) -> np.ndarray:
+    """Expected value of measurements that are known to be beyond a bound; all (n,), in one unit.
+
+    Of the normal law around ``predicted`` with standard deviation σ = ``noise``, what lies above (``side`` 1) or below
+    (-1) the bound b has the mean p + sσ φ(z)/Φ(-z), z = s(b - p)/σ.
+    """
+    z = side * (bound - predicted) / noise
+    return np.asarray(predicted + side * noise * np.exp(norm.logpdf(z) - norm.logsf(z)), dtype=np.float64)
 
 
 def cross_validate(embedded: np.ndarray, target: np.ndarray) -> dict[str, float]:

@@ -97,8 +97,8 @@ def tune_model(
         folder: for the checkpoints by which a killed training resumes.
         resume: go on from them.
         target_name: stored with the model.
-        bounds: censored measurements that join the loss; statistics of the target, the start of the head and its refit
-            look at ``train`` alone.
+        bounds: censored measurements that join the loss; statistics of the target and the start of the head look at
+            ``train`` alone.
         report: called after each step and epoch.
         log_folder: for trackers.
 
@@ -120,7 +120,7 @@ def tune_model(
         }
         return _tune_ensemble(train, validation, training.ensemble, seed, folder, log_folder, shared)
     # transformers' Trainer takes seconds to import, and whoever only loads models does without.
-    from moltune.tuning.loop import fit
+    from moltune.tuning.loop import fit, planned_epochs
 
     with Meter() as meter:
         set_seed(seed)
@@ -148,6 +148,8 @@ def tune_model(
             noise = measure_noise(network, tokenizer, smiles, target, max_length=cut)
             values, side = np.concatenate([target, bounds.value]), np.concatenate([0 * target, bounds.side])
             learned = SmilesDataset(tokenizer, [*smiles, *bounds.smiles], values, cut, side)
+            # Bounds are not to shorten what is learned of the exact measurements.
+            training = training.model_copy(update={"epochs": planned_epochs(training, len(target))})
         way = make_method(method)
         network = way.switch_on(network)
         network.noise = noise
@@ -165,7 +167,7 @@ def tune_model(
         )
         refit = None
         if training.refit_head == "svr":
-            refit = refit_head(network, tokenizer, train, validation, max_length=cut)
+            refit = refit_head(network, tokenizer, train, validation, bounds=bounds, max_length=cut)
     return Tuned(
         model=LanguageModel(network, tokenizer, truncate),
         history=fitted.history,
