@@ -13,6 +13,7 @@ from moltune.config.analysis import (
     UncertaintySettings,
 )
 from moltune.config.base import Group, Settings, explain, make_settings
+from moltune.config.data import CleanSettings, DataSettings, SplitSettings, TableSettings, parse_ratios
 from moltune.config.finetuning import (
     DEFAULT_BLEND,
     DEFAULT_FEATURES,
@@ -21,20 +22,15 @@ from moltune.config.finetuning import (
     METHOD_TRAINING,
     AdaptConfig,
     AdaptSettings,
-    CleanSettings,
-    DataSettings,
     EvaluationSettings,
     FinetuneConfig,
     MethodSettings,
     ModelSettings,
     PredictionSettings,
     ProbeSettings,
-    SplitSettings,
-    TableSettings,
     TrainingSettings,
     make_config,
     parse_list,
-    parse_ratios,
     training_defaults,
 )
 from moltune.config.pretraining import Architecture, PretrainConfig, PretrainSettings
