@@ -10,6 +10,10 @@ training molecules, its mean distance to the five nearest in the embedding, the 
 disagreement of two machines (embedding alone, descriptors alone), how far its prediction is from the mean, and its
 size; with and without classes of the applicability domain. Takes some minutes of processor time; predictions
 are kept beside the features.
+
+``few`` is the case of a tuned model, which is calibrated on its validation part: so many molecules drawn at random from
+those to learn from, ``--draws`` times per split, with the distance as difficulty, by domain class, for different
+numbers of molecules below which a class is counted with the one before it.
 Writes ``benchmarks/results/calibration.json``.
 """
 
@@ -24,7 +28,7 @@ from frozen_features import CACHE, NAMES, frozen_features
 from machine import describe_machine, write_result
 from rdkit import Chem
 
-from moltune.calibration import LEVEL
+from moltune.calibration import LEVEL, conformal
 from moltune.calibration.conformal import Calibration
 from moltune.calibration.folds import fold_labels, out_of_fold
 from moltune.calibration.merit import assess
@@ -53,6 +57,7 @@ DIFFICULTIES: dict[str, tuple[str, ...]] = {
     "all": ("distance", "embedding distance", "neighbours' errors", "disagreement", "extremeness", "size"),
 }
 EMBEDDING_NEIGHBOURS = 5
+FEW, FEWEST, KEPT = (150, 420), (30, 20, 10, 5), ("coverage", "mean_width", "interval_score")
 Columns = dict[str, np.ndarray]
 
 
@@ -154,6 +159,29 @@ def within(calibrating: Columns, inputs: tuple[str, ...], mondrian: bool) -> flo
     return float(np.mean(scores))
 
 
+def few(both: list[tuple[Columns, Columns]], draws: int) -> dict[str, Any]:
+    """Coverage by class, width and interval score of calibrations with few molecules; means over draws and splits."""
+    table: dict[str, Any] = {}
+    for size in FEW:
+        for fewest in FEWEST:
+            conformal.FEWEST_PER_CLASS = fewest
+            rows = []
+            for calibrating, judged in both:
+                for seed in range(draws):
+                    drawn = np.random.default_rng(seed).permutation(len(calibrating["true"]))[:size]
+                    own = {name: values[drawn] for name, values in calibrating.items()}
+                    rows.append(judge(own, judged, ("distance",), True))
+            found = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in KEPT}
+            for number, flag in enumerate(FLAGS):
+                classes = [row["by_class"][str(number)] for row in rows if str(number) in row["by_class"]]
+                found[flag] = {
+                    "coverage": round(float(np.mean([one["coverage"] for one in classes])), 4),
+                    "mean_width": round(float(np.mean([one["mean_width"] for one in classes])), 4),
+                }
+            table[f"{size} molecules, at least {fewest} per class"] = found
+    return table
+
+
 def summary(rows: list[dict[str, Any]], inner: list[float]) -> dict[str, Any]:
     """Mean over splits of one candidate's figures, some of them by split, and the calibration curve."""
     table: dict[str, Any] = {
@@ -190,8 +218,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stratified", type=int, default=5, help="stratified splits")
     parser.add_argument("--scaffold", type=int, default=3, help="scaffold splits")
+    parser.add_argument("--draws", type=int, default=12, help="of few molecules, per split")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of computed features")
     arguments = parser.parse_args()
+    usual = conformal.FEWEST_PER_CLASS
     machine = describe_machine("rdkit", "scikit-learn", "numpy", "torch", "moltune")
     molecules, features = frozen_features("lipophilicity", arguments.cache)
     predicting = Predicting(molecules.smiles, features, molecules.target)
@@ -221,7 +251,8 @@ def main() -> None:
             table[name] = summary(rows, [within(both[0], inputs, mondrian) for both in columns])
             shown = {key: value for key, value in table[name].items() if isinstance(value, float)}
             print(f"{method:10s} {name:50s}", shown, flush=True)
-        result[method] = {"splits": facts, "candidates": table}
+        result[method] = {"splits": facts, "candidates": table, "few": few(columns, arguments.draws)}
+        conformal.FEWEST_PER_CLASS = usual
     print(write_result("calibration", result))
 
 

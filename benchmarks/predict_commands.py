@@ -105,7 +105,7 @@ def table_of(molecules: list[str], count: int, path: Path) -> Path:
 def cold(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One prediction, again and again, the programs in turn."""
     one, output = table_of([ONE], 1, folder / "one.csv"), folder / "out.csv"
-    commands = {f"moltune {model}": ours(model, ONE, output) for model in arguments.model}
+    commands = {f"moltune {Path(model).name}": ours(model, ONE, output) for model in arguments.model}
     if arguments.chemprop:
         model = chemprop_model(arguments.chemprop, folder)
         commands["chemprop"] = chemprop(arguments.chemprop, model, one, output)
@@ -135,7 +135,7 @@ def bulk(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     molecules, output = read(arguments), folder / "out.csv"
     made = {}
     for model in arguments.model:
-        made[f"moltune {model}"] = (
+        made[f"moltune {Path(model).name}"] = (
             arguments.count,
             lambda path, model=model: ours(model, path, output, arguments.workers),
         )
@@ -174,7 +174,7 @@ def memory(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Memory of ours for files of growing length."""
     molecules, result = read(arguments), dict[str, Any]()
     for model in arguments.model:
-        result[f"moltune {model}"] = by_rows = {}
+        result[f"moltune {Path(model).name}"] = by_rows = {}
         for size in map(int, arguments.sizes.split(",")):
             path = table_of(molecules, size, folder / "in.csv")
             spent = timed(ours(model, str(path), folder / "out.csv", arguments.workers))
