@@ -26,7 +26,7 @@ from moltune.data.reading.table import RawTable
 from moltune.errors import DataError
 from moltune.files import sha256_of
 
-WHOLE = 16 * 2**20
+WHOLE = 2**20
 """Files of fewer bytes are read at once."""
 _PACKED = 8
 _BLOCK = 2**20
