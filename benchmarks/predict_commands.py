@@ -43,7 +43,7 @@ ONE = "CC(=O)Oc1ccccc1C(=O)O"
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of all processes of a command, seconds on the clock, and MiB of its first process (as seen every 50 ms)."""
+    """Seconds of all processes of a command, on the clock, and MiB of the first process (as seen every 50 ms)."""
 
     processor: float
     clock: float
@@ -67,7 +67,7 @@ def timed(command: list[str]) -> Spent:
         child = subprocess.Popen(command, env={**os.environ, **threads}, stdout=said, stderr=said)
         pid, memory = 0, 0.0
         while not pid:
-            # The largest memory that the system reports at the end counts what this process had when it started the child.
+            # What the system reports at the end counts what this process had when it started the child, too.
             memory = max(memory, largest_memory(child.pid))
             time.sleep(0.05)
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
