@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from tests.tiny import RunSettings
 
@@ -57,3 +60,24 @@ def wait() -> Wait:
         raise AssertionError(f"the job did not end: {found}")
 
     return ended
+
+
+def listening(settings: ServiceSettings, models: list[Served]) -> Iterator[str]:
+    """A service on a port of its own; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, models), "127.0.0.1", port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def address(models: list[Served], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from listening(make_settings(tmp_path_factory.mktemp("page")), models)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 import pytest
-import uvicorn
-from tests.service.conftest import make_settings
+from tests.service.conftest import listening, make_settings
 
 from moltune import datasets
-from moltune.service.app import create_app
 from moltune.service.models import Served
 from moltune.service.page import assets
 
@@ -26,26 +21,6 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 SECONDS = 60_000
-
-
-def start(settings: Any, models: list[Served]) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, models), "127.0.0.1", port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(30)
-
-
-@pytest.fixture(scope="module")
-def address(models: list[Served], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from start(make_settings(tmp_path_factory.mktemp("page")), models)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +214,7 @@ def test_every_state_is_accessible_and_fits(page: Any, tmp_path: Path) -> None:
 
 
 def test_a_token_is_asked_for_once(browser: Any, models: list[Served], tmp_path: Path) -> None:
-    for address in start(make_settings(tmp_path, token="secret"), models):
+    for address in listening(make_settings(tmp_path, token="secret"), models):
         page = browser.new_page()
         page.goto(f"{address}#/?smiles=CCO")
         for text in ("wrong", "secret"):
