@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moltune.errors import ConfigError, RunFolderError
+from moltune.errors import RunFolderError
 from moltune.files import unpacked
 from moltune.ready import catalogue
 
 if TYPE_CHECKING:
     from moltune.predictors.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 _BINS = 30
 
@@ -118,8 +122,10 @@ def _card(folder: Path | None) -> dict[str, Any] | None:
     if folder is None or not (folder / catalogue.CARD).is_file():
         return None
     try:
-        return asdict(catalogue.cards(folder.parent)[folder.name])
-    except (ConfigError, KeyError):
+        values = json.loads((folder / catalogue.CARD).read_text(encoding="utf-8"))
+        return asdict(catalogue.Card(**{field.name: values[field.name] for field in fields(catalogue.Card)}))
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.warning("%s/%s cannot be read, and is left out", folder, catalogue.CARD)
         return None
 
 
