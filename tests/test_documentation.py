@@ -16,7 +16,7 @@ EXPLANATIONS = ["docs/explanation/domain-and-intervals.md", "docs/explanation/io
 PAGES = ["README.md", "docs/tutorial.md", *GUIDES, *EXPLANATIONS]
 BLOCK = re.compile(r"(?P<comment><!-- not run: [^>]+ -->\n+)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 # Pages whose every block needs a network, a GPU, a cluster or another page.
-WITHOUT = {"docs/guides/index.md", "docs/guides/gpu.md", "docs/guides/ray.md"}
+WITHOUT = {"docs/guides/index.md", "docs/guides/gpu.md", "docs/guides/ray.md", "docs/guides/serve.md"}
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
