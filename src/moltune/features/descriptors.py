@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from moltune.data.chemistry import parse_all, rdkit_log
+from moltune.features.processes import of_parts
 
 _CHUNK = 64
 _SLOW = ("qed", "SPS", "BertzCT", "Ipc", "AvgIpc", "BCUT2D")
@@ -35,9 +35,8 @@ def rdkit_descriptors(smiles: Sequence[str], *, n_jobs: int = 1, fast: bool = Fa
         DataError: a SMILES is not valid; the message names its position.
     """
     names, texts = [name for name, _ in _functions(fast)], list(smiles)
-    starts = range(0, len(texts), _CHUNK)
-    tasks = (delayed(_descriptor_block)(texts[start : start + _CHUNK], start, fast) for start in starts)
-    blocks = Parallel(n_jobs=n_jobs if len(texts) > _CHUNK else 1)(tasks)
+    parts = [(texts[start : start + _CHUNK], start, fast) for start in range(0, len(texts), _CHUNK)]
+    blocks = of_parts(_descriptor_block, parts, n_jobs)
     return pd.DataFrame(np.concatenate([np.empty((0, len(names))), *blocks]), columns=names)
 
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors as rd
 
 from moltune.errors import DataError
+from moltune.features.processes import of_parts
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def physchem(smiles: Sequence[str], *, n_jobs: int = 1) -> np.ndarray:
     that is not finite stays as it is. The result does not depend on ``n_jobs`` (processes).
     """
     texts = list(smiles)
-    tasks = (delayed(_compute)(texts[start : start + _CHUNK]) for start in range(0, len(texts), _CHUNK))
-    blocks = Parallel(n_jobs=n_jobs if len(texts) > _CHUNK else 1)(tasks)
+    parts = [(texts[start : start + _CHUNK],) for start in range(0, len(texts), _CHUNK)]
+    blocks = of_parts(_compute, parts, n_jobs)
     return np.concatenate([np.empty((0, len(DESCRIPTORS)), dtype=np.float32), *blocks])
 
 

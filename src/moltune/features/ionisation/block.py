@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from joblib import Parallel, delayed
 from rdkit.Chem import rdMolDescriptors
 
 from moltune.features.ionisation.molecules import Prepared
@@ -17,6 +16,7 @@ from moltune.features.ionisation.sites import (
     prepared_sites,
     similar_together,
 )
+from moltune.features.processes import of_parts
 
 IONISATION_NAMES = (
     "acid_pka_1",
@@ -89,11 +89,9 @@ def ionisation_block(smiles: Sequence[str], *, ph: float = 7.4, n_jobs: int = 1)
     if n_jobs < 1:
         raise ValueError(f"n_jobs must be at least 1, not {n_jobs}")
     batches = similar_together(smiles)
-    texts = [[smiles[row] for row in rows] for rows in batches]
+    parts = [([smiles[row] for row in rows], ph) for rows in batches]
     block = np.empty((len(smiles), len(IONISATION_NAMES)), np.float32)
-    # joblib and not a pool of our own: a user's script need not guard its entry for it.
-    done = Parallel(n_jobs=min(n_jobs, max(1, len(batches))))(delayed(_rows)(batch, ph) for batch in texts)
-    for rows, values in zip(batches, done, strict=True):
+    for rows, values in zip(batches, of_parts(_rows, parts, n_jobs), strict=True):
         block[rows] = values
     return block
 
