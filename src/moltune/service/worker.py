@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from moltune.errors import MoltuneError
 from moltune.service.models import Served
 from moltune.service.settings import Limits
 
@@ -44,8 +45,16 @@ def work(connection: Connection, served: Sequence[Served], limits: Limits, for_f
     else:
         from moltune.service.answers import Answers
 
-        answers = Answers.load(served, limits)
-        connection.send((READY, answers.describe()))
+        try:
+            answers = Answers.load(served, limits)
+            about = answers.describe()
+        except MoltuneError as error:
+            connection.send((REFUSED, str(error)))
+            return
+        except Exception as error:
+            connection.send((FAILED, f"{type(error).__name__}: {error}"))
+            return
+        connection.send((READY, about))
         _loop(connection, _Molecules(answers))
 
 
@@ -70,7 +79,6 @@ class _Files:
         self.places = {one.name: one.place for one in served}
 
     def __call__(self, kind: str, payload: Any) -> tuple[str, Any]:
-        from moltune.errors import MoltuneError
         from moltune.service.files import Stopped, predict_upload
 
         folder, upload, output, models = payload
