@@ -15,6 +15,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from moltune import datasets
+    from moltune.classifier import MolClassifier
     from moltune.config import FinetuneConfig
     from moltune.predictors.predictor import Predictor
     from moltune.pretraining.adapt import adapt
@@ -22,10 +23,21 @@ if TYPE_CHECKING:
     from moltune.run import Run
     from moltune.tuning.finetune import finetune
 
-__all__ = ["FinetuneConfig", "MolRegressor", "Predictor", "Run", "__version__", "adapt", "datasets", "finetune"]
+__all__ = [
+    "FinetuneConfig",
+    "MolClassifier",
+    "MolRegressor",
+    "Predictor",
+    "Run",
+    "__version__",
+    "adapt",
+    "datasets",
+    "finetune",
+]
 
 _HOMES = {
     "FinetuneConfig": "moltune.config",
+    "MolClassifier": "moltune.classifier",
     "MolRegressor": "moltune.regressor",
     "Predictor": "moltune.predictors.predictor",
     "Run": "moltune.run",

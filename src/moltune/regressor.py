@@ -1,47 +1,27 @@
-"""The scikit-learn estimator."""
+"""The scikit-learn estimator of a number."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import RegressorMixin
 
 from moltune.calibration import LEVEL
-from moltune.config import (
-    FinetuneConfig,
-    MethodSettings,
-    ModelSettings,
-    SplitSettings,
-    TrainingSettings,
-    make_settings,
-    training_defaults,
-)
-from moltune.data.load import molecules_from_lists
-from moltune.data.molecules import BOUND_COLUMNS, Molecules
-from moltune.data.splitting.bounds import REASON, sides_of, training_bounds
-from moltune.data.splitting.split import Parts, make_split, parts_of
+from moltune.data.molecules import Molecules
+from moltune.data.splitting.split import Parts
 from moltune.errors import DataError
-from moltune.files import check_free
+from moltune.estimator import MolEstimator, checked
 from moltune.predictors.base import MODEL
 from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
-from moltune.predictors.language import LanguageModel
-from moltune.predictors.load import load_model
 from moltune.predictors.probe import Probe
 
 if TYPE_CHECKING:
     from moltune.tuning.history import EpochReport
 
-logger = logging.getLogger(__name__)
 
-
-class MolRegressor(RegressorMixin, BaseEstimator):
+class MolRegressor(RegressorMixin, MolEstimator):
     """Fine-tune a chemical language model on SMILES, with scikit-learn's contract.
 
     Works with ``cross_val_score``, ``GridSearchCV``, ``Pipeline`` and ``clone``. ``X`` is a sequence of n SMILES
@@ -72,35 +52,6 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         >>> model = MolRegressor(epochs=3).fit(table["smiles"], table.iloc[:, -1])  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        model: str = "moltune/mini",
-        method: str = "full",
-        head: str = "mean",
-        *,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        weight_decay: float | None = None,
-        patience: int | None = None,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-        settings: dict[str, Any] | None = None,
-        method_settings: dict[str, Any] | None = None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.head = head
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.seed = seed
-        self.settings = settings
-        self.method_settings = method_settings
-
     def fit(
         self,
         X: Sequence[str],
@@ -121,48 +72,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             DataError: a SMILES or a target cannot be used; rows are named, none is dropped.
             ConfigError: a parameter is wrong.
         """
-        # To predict, nothing of this is needed.
-        from moltune.models.coverage import unfit_molecules
-        from moltune.tuning.loop import check_settings
-        from moltune.tuning.train import PROBE, reads_tokens, tune_model
-
-        training, seed = self._training(), make_settings(FinetuneConfig, {"seed": self.seed}).seed
-        check_settings(training)
-        molecules = _checked(X, y)
-        model = make_settings(ModelSettings, {"name": self.model, "head": self.head})
-        method = make_settings(MethodSettings, {**(self.method_settings or {}), "name": self.method})
-        unfit = unfit_molecules(molecules.smiles, model) if reads_tokens(method) else {}
-        if unfit:
-            position, reason = next(iter(unfit.items()))
-            raise _unusable(position, molecules.smiles[position], reason)
-        if relation is not None:
-            molecules = _set_bounds_aside(molecules, list(relation))
-        # A probe looks at no validation part, so none is kept from it.
-        share = 0.0 if method.name == PROBE else self.validation_fraction
-        if not 0 <= share < 1:
-            raise DataError(f"validation_fraction is a share from 0 to below 1, not {share}")
-        divide = SplitSettings(method="random", ratios=(1 - share, share, 0.0))
-        split = make_split(molecules, divide, seed)
-        bounds = None if relation is None else training_bounds(molecules, split, divide, {})[1]
-        parts = parts_of(molecules, split)
-        with tempfile.TemporaryDirectory(prefix="moltune-", ignore_cleanup_errors=True) as folder:
-            tuned = tune_model(
-                parts["train"],
-                parts.get("validation"),
-                model=model,
-                method=method,
-                training=training,
-                seed=seed,
-                folder=Path(folder),
-                bounds=bounds,
-                report=report,
-            )
-        self.model_ = tuned.model
-        self.history_, self.best_epoch_ = tuned.history, tuned.best_epoch
-        self._fitted_on = molecules, parts
-        self._confidence: Confidence | None = None
-        self.n_features_in_ = 1
-        return self
+        return self._tune(X, y, report, relation)
 
     def predict(self, X: Sequence[str]) -> np.ndarray:
         """Predict n SMILES in the target's unit; float64, shape (n,).
@@ -171,14 +81,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             DataError: a SMILES cannot be read; rows are named. For files with bad rows use
                 :class:`moltune.predictors.predictor.Predictor`, which keeps them with a note.
         """
-        check_is_fitted(self, "model_")
-        smiles = _checked(X).smiles
-        for position, issue in self.model_.issues(smiles).items():
-            if issue.kind == "unknown":
-                logger.warning("molecule %d (%s): %s", position + 1, smiles[position], issue.message)
-            else:
-                raise _unusable(position, smiles[position], issue.message)
-        return self.model_.predict(smiles)
+        return self._predict(X)
 
     def predict_interval(self, X: Sequence[str], level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """Conformal intervals of n SMILES, in the target's unit.
@@ -204,7 +107,7 @@ class MolRegressor(RegressorMixin, BaseEstimator):
             self._confidence = self._learn_confidence(*self._fitted_on)
         if self._confidence is None or not self._confidence.calibrations:
             raise DataError("fit kept too few molecules aside for intervals (20 are needed): raise validation_fraction")
-        found = self._confidence.describe(_checked(X).smiles, predicted, MODEL, level)
+        found = self._confidence.describe(checked(X).smiles, predicted, MODEL, level)
         return found["_low"], found["_high"]
 
     def _learn_confidence(self, molecules: Molecules, parts: Parts) -> Confidence | None:
@@ -217,69 +120,6 @@ class MolRegressor(RegressorMixin, BaseEstimator):
         predicted = {MODEL: self.model_.predict(held_out[0])} if len(held_out[1]) else {}
         return Confidence.fit(parts["train"], held_out, predicted)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the tuned model in ``save_pretrained`` layout.
-
-        Raises:
-            RunFolderError: the folder holds something already.
-        """
-        check_is_fitted(self, "model_")
-        check_free(folder)
-        self.model_.save(folder)
-        return Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Load a tuned model or a run folder, ready to predict.
-
-        Raises:
-            CheckpointError: there is no tuned model.
-        """
-        model = load_model(folder)
-        estimator = cls()
-        if isinstance(model, LanguageModel):
-            config = model.network.config
-            estimator.set_params(
-                model=config.base_model or str(folder), method=config.method or "full", head=config.head
-            )
-        elif isinstance(model, Probe):
-            estimator.set_params(method="probe", method_settings={"probe": model.settings.model_dump()})
-            if model.encoder is not None:
-                estimator.set_params(model=model.encoder.settings.name, head=model.encoder.settings.head)
-        estimator.model_, estimator.n_features_in_ = model, 1
-        return estimator
-
-    def _training(self) -> TrainingSettings:
-        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
-        named = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return make_settings(TrainingSettings, {**training_defaults(self.method), **(self.settings or {}), **named})
-
-
-def _unusable(position: int, smiles: str, reason: str) -> DataError:
-    return DataError(f"molecule {position + 1} ({smiles!r}): {reason}; leave it out and try again")
-
-
-def _set_bounds_aside(molecules: Molecules, relation: list[str]) -> Molecules:
-    unknown = sorted({repr(one) for one in relation} - {repr(one) for one in ("=", ">", ">=", "<", "<=")})
-    if len(relation) != len(molecules) or unknown:
-        wrong = f"not {', '.join(unknown[:3])}" if unknown else f"not {len(relation)} for {len(molecules)}"
-        raise DataError(f"relation holds one of =, >, >=, < and <= for each molecule, {wrong}")
-    bounds = molecules.table.assign(relation=relation, value=molecules.target)
-    bounded = np.flatnonzero(sides_of(relation))
-    exact = molecules.reject(dict.fromkeys(bounded.tolist(), REASON))
-    return replace(exact, bounds=bounds.iloc[bounded][BOUND_COLUMNS].reset_index(drop=True))
-
-
-def _checked(X: Any, y: Any = None) -> Molecules:
-    smiles = np.asarray(X, dtype=object)
-    if smiles.ndim == 2 and smiles.shape[1] == 1:
-        smiles = smiles[:, 0]
-    if smiles.ndim != 1:
-        raise DataError(f"X is a sequence of SMILES, not an array of shape {smiles.shape}")
-    target = None if y is None else np.asarray(y, dtype=object).reshape(-1).tolist()
-    molecules = molecules_from_lists(smiles.tolist(), target)
-    if len(molecules.rejected):
-        bad, more = molecules.rejected.iloc[0], len(molecules.rejected) - 1
-        also = f" ({more} more cannot be used either)" if more else ""
-        raise _unusable(bad["row"] - 1, bad["input"], f"{bad['reason']}{also}")
-    return molecules
+    def _loaded(self) -> None:
+        if self.model_.class_names is not None:
+            raise DataError("this model predicts classes: load it with MolClassifier")

@@ -211,13 +211,14 @@ def test_the_benchmark_bounds_a_share_above_the_median_and_never_a_held_out_mole
     benchmark = importlib.import_module("censored_likelihood")
     molecules = load_molecules(small_csv)
     train = np.arange(80)
-    exact, bounds = benchmark.with_bounds(molecules, train, 0.3, seed=0)
+    exact, bounds = benchmark.with_bounds(molecules, train, 0.3, seed=0, limit="drawn")
     assert (len(exact), len(bounds)) == (68, 12)
     of_smiles = dict(zip(molecules.smiles, molecules.target, strict=True))
     true = np.array([of_smiles[one] for one in bounds.smiles])
     median = np.median(molecules.target[train])
     assert ((median <= bounds.value) & (bounds.value < true)).all()
     assert set(bounds.smiles) == {molecules.smiles[at] for at in set(train) - set(exact.tolist())}
+    assert (benchmark.with_bounds(molecules, train, 0.3, seed=0)[1].value == median).all()
     training = TrainingSettings(epochs=1, threads=1)
     rows = [benchmark.run_split(molecules, seed, 0.3, str(tiny_model), training) for seed in (0, 1)]
     found = benchmark.summarise(rows, ", linear head")

@@ -95,6 +95,7 @@ def influence(
     run = run if isinstance(run, Run) else Run.load(run)
     if run.config.method.name == "probe":
         raise ConfigError(f"{run.path} holds a probe, which has no gradients; influence needs a fine-tuned model")
+    run.needs_numbers("influence")
     if run.config.data.bounds == "use":
         raise ConfigError(
             f"{run.path} was trained on bounds, which influence functions do not know; fine-tune with --bounds reject"
@@ -104,7 +105,7 @@ def influence(
         raise DataError(f"the run {run.path} has no {settings.target} part to score against")
     if not isinstance(external, Molecules):
         clean = in_unit(run.config.data.clean, molecules.unit)
-        columns = (data or DataSettings()).model_copy(update={"clean": clean})
+        columns = (data or DataSettings()).model_copy(update={"clean": clean, "task": "regression"})
         external = load_molecules(external, columns)
     policy = run.config.model.model_copy(update={"name": str(run.model_path), "revision": None})
     external = external.reject(unfit_molecules(external.smiles, policy))

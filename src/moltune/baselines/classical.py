@@ -33,6 +33,10 @@ class Baseline(ABC):
 
     name: str
     columns = CLASSICAL
+    classifies = True
+    """Whether it can learn the probability of the positive of two classes."""
+    classes = False
+    """Whether its targets are the classes 0 and 1; set before it is fitted."""
 
     def __init__(self, features: FeatureTable | None = None) -> None:
         self.features = FeatureTable() if features is None else features
@@ -97,7 +101,7 @@ class RidgeBaseline(Baseline):
     outside the range of the target.
     """
 
-    name = "ridge"
+    name, classifies = "ridge", False
     penalties = tuple(float(10.0**power) for power in range(0, 6))
     _file = "arrays.safetensors"
 
@@ -187,12 +191,16 @@ class XGBoostBaseline(Baseline):
     trees_: Trees | None = None
 
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
-        """Boost until the validation RMSE has not improved for ``patience`` rounds; without one, a fixed number."""
+        """Boost until the validation loss has not improved for ``patience`` rounds; without one, a fixed number.
+
+        The loss is the squared error, or with classes the cross-entropy.
+        """
         from xgboost import XGBRegressor
 
         watched = [(self._x(validation[0]), validation[1])] if validation and len(validation[0]) else None
         self.model_ = XGBRegressor(
             **self.settings,
+            **({"objective": "binary:logistic"} if self.classes else {}),
             n_estimators=self.most_rounds if watched else self.rounds_without_validation,
             early_stopping_rounds=self.patience if watched else None,
             random_state=seed,

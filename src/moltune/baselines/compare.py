@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from moltune.baselines.classical import Baseline, Part, make_baseline
-from moltune.errors import DataError
-from moltune.evaluation.metrics import check_pair, evaluate
+from moltune.errors import ConfigError, DataError
+from moltune.evaluation.metrics import REGRESSION, Task, check_pair, evaluate
 from moltune.features.registry import FeatureTable
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def run_baselines(
     *,
     features: FeatureTable | None = None,
     make: Callable[[str, FeatureTable], Baseline] = make_baseline,
+    task: Task = REGRESSION,
     seed: int = 0,
     **options: Any,
 ) -> dict[str, BaselineResult]:
@@ -55,6 +56,7 @@ def run_baselines(
         parts: "train", and if there are any "validation" and "test".
         features: features computed earlier; those added here stay in it.
         make: what makes a baseline of a name.
+        task: what the targets are.
         seed: of the baselines and of the bootstrap.
         options: bootstrap and confidence, as :func:`moltune.evaluation.metrics.evaluate` takes them.
 
@@ -62,13 +64,17 @@ def run_baselines(
         One result per name, in the order of ``names``.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or the baseline knows no classes.
         DataError: the training part is missing or empty, or a part has not one measurement per molecule.
         NumericsError: a measurement is not finite.
     """
     table = FeatureTable() if features is None else features
     baselines = [make(name, table) for name in dict.fromkeys(names)]
     parts = _checked(parts)
+    for baseline in baselines:
+        baseline.classes = task is not REGRESSION
+        if baseline.classes and not baseline.classifies:
+            raise ConfigError(f"the baseline {baseline.name} knows no classes; take a probe such as ridge:rdkit")
     results = {}
     for baseline in baselines:
         start = time.perf_counter()
@@ -76,7 +82,9 @@ def run_baselines(
         predictions = {part: baseline.predict(smiles) for part, (smiles, _) in parts.items()}
         seconds = time.perf_counter() - start
         logger.info("baseline %s: %.1f s", baseline.name, seconds)
-        metrics = {part: evaluate(y, predictions[part], seed=seed, **options) for part, (_, y) in parts.items()}
+        metrics = {
+            part: evaluate(y, predictions[part], task=task, seed=seed, **options) for part, (_, y) in parts.items()
+        }
         results[baseline.name] = BaselineResult(baseline, metrics, predictions, seconds)
     return results
 

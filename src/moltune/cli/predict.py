@@ -314,14 +314,15 @@ def evaluate(
 
 
 def _show(metrics: dict[str, Any], title: str) -> None:
-    from moltune.reports.summary import METRIC_LABELS, format_estimate
+    from moltune.reports.summary import CLASS_METRIC_LABELS, METRIC_LABELS, format_estimate
 
+    labels = CLASS_METRIC_LABELS if "roc_auc" in metrics else METRIC_LABELS
     # Not the title of a table, which would break in lines of its width.
     if title:
         out.print(f"[bold]{title}[/]")
-    out.print(facts({label: format_estimate(metrics[name]) for name, label in METRIC_LABELS.items()}))
+    out.print(facts({label: format_estimate(metrics[name]) for name, label in labels.items()}))
     if "model_alone" in metrics:
-        values = {label: format_estimate(metrics["model_alone"][name]) for name, label in METRIC_LABELS.items()}
+        values = {label: format_estimate(metrics["model_alone"][name]) for name, label in labels.items()}
         out.print(facts(values, title="the tuned model without the blend"))
 
 

@@ -7,12 +7,14 @@ from rich.table import Table
 
 from moltune.cli.console import out, print_json
 from moltune.reports.summary import (
-    METRIC_LABELS,
     MetricsRow,
     blend_words,
+    class_words,
     format_number,
     is_probe_name,
+    metric_labels,
     metrics_table,
+    primary_of,
     refit_words,
     verdict,
 )
@@ -27,6 +29,8 @@ def show_run(run: Run, as_json: bool) -> None:
     out.print(f"\n[bold]{verdict(run.metrics, unit=unit)}[/]\n")
     if "blend" in run.metrics:
         out.print(f"{blend_words(run.metrics, unit=unit)}\n", markup=False)
+    for words in class_words(run.metrics):
+        out.print(f"{words}\n", markup=False)
     if "adaptation" in run.metrics:
         adaptation = run.metrics["adaptation"]
         out.print(f"first adapted ({adaptation['objective']}) to the {adaptation['part']}\n", markup=False)
@@ -67,13 +71,15 @@ def _short(row: MetricsRow, probes: set[str]) -> str:
 def _table(run: Run) -> Table:
     """Test part with its baselines, the model alone on the others; every interval is in the report."""
     # Narrow enough for a terminal of 80 columns.
-    others = [name for name in METRIC_LABELS if name not in {"rmse", "mse", "median_absolute_error"}]
+    labels, by = metric_labels(run.metrics), primary_of(run.metrics)
+    left_out = {by.name, "mse", "median_absolute_error", "balanced_accuracy", "brier", "prevalence"}
+    others = [name for name in labels if name not in left_out]
     short = {"spearman": "ρ"}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("part", no_wrap=True)
     table.add_column("predicted by", no_wrap=True)
-    rmse = f"RMSE ({run.config.evaluation.confidence:.0%} interval)"
-    for heading in ("n", rmse, *(short.get(name, METRIC_LABELS[name]) for name in others)):
+    first = f"{by.label} ({run.config.evaluation.confidence:.0%} interval)"
+    for heading in ("n", first, *(short.get(name, labels[name]) for name in others)):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = metrics_table(run.metrics)
     probes = {row.source for row in rows if is_probe_name(row.source)}
@@ -81,5 +87,5 @@ def _table(run: Run) -> Table:
         if row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"], 2) for name in others)
             style = "bold" if row.source == "model" and row.part == "test" else ""
-            table.add_row(row.part, _short(row, probes), str(row.n), row.text("rmse"), *numbers, style=style)
+            table.add_row(row.part, _short(row, probes), str(row.n), row.text(by.name), *numbers, style=style)
     return table

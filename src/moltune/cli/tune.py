@@ -30,7 +30,7 @@ from moltune.errors import ConfigError
 _TASK = {
     "data.source": "[DATA]",
     **table_flags("data."),
-    **flags("split.ratios", "seed"),
+    **flags("data.task", "split.ratios", "seed"),
     "split.method": "--split",
     "model.name": "--model",
     "method.name": "--method",
@@ -42,7 +42,9 @@ _TASK = {
         FinetuneConfig: {
             **_TASK,
             **flags("data.add", "data.bounds", "method.probe.features", "training.epochs", "training.batch_size"),
-            **flags("training.ensemble", "training.freeze_encoder_epochs", "adapt.transductive"),
+            **flags(
+                "training.ensemble", "training.class_weights", "training.freeze_encoder_epochs", "adapt.transductive"
+            ),
             "training.learning_rate": "--learning-rate --lr",
             "adapt.objective": "--adapt",
             "split.seed": "--split-seed",

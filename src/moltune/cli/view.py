@@ -36,6 +36,9 @@ def _show_one(name: str, own: dict[str, Any], level: float) -> None:
     flag = own.get("_domain") or ""
     interval = f", {level:.0%} interval {own['_low']:g} to {own['_high']:g}" if own.get("_low") is not None else ""
     head = f"  {escape(name)}  [bold]{own['']:g}[/]{interval}"
+    if own.get("_class"):
+        held = f", {level:.0%} set: {escape(str(own['_set']))}" if own.get("_set") else ""
+        head = f"  {escape(name)}  [bold]{escape(str(own['_class']))}[/], probability {own['']:.3g}{held}"
     out.print(f"{head}  [{_COLOURS.get(flag, '')}]{_DOMAIN.get(flag, '')}[/]", soft_wrap=True)
     if own.get("_measured") is not None:
         out.print(f"    measured {own['_measured']:g}: this molecule is in the data of the model")

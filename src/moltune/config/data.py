@@ -74,7 +74,7 @@ class TableSettings(Settings):
 class DataSettings(TableSettings):
     """Where molecules and measurements come from."""
 
-    later: ClassVar[frozenset[str]] = TableSettings.later | {"bounds"}
+    later: ClassVar[frozenset[str]] = TableSettings.later | {"bounds", "task"}
 
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
     smiles: str | None = Field(None, description="SMILES column; unset: found by its name")
@@ -85,6 +85,11 @@ class DataSettings(TableSettings):
     bounds: Literal["reject", "use"] = Field(
         "reject",
         description="measurements such as '> 10': reject them, or use them in fine-tuning as censored measurements",
+    )
+    task: Literal["auto", "regression", "classification"] = Field(
+        "auto",
+        description="what the target is: regression (numbers) or classification (two classes); auto: classification "
+        "where it holds 0 and 1 alone, or two words",
     )
     clean: CleanSettings = CleanSettings()
 

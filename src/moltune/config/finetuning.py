@@ -151,7 +151,7 @@ class TrainingSettings(Settings):
     """The optimisation."""
 
     retired: ClassVar[dict[str, tuple[Any, str]]] = {"augment": (0, NO_RANDOM_SMILES)}
-    later: ClassVar[frozenset[str]] = frozenset({"ensemble"})
+    later: ClassVar[frozenset[str]] = frozenset({"ensemble", "class_weights"})
 
     epochs: PositiveInt | None = Field(
         None, description="passes over the training part, at most; unset: as many as 180 steps take, from 2 to 50"
@@ -183,6 +183,9 @@ class TrainingSettings(Settings):
     bucket_by_length: bool = Field(True, description="batch molecules of similar length together")
     threads: PositiveInt | None = Field(None, description="CPU threads; unset: torch's choice")
     report_to: list[str] = Field(default_factory=list, description="tensorboard, mlflow, wandb")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="of two classes; balanced: both weigh the same in the loss, whatever their sizes"
+    )
     ensemble: PositiveInt = Field(1, description="models from as many seeds, whose predictions are averaged")
 
 

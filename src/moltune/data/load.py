@@ -13,6 +13,7 @@ import pandas as pd
 from rdkit import Chem
 
 from moltune.config import CleanSettings, DataSettings
+from moltune.data.classes import CLASSES, find_classes
 from moltune.data.cleaning.clean import clean
 from moltune.data.molecules import Molecules
 from moltune.data.reading.measurements import Reading
@@ -27,6 +28,7 @@ def load_molecules(
     settings: DataSettings | None = None,
     *,
     need_target: bool = True,
+    classes: tuple[str, str] | None = None,
 ) -> Molecules:
     """Read a source, find its columns, clean it, and log one line with columns and counts.
 
@@ -34,17 +36,25 @@ def load_molecules(
         source: anything that :func:`moltune.data.reading.read.read_table` takes; None: ``settings.source``.
         settings: columns and cleaning steps; None: the defaults.
         need_target: False for predictions; see :func:`moltune.data.cleaning.clean.clean`.
+        classes: of a model that the labels are compared with; unset: those of the table, where the task is
+            classification. Molecules whose labels disagree about the class are left out.
 
     Raises:
-        DataError: see ``read_table`` and ``clean``.
+        DataError: see ``read_table``, ``clean`` and :func:`moltune.data.classes.find_classes`.
     """
     settings = settings or DataSettings()
     source = settings.source if source is None else source
     if source is None:
         raise DataError("No source of molecules is given; name a file, a bundled dataset or a Hugging Face dataset.")
+    raw, cleaning = read_table(source, settings), settings.clean
+    if need_target:
+        raw = find_classes(raw, settings, classes)
+    if CLASSES in raw.provenance and cleaning.duplicates in ("mean", "median"):
+        # Half a class is none.
+        cleaning = cleaning.model_copy(update={"duplicates": "drop-conflicting", "conflict_tolerance": 0.0})
     molecules = clean(
-        read_table(source, settings),
-        settings.clean,
+        raw,
+        cleaning,
         smiles=settings.smiles,
         target=settings.target,
         table=settings,

@@ -64,6 +64,12 @@ class Molecules:
         """Unit of the target; empty where it is not known."""
         return str(self.provenance.get("unit") or "")
 
+    @property
+    def classes(self) -> tuple[str, str] | None:
+        """Names of the negative and the positive class, which are 0 and 1 in the target; None: it holds numbers."""
+        found = self.provenance.get("classes")
+        return None if found is None else (str(found[0]), str(found[1]))
+
     def labels(self) -> dict[str, Any]:
         """The target as a column ``label``, with a ``label_unit`` beside it where the unit is known."""
         return {"label": self.target, **({"label_unit": self.unit} if self.unit else {})}

@@ -1,4 +1,4 @@
-"""Regression metrics, each with a bootstrap interval, and the paired comparison of two models.
+"""Metrics of a task, each with a bootstrap interval, and the paired comparison of two models.
 
 Intervals are percentile intervals of a bootstrap that resamples molecules (Efron & Tibshirani, An Introduction to
 the Bootstrap, 1993, chapter 13). They say how much a metric would move with other test molecules of the same kind;
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.evaluation.classification import CLASSIFICATION_METRICS
 
 Metric = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -73,20 +75,48 @@ METRICS: dict[str, Metric] = {
 }
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is measured of predictions of one kind.
+
+    Attributes:
+        name: ``regression`` (numbers) or ``classification`` (probabilities of the positive of two classes).
+        metrics: by name.
+        primary: the one that models are compared by.
+        sign: 1 where a lower primary metric is better, -1 where a higher one is.
+    """
+
+    name: str
+    metrics: dict[str, Metric]
+    primary: str
+    sign: int
+
+
+REGRESSION = Task("regression", METRICS, "rmse", 1)
+CLASSIFICATION = Task("classification", CLASSIFICATION_METRICS, "roc_auc", -1)
+
+
+def task_of(classes: tuple[str, str] | None) -> Task:
+    """Of a target with these classes; None: it holds numbers."""
+    return REGRESSION if classes is None else CLASSIFICATION
+
+
 @np.errstate(over="ignore", invalid="ignore")
 def evaluate(
     true: np.ndarray,
     predicted: np.ndarray,
     *,
+    task: Task = REGRESSION,
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compute every metric of ``METRICS`` with its bootstrap interval.
+    """Compute every metric of a task with its bootstrap interval.
 
     Args:
-        true: measured values, shape (n,), in target units.
-        predicted: predictions of the same molecules, shape (n,), in target units.
+        true: measured values, shape (n,), in target units; 0 and 1 for classes.
+        predicted: predictions of the same molecules, shape (n,), in target units, or probabilities.
+        task: which metrics.
         bootstrap: number of resamples of the n molecules; 0 leaves the intervals out.
         confidence: share of the bootstrap distribution inside the interval, between 0 and 1.
         seed: seed of the resamples; the same seed and n draw the same molecules for every model.
@@ -106,17 +136,18 @@ def evaluate(
     """
     true, predicted = check_pair(true, predicted)
     _check_bootstrap(bootstrap, confidence)
-    values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
-    if not math.isfinite(values["mse"]) or any(map(math.isinf, values.values())):
+    values = {name: float(metric(true, predicted)) for name, metric in task.metrics.items()}
+    if not math.isfinite(values.get("mse", 0.0)) or any(map(math.isinf, values.values())):
         raise NumericsError("a metric overflows: targets or predictions are too large to square; rescale the target")
     codes = [np.unique(array, return_inverse=True)[1] for array in (true, predicted)]
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in task.metrics}
     for rows in _resamples(len(true), bootstrap, seed):
         true_rows, predicted_rows = true[rows], predicted[rows]
-        for name, metric in METRICS.items():
+        for name, metric in task.metrics.items():
             if name != "spearman":
                 samples[name].append(metric(true_rows, predicted_rows))
-        samples["spearman"].append(_pearson(*(_ranks_of_codes(code[rows]) for code in codes)))
+        if "spearman" in samples:
+            samples["spearman"].append(_pearson(*(_ranks_of_codes(code[rows]) for code in codes)))
     result: dict[str, Any] = {"n": len(true)}
     for name, value in values.items():
         lower, upper = _interval(samples[name], confidence)
@@ -129,15 +160,17 @@ def compare_paired(
     predicted: np.ndarray,
     baseline_predicted: np.ndarray,
     *,
+    task: Task = REGRESSION,
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the RMSE of a model with that of a baseline on the same molecules.
+    """Compare the primary metric of a model with that of a baseline on the same molecules.
 
-    The difference is model RMSE - baseline RMSE: below zero, the model is better. Its interval comes from a paired
-    bootstrap: each resample takes both predictions of a molecule together, so that what makes a molecule hard for
-    both cancels. The verdict is "better" or "worse" where the interval leaves out zero, else "cannot tell".
+    The difference is model - baseline: the model is better below zero of RMSE, and above zero of ROC AUC. Its interval
+    comes from a paired bootstrap: each resample takes both predictions of a molecule together, so that what makes a
+    molecule hard for both cancels. The verdict is "better" or "worse" where the interval leaves out zero, else "cannot
+    tell".
 
     This compares two sets of predictions, not two methods: one split and one seed say nothing about run-to-run noise
     (another seed or another split may reverse a small difference). Use the study engine to compare methods.
@@ -146,6 +179,7 @@ def compare_paired(
         true: measured values, shape (n,), in target units.
         predicted: the model's predictions, shape (n,), in target units.
         baseline_predicted: the baseline's predictions, shape (n,), in target units.
+        task: which metric.
         bootstrap: number of resamples; 0 leaves the interval out, and the verdict is "cannot tell".
         confidence: share of the bootstrap distribution inside the interval, between 0 and 1.
         seed: seed of the resamples.
@@ -160,20 +194,21 @@ def compare_paired(
     _check_bootstrap(bootstrap, confidence)
     true, predicted = check_pair(true, predicted)
     true, baseline = check_pair(true, baseline_predicted, second="baseline_predicted")
-    difference = float(rmse(true, predicted) - rmse(true, baseline))
-    if not math.isfinite(difference):
+    metric = task.metrics[task.primary]
+    difference = float(metric(true, predicted) - metric(true, baseline))
+    if task is REGRESSION and not math.isfinite(difference):
         raise NumericsError("the RMSE overflows: targets or predictions are too large to square; rescale the target")
     samples = [
-        rmse(true[rows], predicted[rows]) - rmse(true[rows], baseline[rows])
+        metric(true[rows], predicted[rows]) - metric(true[rows], baseline[rows])
         for rows in _resamples(len(true), bootstrap, seed)
     ]
     lower, upper = _interval(samples, confidence)
     if lower is None or upper is None or lower <= 0 <= upper:
         verdict = "cannot tell"
     else:
-        verdict = "better" if upper < 0 else "worse"
+        verdict = "better" if task.sign * upper < 0 else "worse"
     return {
-        "difference": {"value": difference, "lower": lower, "upper": upper},
+        "difference": {"value": None if math.isnan(difference) else difference, "lower": lower, "upper": upper},
         "verdict": verdict,
         "n": len(true),
         "confidence": confidence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,3 +122,42 @@ def fit_by_ridge(layer: nn.Linear, embedded: np.ndarray, target: np.ndarray) -> 
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(ridge.coef_).view_as(layer.weight))
         layer.bias.copy_(torch.as_tensor(ridge.intercept_).view_as(layer.bias))
+
+
+def fit_by_logistic(
+    layer: nn.Linear, embedded: np.ndarray, labels: np.ndarray, weights: tuple[float, float] = (1.0, 1.0)
+) -> None:
+    """The same for two classes, by logistic regression with an L2 penalty; the log loss of five folds chooses it.
+
+    Args:
+        layer: changed in place.
+        embedded: (n, width), with dropout on.
+        labels: 0 or 1, (n,).
+        weights: of the negative and of the positive class.
+
+    Raises:
+        NumericsError: an embedding is not finite.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    if not np.isfinite(embedded).all():
+        raise NumericsError("the checkpoint gives embeddings that are not finite; its weights are damaged")
+    mean, std = embedded.mean(axis=0), embedded.std(axis=0)
+    scaled, classes = (embedded - mean) / np.where(std > 0, std, 1.0), labels.astype(np.int64)
+    options: dict[str, Any] = {"class_weight": {0: weights[0], 1: weights[1]}, "max_iter": 500}
+    penalties = np.logspace(-4, 1, 6)
+    fewest = int(np.bincount(classes).min())
+    if fewest > 1:
+        folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)
+        errors = [
+            log_loss(classes, cross_val_predict(machine, scaled, classes, cv=folds, method="predict_proba"))
+            for machine in (LogisticRegression(C=C, **options) for C in penalties)
+        ]
+        penalties = penalties[[int(np.argmin(errors))]]
+    found = LogisticRegression(C=penalties[0], **options).fit(scaled, classes)
+    weight = found.coef_[0] / np.where(std > 0, std, 1.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.as_tensor(weight).view_as(layer.weight))
+        layer.bias.copy_(torch.as_tensor(found.intercept_[0] - float(weight @ mean)).view_as(layer.bias))

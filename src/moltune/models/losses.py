@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def censored_squared_error(predicted: Tensor, expected: Tensor, side: Tensor, noise: float) -> Tensor:
@@ -21,3 +22,15 @@ def censored_squared_error(predicted: Tensor, expected: Tensor, side: Tensor, no
     difference = predicted - expected
     bounded = -2 * noise**2 * torch.special.log_ndtr(side * difference / noise)
     return torch.where(side == 0, difference**2, bounded).mean()
+
+
+def cross_entropy(logits: Tensor, expected: Tensor, weights: tuple[float, float]) -> Tensor:
+    """Mean of -w log p(class), p the logistic function of the logit.
+
+    Args:
+        logits: of the positive class, (batch,).
+        expected: 0 or 1, (batch,).
+        weights: w of the negative and of the positive class.
+    """
+    weight = torch.where(expected > 0.5, weights[1], weights[0])
+    return binary_cross_entropy_with_logits(logits, expected, weight=weight)

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from moltune.models.heads import make_head
 from moltune.models.kernel import KernelHead
-from moltune.models.losses import censored_squared_error
+from moltune.models.losses import censored_squared_error, cross_entropy
 from moltune.models.strict import StrictLoading
 
 
@@ -32,6 +32,9 @@ class RegressionConfig(PreTrainedConfig):
         base_digest: digest of that encoder's tensors, where only an adapter is stored; see ``models/digest.py``.
         method: the tuning method, where only an adapter is stored.
         kernel_points: training molecules that the kernel head keeps; 0: the trained head predicts.
+        classes: names of the negative and the positive class; the model then predicts the probability of the latter.
+            Unset: it predicts a number.
+        calibration: (a, b) of a classifier; the probability is the logistic function of a·logit + b.
     """
 
     model_type = "moltune-regression"
@@ -50,6 +53,8 @@ class RegressionConfig(PreTrainedConfig):
         base_digest: str | None = None,
         method: str | None = None,
         kernel_points: int = 0,
+        classes: list[str] | None = None,
+        calibration: tuple[float, float] = (1.0, 0.0),
         **kwargs: Any,
     ) -> None:
         if isinstance(encoder, dict):
@@ -66,6 +71,8 @@ class RegressionConfig(PreTrainedConfig):
         self.base_digest = base_digest
         self.method = method
         self.kernel_points = kernel_points
+        self.classes = classes
+        self.calibration = calibration
         kwargs.setdefault("problem_type", "regression")
         kwargs["num_labels"] = 1
         super().__init__(**kwargs)
@@ -84,10 +91,11 @@ def encoder_arguments(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 class RegressionModel(StrictLoading, PreTrainedModel):
-    """Encoder → head → prediction in the target's own unit.
+    """Encoder → head → prediction in the target's own unit, or probability of the positive class.
 
     The loss is the mean squared error of standardised targets, so that learning rates carry over between
-    properties. Where ``kernel`` is set, it predicts from the embedding that ``head`` was trained on, in place of it.
+    properties; with ``config.classes`` it is the cross-entropy of the head's output as a logit. Where ``kernel`` is
+    set, it predicts from the embedding that ``head`` was trained on, in place of it.
     """
 
     config_class = RegressionConfig
@@ -96,6 +104,8 @@ class RegressionModel(StrictLoading, PreTrainedModel):
     adapter: Any = None
     # Standard deviation of a measurement around its prediction, in standardised units; censored labels ask for it.
     noise: float = 1.0
+    # What an error in the negative and in the positive class costs in training.
+    class_weights: tuple[float, float] = (1.0, 1.0)
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
 
@@ -130,7 +140,10 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         return self.kernel(self.head.pool(hidden_states, attention_mask))
 
     def in_unit(self, standardised: Tensor) -> Tensor:
-        """Give standardised predictions the target's unit back."""
+        """Give standardised predictions the target's unit back; logits become probabilities."""
+        if self.config.classes is not None:
+            scale, shift = self.config.calibration
+            return torch.sigmoid(standardised * scale + shift)
         return standardised * self.config.target_std + self.config.target_mean
 
     def set_kernel(self, kernel: KernelHead | None) -> Self:
@@ -158,8 +171,8 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         (see :func:`moltune.models.losses.censored_squared_error`), none where it is unset.
 
         Returns:
-            ``logits`` (batch, 1) in the target's unit; with labels, ``loss``: mean squared error in units of the
-            training targets' variance.
+            ``logits`` (batch, 1) in the target's unit, probabilities where the target has classes; with labels,
+            ``loss``: mean squared error in units of the training targets' variance, or cross-entropy.
         """
         encoded = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, return_dict=True
@@ -168,7 +181,9 @@ class RegressionModel(StrictLoading, PreTrainedModel):
         loss = None
         if labels is not None:
             expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std
-            if side is None:
+            if self.config.classes is not None:
+                loss = cross_entropy(standardised, labels.float().view(-1), self.class_weights)
+            elif side is None:
                 loss = nn.functional.mse_loss(standardised, expected)
             else:
                 loss = censored_squared_error(standardised, expected, side, self.noise)

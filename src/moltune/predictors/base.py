@@ -31,13 +31,18 @@ class TunedModel(ABC):
     def target_name(self) -> str:
         """Name of the predicted property."""
 
+    @property
+    def class_names(self) -> tuple[str, str] | None:
+        """Negative and positive class, where the model predicts the probability of the latter; None: it is a number."""
+        return None
+
     @abstractmethod
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """Positions of the SMILES that the model cannot read, or not wholly, with the reason."""
 
     @abstractmethod
     def predict(self, smiles: Sequence[str], batch_size: int = 32, progress: Progress | None = None) -> np.ndarray:
-        """Predict n molecules; float64, shape (n,).
+        """Predict n molecules; float64, shape (n,): the property, or the probability of the positive class.
 
         Raises:
             NumericsError: a prediction is not finite; the molecule is named.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,12 +15,14 @@ from safetensors.numpy import load_file, save_file
 from moltune.calibration import LEVEL
 from moltune.calibration.conformal import Calibration
 from moltune.calibration.merit import assess
+from moltune.calibration.sets import PredictionSets
 from moltune.domain.applicability import FLAGS, NEIGHBOURS, Domain, DomainReport
 from moltune.errors import CheckpointError
 from moltune.files import replacing
 
 FEWEST_TRAINED, FEWEST_HELD_OUT = NEIGHBOURS + 2, 20
 """With fewer training molecules there is no domain, with fewer held-out ones no interval."""
+_SETS = "-sets"
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Confidence:
         domain: of the training molecules.
         measured: their measurements, in the target's unit, shape (n,).
         calibrations: name of a source of predictions ("model", "blend") → its errors; empty where too few are known.
+        sets: the same for sources of probabilities.
     """
 
     domain: Domain
     measured: np.ndarray
     calibrations: dict[str, Calibration]
+    sets: dict[str, PredictionSets] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -46,6 +50,7 @@ class Confidence:
         held_out: tuple[Sequence[str], np.ndarray],
         predicted: Mapping[str, np.ndarray],
         spread: np.ndarray | None = None,
+        classes: bool = False,
     ) -> Self | None:
         """Learn from the training part what is usual, and from held-out molecules how large errors are.
 
@@ -59,6 +64,8 @@ class Confidence:
             predicted: name of a source → its predictions of the latter, shape (n,).
             spread: how far the members of an ensemble disagree about the latter, shape (n,); it then widens intervals,
                 too.
+            classes: measurements are the classes 0 and 1, and predictions probabilities: there are prediction sets then
+                instead of intervals (:mod:`moltune.calibration.sets`).
 
         Returns:
             None where there are fewer than five training molecules.
@@ -69,6 +76,10 @@ class Confidence:
         domain = Domain.fit(list(unique))
         calibrations = {}
         smiles, true = held_out
+        if classes:
+            known = predicted if len(true) >= FEWEST_HELD_OUT and np.ptp(true) > 0 else {}
+            sets = {source: PredictionSets.fit(true, values) for source, values in known.items()}
+            return cls(domain, np.array(list(unique.values())), {}, sets)
         if len(true) >= FEWEST_HELD_OUT:
             inputs, flags = _judged(domain.check(list(smiles)), spread)
             calibrations = {
@@ -141,6 +152,8 @@ class Confidence:
         arrays = {"measured": self.measured} | {f"domain.{k}": v for k, v in self.domain.to_arrays().items()}
         for source, calibration in self.calibrations.items():
             arrays |= {f"{source}.{name}": value for name, value in calibration.to_arrays().items()}
+        for source, own in self.sets.items():
+            arrays |= {f"{source}{_SETS}.negative": own.negative, f"{source}{_SETS}.positive": own.positive}
         with replacing(path) as temporary:
             save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, temporary)
 
@@ -163,7 +176,13 @@ class Confidence:
         domain = Domain.from_arrays(groups.pop("domain", {}))
         if len(measured) != len(domain.smiles):
             raise CheckpointError(f"{path} is damaged: its arrays do not fit together; copy it again")
-        return cls(domain, measured, {source: Calibration.from_arrays(own) for source, own in groups.items()})
+        sets = {name.removesuffix(_SETS): groups.pop(name) for name in list(groups) if name.endswith(_SETS)}
+        return cls(
+            domain,
+            measured,
+            {source: Calibration.from_arrays(own) for source, own in groups.items()},
+            {source: PredictionSets(**own) for source, own in sets.items()},
+        )
 
 
 def by_flag(found: dict[str, Any]) -> dict[str, Any]:

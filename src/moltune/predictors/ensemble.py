@@ -32,6 +32,11 @@ class Ensemble(TunedModel):
         """Of the members."""
         return self.members[0].target_name
 
+    @property
+    def class_names(self) -> tuple[str, str] | None:
+        """Of the members."""
+        return self.members[0].class_names
+
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """What the first member cannot read; all have its vocabulary."""
         return self.members[0].issues(smiles)

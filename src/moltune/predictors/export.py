@@ -63,7 +63,9 @@ def export_run(run: str | Path, output: str | Path, *, base: str | Path | None =
     check_free(output)
     whole = (place / CONFIG).is_file()
     if whole:
-        place = Run.load(place).path
+        opened = Run.load(place)
+        opened.needs_numbers("an export")
+        place = opened.path
         if base is None and (place / ADAPTED).is_dir():
             base = place / ADAPTED
     else:

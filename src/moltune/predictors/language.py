@@ -41,6 +41,12 @@ class LanguageModel(TunedModel):
         """As the network's configuration stores it."""
         return str(self.network.config.target_name)
 
+    @property
+    def class_names(self) -> tuple[str, str] | None:
+        """As the network's configuration stores them."""
+        found = self.network.config.classes
+        return None if found is None else (str(found[0]), str(found[1]))
+
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """Characters and tokens that the vocabulary lacks, and SMILES that are too long."""
         return check_smiles(self.tokenizer, smiles, self._limit)
@@ -113,6 +119,11 @@ class OnnxModel(LanguageModel):
     def target_name(self) -> str:
         """As it stands in the graph."""
         return str(self.graph.facts.target)
+
+    @property
+    def class_names(self) -> None:
+        """None: graphs are not made of classifiers."""
+        return None
 
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """Characters and tokens that the vocabulary lacks, and SMILES that are too long."""

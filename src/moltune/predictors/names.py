@@ -14,7 +14,7 @@ from moltune.data.reading.units import is_neg_log, split_header
 
 NOTE = "note"
 IONISATION = ("_acid_pka", "_base_pka", "_charge", "_main_form")
-WITHOUT_UNIT = ("_domain", "_reason", "_nearest", "_similarity", *IONISATION)
+WITHOUT_UNIT = ("_class", "_set", "_domain", "_reason", "_nearest", "_similarity", *IONISATION)
 """Suffixes of columns that are not in the property's unit."""
 _LOGD = re.compile(r"log\s*_?d\b|logd|lipophilicity|distribution", re.IGNORECASE)
 _SAYS_NOTHING = {"", "log", "units", "log units"}

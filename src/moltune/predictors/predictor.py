@@ -17,6 +17,7 @@ from rdkit.Chem import rdMolDescriptors
 from moltune.baselines.classical import Baseline
 from moltune.calibration import LEVEL
 from moltune.calibration.conformal import check_level
+from moltune.calibration.sets import in_words
 from moltune.config import CleanSettings, DataSettings, ModelSettings
 from moltune.data.chemistry import parse_all
 from moltune.data.cleaning.clean import clean_smiles
@@ -24,7 +25,7 @@ from moltune.data.load import in_unit, load_molecules, molecules_from_lists
 from moltune.data.molecules import Molecules
 from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, RunFolderError
-from moltune.evaluation.metrics import evaluate
+from moltune.evaluation.metrics import evaluate, task_of
 from moltune.features.registry import ionisation_ph
 from moltune.files import unpacked
 from moltune.predictors.base import BLEND, MODEL, Progress, TunedModel
@@ -166,8 +167,9 @@ class Predictor:
         ``mols`` may hold what RDKit read of each SMILES, which spares reading it again.
 
         Returns:
-            Suffix of a column's name → values, shape (n,): "" is the prediction, ``_model_alone`` that of the tuned
-            model where the prediction is a blend, and the others are those of
+            Suffix of a column's name → values, shape (n,): "" is the prediction (of two classes the probability of the
+            positive one, beside ``_class`` and the prediction set ``_set``), ``_model_alone`` that of the tuned model
+            where the prediction is a blend, and the others are those of
             :meth:`moltune.predictors.confidence.Confidence.describe`. Beside a logD that rests on ionisation also
             ``_acid_pka`` and ``_base_pka`` (of the strongest sites, as MolGpKa estimates them), ``_charge`` (net, as
             expected at pH 7.4) and ``_main_form`` (SMILES at pH 7.4). Texts are an object array; every table of
@@ -177,7 +179,12 @@ class Predictor:
         found, source = {"": alone}, MODEL
         if self.blend is not None:
             found, source = {"": self.blend.predict(smiles, alone), ALONE: alone}, BLEND
+        classes = self.model.class_names
+        if classes is not None:
+            found["_class"] = np.array([classes[int(one >= 0.5)] for one in found[""]], dtype=object)
         if self.confidence is not None:
+            if classes is not None and source in self.confidence.sets:
+                found["_set"] = in_words(self.confidence.sets[source].predict(found[""], self.level), classes)
             read = smiles if mols is None else [mol or text for mol, text in zip(mols, smiles, strict=True)]
             found |= self.confidence.describe(read, found[""], source, self.level, spread)
         return found | self._why(smiles)
@@ -249,7 +256,10 @@ class Predictor:
         """
         chosen = {name: value for name, value in reading.items() if value is not None}
         clean_as = in_unit(self.cleaning, self.unit)
-        molecules = load_molecules(source, DataSettings(smiles=smiles, target=target, clean=clean_as, **chosen))
+        classes = self.model.class_names
+        chosen["task"] = "regression" if classes is None else "classification"
+        columns = DataSettings(smiles=smiles, target=target, clean=clean_as, **chosen)
+        molecules = load_molecules(source, columns, classes=classes)
         predicted = self.predict_molecules(molecules.reject(self._issues(molecules.smiles)[0]), batch_size)
         values = predicted.dropna(subset=PREDICTED).set_index("row")
         if not len(values):
@@ -258,7 +268,7 @@ class Predictor:
         true = labelled["target"].to_numpy()
 
         def metrics_of(rows: np.ndarray) -> dict[str, Any]:
-            options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence}
+            options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence, "task": task_of(classes)}
             metrics = evaluate(true[rows], values[PREDICTED].to_numpy()[rows], **options)
             if self.blend is not None:
                 alone = values[f"{PREDICTED}{ALONE}"].to_numpy()

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moltune.baselines.classical import Baseline, Part
+from moltune.calibration.folds import FOLDS, out_of_fold
+from moltune.calibration.platt import Scale, fit_scale, probability
 from moltune.config import ModelSettings, ProbeSettings, explain
 from moltune.errors import CheckpointError, DataError, NumericsError
 from moltune.features.embedding import Encoder, OnnxEncoder
@@ -29,6 +31,7 @@ from moltune.predictors.probe_heads import ProbeHead, RidgeHead, Scaler, SvrHead
 
 CONFIG, ARRAYS = "config.json", "probe.safetensors"
 _CHUNK = 2048
+_LEAST_VALIDATION = 20
 
 
 def make_probe_head(settings: ProbeSettings, blocks: Sequence[int] = ()) -> ProbeHead:
@@ -45,26 +48,39 @@ class Probe(TunedModel, Baseline):
         settings: head and features.
         features: where features come from; ``embedding`` must be given where it is asked for.
         target_name: stored with the probe.
+        class_names: negative and positive class of a target that is 0 and 1; unset: it is a number.
 
     Attributes:
         scaler: of the features.
         head: fitted on standardised targets.
-        target: ``mean``, ``std`` and ``name`` of the training targets.
+        target: ``mean``, ``std`` and ``name`` of the training targets; of classes also their names, and the ``scale``
+            that makes probabilities.
     """
 
     scaler: Scaler
     head: ProbeHead
 
     def __init__(
-        self, settings: ProbeSettings, features: FeatureTable | None = None, target_name: str = "target"
+        self,
+        settings: ProbeSettings,
+        features: FeatureTable | None = None,
+        target_name: str = "target",
+        class_names: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(features)
         self.settings, self.columns = settings, "+".join(settings.features)
         self.name = f"{settings.head}:{self.columns}"
         self.target: dict[str, Any] = {"name": target_name}
+        if class_names is not None:
+            self.classes, self.target["classes"] = True, list(class_names)
 
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
-        """Fit scaler and head on the training part; the validation part is not used.
+        """Fit scaler and head on the training part.
+
+        With classes the head is fitted to 0 and 1 as numbers (least-squares classification, Rasmussen & Williams 2006,
+        section 6.5), and Platt's scaling makes probabilities of what it predicts: on the validation part where that has
+        20 molecules and both classes, else on five folds of the training part. Without classes the validation part is
+        not used.
 
         Raises:
             DataError: fewer than two training molecules, a constant target, or too many for a Gaussian process.
@@ -79,13 +95,45 @@ class Probe(TunedModel, Baseline):
         self.scaler = Scaler().fit(values)
         self.head = make_probe_head(self.settings, [block.shape[1] for block in blocks])
         self.head.fit(self.scaler.transform(values), (target - mean) / std, seed)
-        self.target = {"mean": mean, "std": std, "name": self.target["name"]}
+        self.target = {**self.target, "mean": mean, "std": std}
+        if self.classes:
+            self.target["scale"] = list(self._scale(train, validation, seed))
         return self
+
+    def _scale(self, train: Part, validation: Part | None, seed: int) -> Scale:
+        if validation is not None and len(validation[1]) >= _LEAST_VALIDATION and np.ptp(validation[1]) > 0:
+            return fit_scale(self._scores(validation[0]), validation[1])
+        texts, labels = np.array(train[0], dtype=object), np.asarray(train[1], dtype=np.float64)
+
+        def score(learn: np.ndarray, rest: np.ndarray) -> np.ndarray:
+            part = Probe(self.settings, self.features).fit((list(texts[learn]), labels[learn]), seed=seed)
+            return part.predict(list(texts[rest]))
+
+        fewest = int(min(labels.sum(), (1 - labels).sum()))
+        if fewest < FOLDS:
+            return 1.0, 0.0
+        # Each class is dealt out by itself, so that no fold lacks one.
+        order = np.argsort(labels + np.random.default_rng(seed).random(len(labels)), kind="stable")
+        folds = np.empty(len(labels), dtype=np.int64)
+        folds[order] = np.arange(len(labels)) % FOLDS
+        return fit_scale(self._standardise(out_of_fold(folds, score)), labels)
+
+    def _standardise(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray((values - self.target["mean"]) / self.target["std"], dtype=np.float64)
+
+    def _scores(self, smiles: Sequence[str]) -> np.ndarray:
+        return np.asarray(self.head.predict(self.scaler.transform(self.features.get(self.columns, smiles))))
 
     @property
     def target_name(self) -> str:
         """Of the training targets."""
         return str(self.target["name"])
+
+    @property
+    def class_names(self) -> tuple[str, str] | None:
+        """As they were given."""
+        found = self.target.get("classes")
+        return None if found is None else (str(found[0]), str(found[1]))
 
     @property
     def encoder(self) -> Encoder | None:
@@ -102,8 +150,11 @@ class Probe(TunedModel, Baseline):
         result = np.empty(len(smiles), dtype=np.float64)
         for start in range(0, len(smiles), _CHUNK):
             part = smiles[start : start + _CHUNK]
-            standardised = self.head.predict(self.scaler.transform(self.features.get(self.columns, part)))
-            result[start : start + len(part)] = standardised * self.target["std"] + self.target["mean"]
+            standardised = self._scores(part)
+            scaled = standardised * self.target["std"] + self.target["mean"]
+            if "scale" in self.target:
+                scaled = probability(standardised, tuple(self.target["scale"]))
+            result[start : start + len(part)] = scaled
             if progress is not None:
                 progress(len(part))
         bad = np.flatnonzero(~np.isfinite(result))

@@ -15,14 +15,16 @@ import pandas as pd
 from moltune.files import write_text
 from moltune.reports.page import render
 from moltune.reports.summary import (
-    METRIC_LABELS,
     baseline_label,
     blend_words,
+    class_words,
     format_estimate,
     format_number,
     interval_words,
     intervals_shown,
+    metric_labels,
     metrics_table,
+    primary_of,
     verdict,
 )
 
@@ -32,6 +34,11 @@ FIGURE_CAPTIONS = {
     "true_against_predicted": "Predicted against measured values; half of the molecules lie inside the orange band "
     "around the identity line.",
     "residual_histogram": "Distribution of predicted minus measured values.",
+    "roc_curve": "True positive rate against false positive rate for every cut of the probability.",
+    "precision_recall": "Precision against recall for every cut of the probability; guessing has the prevalence.",
+    "reliability": "Share of positives against the mean probability, in bins of equal numbers of molecules; the bars "
+    "are what chance alone does.",
+    "confusion_matrix": "Molecules by measured and by predicted class, cut at a probability of one half.",
     "calibration_curve": "Share of the measurements that lie within intervals of each level; the band is what chance "
     "alone does to exact intervals.",
 }
@@ -74,7 +81,9 @@ def write_report(
         verdict=verdict(metrics, unit=unit),
         blend=blend_words(metrics, unit=unit),
         notes=notes,
-        labels=METRIC_LABELS,
+        labels=metric_labels(metrics),
+        primary=primary_of(metrics),
+        class_words=class_words(metrics),
         groups=[(part, list(rows)) for part, rows in groupby(metrics_table(metrics), lambda row: row.part)],
         percent=f"{100 * (config.get('evaluation') or {}).get('confidence', 0.95):g}",
         unit=unit,

@@ -15,6 +15,15 @@ METRIC_LABELS = {
     "spearman": "Spearman ρ",
     "mse": "MSE",
 }
+CLASS_METRIC_LABELS = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "mcc": "MCC",
+    "balanced_accuracy": "Balanced accuracy",
+    "brier": "Brier score",
+    "log_loss": "Log loss",
+    "prevalence": "Prevalence",
+}
 BASELINE_LABELS = {
     "mean": "Training mean",
     "ridge": "Ridge",
@@ -37,6 +46,25 @@ CROSS_VALIDATION = "cross_validation"
 
 
 @dataclass(frozen=True)
+class Primary:
+    """The metric that models are compared by: its name, its label, and 1 where lower is better, -1 where higher is."""
+
+    name: str
+    label: str
+    sign: int
+
+
+def primary_of(metrics: Mapping[str, Any]) -> Primary:
+    """ROC AUC for classes, else the RMSE; ``metrics`` is the content of ``metrics.json``."""
+    return Primary("roc_auc", "ROC AUC", -1) if metrics.get("classes") else Primary("rmse", "RMSE", 1)
+
+
+def metric_labels(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Names and labels of the metrics that a run has."""
+    return CLASS_METRIC_LABELS if metrics.get("classes") else METRIC_LABELS
+
+
+@dataclass(frozen=True)
 class MetricsRow:
     """One line of the metrics table.
 
@@ -45,7 +73,7 @@ class MetricsRow:
         source: "model", or the name of a baseline.
         label: the source in words, such as "This model" or "XGBoost".
         n: number of molecules in the part.
-        metrics: metric name -> {"value", "lower", "upper"}, in the order of ``METRIC_LABELS``.
+        metrics: metric name -> {"value", "lower", "upper"}, in the order of :func:`metric_labels`.
     """
 
     part: str
@@ -73,7 +101,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
         for source, results in sources.items():
             if values := results.get(part):
                 label = "This model" if source == MODEL else baseline_label(source)
-                kept = {name: values[name] for name in METRIC_LABELS if name in values}
+                kept = {name: values[name] for name in metric_labels(metrics) if name in values}
                 rows.append(MetricsRow(part, source, label, int(values["n"]), kept))
     return rows
 
@@ -81,8 +109,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
 def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
     """Say in one sentence whether the language model was worth it, judged on the test part alone.
 
-    What it predicts, in a blend where there is one, is compared by RMSE with the training mean, and with the best of
-    the baselines that do without it; a difference counts where the paired interval in ``"comparison"`` leaves out zero.
+    What it predicts, in a blend where there is one, is compared by RMSE, or ROC AUC for classes, with the training mean
+    or guessing, and with the best of the baselines that do without it; a difference counts where the paired interval in
+    ``"comparison"`` leaves out zero.
 
     Args:
         metrics: the content of ``metrics.json``.
@@ -93,15 +122,17 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         return f"Trained on every molecule: the cross-validated RMSE is {error}."
     if not metrics.get("test"):
         return "There is no test part, so nothing can be said about how well the model predicts new molecules."
-    blend = metrics.get("blend") or {}
+    blend, by = metrics.get("blend") or {}, primary_of(metrics)
+    if metrics["test"][by.name]["value"] is None:
+        return f"The test part holds one class alone, so there is no {by.label}, and nothing to compare."
     own = blend if blend.get("test") else metrics
-    model = f"the language model's test RMSE is {_with_unit(format_estimate(metrics['test']['rmse']), unit)}"
+    model = f"the language model's test {by.label} is {_with_unit(format_estimate(metrics['test'][by.name]), unit)}"
     if own is blend:
-        blended = _with_unit(format_estimate(own["test"]["rmse"]), unit)
-        alone = format_number(metrics["test"]["rmse"]["value"])
-        model = f"the test RMSE of the blend is {blended} (the tuned language model alone: {alone})"
+        blended = _with_unit(format_estimate(own["test"][by.name]), unit)
+        alone = format_number(metrics["test"][by.name]["value"])
+        model = f"the test {by.label} of the blend is {blended} (the tuned language model alone: {alone})"
     rivals = {
-        name: result["test"]["rmse"]
+        name: result["test"][by.name]
         for name, result in (metrics.get("baselines") or {}).items()
         if result.get("test") and "embedding" not in name.partition(":")[2].split("+")
     }
@@ -112,21 +143,19 @@ def verdict(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         )
     if "mean" in rivals:
         mean = rivals.pop("mean")
-        outcome, gap = _outcome(own, "mean", mean), _gap(own, "mean", mean, unit)
+        guess = "the training mean" if by.sign > 0 else "guessing"
+        outcome, gap = _outcome(own, "mean", mean, by), _gap(own, "mean", mean, unit, by)
         if outcome == "worse":
-            return (
-                f"Do not use this model: {model}, worse than predicting the training mean for every molecule ({gap})."
-            )
+            rather = "predicting the training mean for every molecule" if by.sign > 0 else guess
+            return f"Do not use this model: {model}, worse than {rather} ({gap})."
         if outcome == "cannot tell":
-            return (
-                f"The model shows nothing yet: {model}, which cannot be distinguished from the training mean ({gap})."
-            )
-        model += " and beats the training mean"
+            return f"The model shows nothing yet: {model}, which cannot be distinguished from {guess} ({gap})."
+        model += f" and beats {guess}"
     if not rivals:
         return f"Better than guessing: {model}; no classical model was run to compare it with."
-    best = min(rivals, key=lambda name: rivals[name]["value"])
+    best = min(rivals, key=lambda name: by.sign * rivals[name]["value"])
     label, rival = baseline_label(best), rivals[best]
-    outcome, gap = _outcome(own, best, rival), _gap(own, best, rival, unit)
+    outcome, gap = _outcome(own, best, rival, by), _gap(own, best, rival, unit, by)
     if outcome == "better":
         return f"The language model is worth it: {model}, and it beats {label} too ({gap})."
     if outcome == "worse":
@@ -180,10 +209,14 @@ def blend_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
         if name not in labels:
             continue
         members.setdefault(said[result["verdict"]], []).append(labels[name])
-    rmse = _with_unit(format_estimate(blend["test"]["rmse"]), unit)
+    by = primary_of(metrics)
+    found = _with_unit(format_estimate(blend["test"][by.name]), unit)
     return (
         ", ".join(
-            [f"{text}; its test RMSE is {rmse}", *(f"{kind} {' and '.join(names)}" for kind, names in members.items())]
+            [
+                f"{text}; its test {by.label} is {found}",
+                *(f"{kind} {' and '.join(names)}" for kind, names in members.items()),
+            ]
         )
         + "."
     )
@@ -193,6 +226,42 @@ def intervals_shown(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the test part says of the intervals of the run's best prediction; empty where there are none."""
     found = metrics.get("intervals") or {}
     return found.get("blend") or found.get(MODEL) or {}
+
+
+def class_words(metrics: Mapping[str, Any]) -> list[str]:
+    """What calibration, confusion and prediction sets say of a classifier on the test part, one sentence each."""
+    said = []
+    negative, positive = metrics.get("classes") or ("", "")
+    if found := metrics.get("calibration"):
+        before, after = found["before"], found["after"]
+        how = f"a temperature of {format_number(1 / found['scale'])}"
+        if found["shift"]:
+            how = f"Platt's scaling ({format_number(found['scale'])} · logit {found['shift']:+.3g})"
+        said.append(
+            f"Probabilities were calibrated on {found['molecules']:,} validation molecules with {how}. On the test "
+            f"part the calibration error was {format_number(before['calibration_error'])} before and is "
+            f"{format_number(after['calibration_error'])} after it; the log loss was "
+            f"{format_number(before['log_loss'])} and is {format_number(after['log_loss'])}."
+        )
+    source = "blend" if metrics.get("blend") else MODEL
+    if table := (metrics.get("confusion") or {}).get(source):
+        (tn, fp), (fn, tp) = table
+        said.append(
+            f"Cut at a probability of one half, {tp:,} of {tp + fn:,} {positive} and {tn:,} of {tn + fp:,} {negative} "
+            "molecules are predicted to be what they are."
+        )
+    if own := (metrics.get("prediction_sets") or {}).get(source):
+        parts = [
+            f"{100 * share:.1f} % of the {name} molecules"
+            for name, share in zip((positive, negative), reversed(own["by_class"]), strict=True)
+            if share is not None
+        ]
+        said.append(
+            f"Prediction sets of {100 * own['level']:g} % hold the true class of {' and '.join(parts)}; "
+            f"{100 * own['one']:.0f} % of them name one class, {100 * own['both']:.0f} % leave it open, and "
+            f"{100 * own['none']:.0f} % say that the molecule is like neither."
+        )
+    return said
 
 
 def interval_words(metrics: Mapping[str, Any], *, unit: str = "") -> str:
@@ -265,21 +334,22 @@ def _decimals(value: float) -> int:
     return min(4, max(0, 2 - math.floor(math.log10(abs(value))))) if value else 2
 
 
-def _outcome(own: Mapping[str, Any], name: str, rival: Mapping[str, Any]) -> str:
-    """The paired verdict; without one, what two RMSE intervals that do not overlap show (a stricter test)."""
+def _outcome(own: Mapping[str, Any], name: str, rival: Mapping[str, Any], by: Primary) -> str:
+    """The paired verdict; without one, what two intervals that do not overlap show (a stricter test)."""
     if comparison := (own.get("comparison") or {}).get(name):
         return str(comparison["verdict"])
-    model = own["test"]["rmse"]
+    model = own["test"][by.name]
     if model["upper"] is None or rival["upper"] is None:
         return "cannot tell"
+    lower, higher = ("better", "worse") if by.sign > 0 else ("worse", "better")
     if model["upper"] < rival["lower"]:
-        return "better"
-    return "worse" if model["lower"] > rival["upper"] else "cannot tell"
+        return lower
+    return higher if model["lower"] > rival["upper"] else "cannot tell"
 
 
-def _gap(own: Mapping[str, Any], name: str, rival: Mapping[str, Any], unit: str) -> str:
-    """The baseline's RMSE, and how far the model's lies from it."""
-    against = f"RMSE {_with_unit(format_number(rival['value']), unit)}"
+def _gap(own: Mapping[str, Any], name: str, rival: Mapping[str, Any], unit: str, by: Primary) -> str:
+    """The baseline's metric, and how far the model's lies from it."""
+    against = f"{by.label} {_with_unit(format_number(rival['value']), unit)}"
     comparison = (own.get("comparison") or {}).get(name)
     if not comparison:
         return f"{against}; the two were not compared molecule by molecule"

@@ -65,7 +65,9 @@ def audit(
         DataError: a source cannot be read, or holds fewer than five molecules.
         CheckpointError: the model cannot be loaded.
     """
-    settings, data = settings or AuditSettings(), data or DataSettings()
+    settings = settings or AuditSettings()
+    # Shares of labels that differ are all that an audit would know of classes; as 0 and 1 it compares them.
+    data = (data or DataSettings()).model_copy(update={"task": "regression"})
     report("reading", 0)
     known, parts, run_clean = _known(against, clean or data.clean)
     steps = clean or run_clean or data.clean
@@ -132,9 +134,10 @@ def _known(
         return against, None, None
     if isinstance(against, str | Path) and (Path(against) / CONFIG).is_file():
         run = Run.load(against)
+        run.needs_numbers("an audit")
         molecules, parts = run.molecules()
         return molecules, parts, run.config.data.clean
-    return load_molecules(against, DataSettings(clean=clean)), None, None
+    return load_molecules(against, DataSettings(clean=clean, task="regression")), None, None
 
 
 def _external(source: str | Path | pd.DataFrame, data: DataSettings, unit: str) -> Molecules:

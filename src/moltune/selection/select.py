@@ -60,6 +60,7 @@ def select(
     known: dict[str, Any] = {}
     if run is not None:
         opened = Run.load(run)
+        opened.needs_numbers("a selection for a run")
         own, parts = opened.molecules()
         molecules, excluded = exclude_held_out(molecules, own, parts)
         validation = [own.smiles[i] for i in np.flatnonzero(parts == "validation")]

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from moltune.baselines.compare import run_baselines
+from moltune.calibration import LEVEL
 from moltune.config import FinetuneConfig, ModelSettings, make_config
 from moltune.data.describe import describe
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError
-from moltune.evaluation.metrics import compare_paired, evaluate
+from moltune.evaluation.classification import confusion, reliability
+from moltune.evaluation.metrics import compare_paired, evaluate, task_of
 from moltune.features.embedding import Encoder
 from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer, find_feature
 from moltune.models.methods.registry import make_method
@@ -28,6 +30,7 @@ from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
 from moltune.predictors.members import baselines_of, blend_of, check_baselines, check_members, make_member
 from moltune.predictors.probe import Probe
 from moltune.pretraining.adapt import adapt_run
+from moltune.reports.class_figures import confusion_matrix, precision_recall, reliability_curve, roc_curve
 from moltune.reports.figures import calibration_curve, loss_curves, residual_histogram, true_against_predicted
 from moltune.reports.run_page import write_report
 from moltune.reports.summary import CROSS_VALIDATION, intervals_shown, refit_words
@@ -119,13 +122,14 @@ def finetune(
         resume=resume,
         target_name=prepared.target_name,
         bounds=prepared.bounds,
+        classes=prepared.classes,
         report=report,
         log_folder=run.path / "logs" if config.training.report_to else None,
     )
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
     enough = len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT
-    crossed = isinstance(tuned.model, Probe) and not members and enough
+    crossed = isinstance(tuned.model, Probe) and not members and enough and prepared.classes is None
     judged = judge(tuned, parts, config, model, members, features, calibrate=not crossed)
     if crossed and isinstance(tuned.model, Probe):
         judged = _crossed(judged, tuned.model, prepared, config)
@@ -214,6 +218,7 @@ def judge(
         "bootstrap": config.evaluation.bootstrap,
         "confidence": config.evaluation.confidence,
         "seed": config.seed,
+        "task": task_of(tuned.model.class_names),
     }
     wanted = [name for name in parts if name != "train" or config.evaluation.training_part or len(parts) == 1]
     found = {name: tuned.model.predict_with_spread(parts[name][0], config.training.eval_batch_size) for name in wanted}
@@ -239,7 +244,10 @@ def judge(
         blend, blended, metrics[BLEND] = make_blend(members, baselines, predicted, parts, **options)
         columns[f"predicted_{BLEND}"] = blended
     sources = {ALONE: predicted} | ({} if blend is None else {BLEND: blended})
-    confidence = _confidence(parts, sources, spread.get("validation")) if calibrate else None
+    classes = tuned.model.class_names is not None
+    confidence = _confidence(parts, sources, spread.get("validation"), classes) if calibrate else None
+    if classes:
+        metrics |= _of_classes(tuned, parts, sources, confidence)
     if confidence is not None and confidence.calibrations and "test" in parts:
         smiles, true = parts["test"]
         metrics["intervals"] = {
@@ -259,12 +267,31 @@ def judge(
 
 
 def _confidence(
-    parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]], spread: np.ndarray | None
+    parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]], spread: np.ndarray | None, classes: bool
 ) -> Confidence | None:
     """Learned from training and validation part; what was chosen on the latter is little beside its errors."""
     held_out = parts.get("validation", ([], np.empty(0)))
     predicted = {name: of["validation"] for name, of in sources.items() if "validation" in of}
-    return Confidence.fit(parts["train"], held_out, predicted, spread)
+    return Confidence.fit(parts["train"], held_out, predicted, spread, classes)
+
+
+def _of_classes(
+    tuned: Tuned, parts: Parts, sources: Mapping[str, Mapping[str, np.ndarray]], confidence: Confidence | None
+) -> dict[str, Any]:
+    """Entries of ``metrics.json`` that only classes have: names, and on the test part calibration, sets, confusion."""
+    found: dict[str, Any] = {"classes": list(tuned.model.class_names or ())}
+    if "test" not in parts:
+        return found
+    true = parts["test"][1]
+    if tuned.calibrated is not None:
+        found["calibration"] = tuned.calibrated.judge(true, sources[ALONE]["test"])
+    found["reliability"] = {name: reliability(true, of["test"]) for name, of in sources.items()}
+    found["confusion"] = {name: confusion(true, of["test"]) for name, of in sources.items()}
+    if confidence is not None and confidence.sets:
+        found["prediction_sets"] = {
+            name: confidence.sets[name].judge(true, of["test"], LEVEL) for name, of in sources.items()
+        }
+    return found
 
 
 def _crossed(judged: Judged, probe: Probe, prepared: Prepared, config: FinetuneConfig) -> Judged:
@@ -303,12 +330,20 @@ def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
     if len(tuned.history):
-        loss_curves(tuned.history, chosen, folder / "loss_curves", loss="MSE / training variance")
+        loss = "MSE / training variance" if prepared.classes is None else "Cross-entropy"
+        loss_curves(tuned.history, chosen, folder / "loss_curves", loss=loss)
     shown = next(part for part in ("test", "validation", "train") if part in prepared.parts)
     true, predicted, title = prepared.parts[shown][1], judged.columns["predicted"][shown], f"{shown} part"
     if "predicted_out_of_fold" in judged.columns:
         predicted, title = judged.columns["predicted_out_of_fold"]["train"], "cross-validation"
     title = f"{title}, {len(true)} molecules"
+    if prepared.classes is not None:
+        if np.ptp(true) > 0:
+            roc_curve(true, predicted, folder / "roc_curve", title)
+            precision_recall(true, predicted, folder / "precision_recall", title)
+        reliability_curve(true, predicted, folder / "reliability", title)
+        confusion_matrix(true, predicted, prepared.classes, folder / "confusion_matrix", title)
+        return
     labels = {"unit": prepared.unit, "title": title, "target": prepared.target_name}
     true_against_predicted(true, predicted, folder / "true_against_predicted", **labels)
     residual_histogram(true, predicted, folder / "residual_histogram", **labels)

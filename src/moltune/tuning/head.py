@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moltune.data.splitting.bounds import Bounds
 from moltune.errors import NumericsError
-from moltune.models.heads import MeanHead, fit_by_ridge
+from moltune.models.heads import MeanHead, fit_by_logistic, fit_by_ridge
 from moltune.models.inference import embed_smiles, predict_smiles
 from moltune.models.kernel import KernelHead
 from moltune.models.regression import RegressionModel
@@ -38,7 +38,7 @@ def start_head(
     *,
     max_length: int | None = None,
 ) -> bool:
-    """Fit the head's linear layer by ridge regression on pooled training embeddings, in place.
+    """Fit the head's linear layer by ridge or logistic regression on pooled training embeddings, in place.
 
     Targets, shape (n,), are in their own unit; inputs are cut to ``max_length`` tokens.
 
@@ -51,6 +51,9 @@ def start_head(
     if not isinstance(model.head, MeanHead):
         return False
     embedded = embed_smiles(model, tokenizer, smiles, max_length=max_length, noisy=True)
+    if model.config.classes is not None:
+        fit_by_logistic(model.head.out_proj, embedded, target, model.class_weights)
+        return True
     standardised = (np.asarray(target, dtype=np.float64) - model.config.target_mean) / model.config.target_std
     fit_by_ridge(model.head.out_proj, embedded, standardised)
     return True

@@ -17,6 +17,7 @@ from moltune.data.reading.measurements import Reading
 from moltune.data.splitting.bounds import Bounds, training_bounds
 from moltune.data.splitting.leakage import Leakage, check_leakage
 from moltune.data.splitting.split import Parts, Split, make_split, parts_of
+from moltune.errors import DataError
 from moltune.models.coverage import unfit_molecules
 from moltune.tuning.train import reads_tokens
 
@@ -59,6 +60,11 @@ class Prepared:
         return str(self.molecules.provenance.get("unit") or "")
 
     @property
+    def classes(self) -> tuple[str, str] | None:
+        """Names of the two classes of the target; None: it holds numbers."""
+        return self.molecules.classes
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What ``config.yaml`` keeps of the data."""
         molecules = self.molecules
@@ -80,6 +86,12 @@ class Prepared:
             notes.append(
                 f"{counts['used']} bounds ({counts['above']} 'more than', {counts['below']} 'less than') are in the "
                 "training loss as censored measurements; every error of this report is on exact measurements"
+            )
+        if self.classes is not None:
+            target = self.molecules.target
+            notes.append(
+                f"the target holds two classes, {self.classes[1]} ({int(target.sum())} molecules) and "
+                f"{self.classes[0]} ({int((1 - target).sum())}); predictions are probabilities of {self.classes[1]}"
             )
         conflicts = len(self.molecules.conflicts)
         if conflicts:
@@ -116,6 +128,8 @@ def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepa
         CheckpointError: the model cannot be loaded.
     """
     molecules = load_molecules(None, config.data) if molecules is None else molecules
+    if config.data.task == "regression" and molecules.classes is not None:
+        raise DataError("these molecules were loaded as two classes; load them with data.task=regression")
     unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
     if unfit:
         logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
@@ -143,7 +157,9 @@ def _add(
     connectivity block is in the validation or test part is left out, with a warning: training on it would make their
     errors too small. One that the training part has already is added, with a notice.
     """
-    further = load_molecules(source, DataSettings(clean=in_unit(data.clean, molecules.unit)))
+    kind = "regression" if molecules.classes is None else "classification"
+    columns = DataSettings(clean=in_unit(data.clean, molecules.unit), task=kind)
+    further = load_molecules(source, columns, classes=molecules.classes)
     further = further.reject(unfit_molecules(further.smiles, model))
     parts = split.to_frame(molecules)["split"].to_numpy(dtype=object)
     kept, excluded = exclude_held_out(further, molecules, parts)

@@ -26,6 +26,7 @@ from moltune.predictors.base import TunedModel
 from moltune.predictors.ensemble import Ensemble
 from moltune.predictors.language import LanguageModel
 from moltune.predictors.probe import Probe
+from moltune.tuning.classify import Calibrated, calibrate, check_weights, class_weights
 from moltune.tuning.cost import Cost, Meter
 from moltune.tuning.head import Part, Refit, measure_noise, refit_head, start_head
 from moltune.tuning.history import HISTORY_COLUMNS, EpochReport
@@ -48,6 +49,7 @@ class Tuned:
         parameters: what was trained.
         cost: time, memory and throughput.
         refit: what became of the head after training; None: it was left as trained.
+        calibrated: how logits became probabilities; None: they are as trained, or there are none.
     """
 
     model: TunedModel
@@ -56,6 +58,7 @@ class Tuned:
     parameters: ParameterCount
     cost: Cost
     refit: Refit | None = None
+    calibrated: Calibrated | None = None
 
 
 def reads_tokens(method: MethodSettings) -> bool:
@@ -84,6 +87,7 @@ def tune_model(
     resume: bool = False,
     target_name: str = "target",
     bounds: Bounds | None = None,
+    classes: tuple[str, str] | None = None,
     report: EpochReport | None = None,
     log_folder: Path | None = None,
 ) -> Tuned:
@@ -99,6 +103,7 @@ def tune_model(
         target_name: stored with the model.
         bounds: censored measurements that join the loss; statistics of the target and the start of the head look at
             ``train`` alone.
+        classes: names of the negative and the positive class, where targets are 0 and 1; unset: they are numbers.
         report: called after each step and epoch.
         log_folder: for trackers.
 
@@ -111,12 +116,14 @@ def tune_model(
     if len(target) < 2 or not target.std() > 0:
         raise DataError("training needs at least two molecules with different targets")
     check_bounds(method, bounds is not None)
+    check_weights(training.class_weights, classes is not None, method.name == PROBE)
     if method.name == PROBE:
-        return _tune_probe(train, model, method, training, seed, target_name)
+        return _tune_probe(train, validation, model, method, training, seed, target_name, classes)
     if training.ensemble > 1:
         shared: dict[str, Any] = {
             **{"model": model, "method": method, "training": training.model_copy(update={"ensemble": 1})},
             **{"resume": resume, "target_name": target_name, "bounds": bounds, "report": report},
+            "classes": classes,
         }
         return _tune_ensemble(train, validation, training.ensemble, seed, folder, log_folder, shared)
     # transformers' Trainer takes seconds to import, and whoever only loads models does without.
@@ -131,10 +138,13 @@ def tune_model(
             head_dropout=model.head_dropout,
             revision=model.revision,
             weights=model.weights,
-            target_mean=float(target.mean()),
-            target_std=float(target.std()),
+            target_mean=float(target.mean()) if classes is None else 0.0,
+            target_std=float(target.std()) if classes is None else 1.0,
             target_name=target_name,
+            classes=None if classes is None else list(classes),
         )
+        if classes is not None:
+            network.class_weights = class_weights(target, training.class_weights)
         if model.redraw is not None and isinstance(network.encoder.config, MolformerConfig):
             network.encoder.config.redraw_features = model.redraw
             network.config.encoder.redraw_features = model.redraw
@@ -143,7 +153,7 @@ def tune_model(
         if model.head_start == "ridge":
             start_head(network, tokenizer, smiles, target, max_length=cut)
         learned = SmilesDataset(tokenizer, smiles, target, cut)
-        noise = network.noise
+        noise, weights = network.noise, network.class_weights
         if bounds is not None and len(bounds):
             noise = measure_noise(network, tokenizer, smiles, target, max_length=cut)
             values, side = np.concatenate([target, bounds.value]), np.concatenate([0 * target, bounds.side])
@@ -152,7 +162,7 @@ def tune_model(
             training = training.model_copy(update={"epochs": planned_epochs(training, len(target))})
         way = make_method(method)
         network = way.switch_on(network)
-        network.noise = noise
+        network.noise, network.class_weights = noise, weights
         fitted = fit(
             network,
             learned,
@@ -165,8 +175,10 @@ def tune_model(
             report=report,
             log_folder=log_folder,
         )
-        refit = None
-        if training.refit_head == "svr":
+        refit = calibrated = None
+        if classes is not None:
+            calibrated = calibrate(network, tokenizer, validation, max_length=cut)
+        elif training.refit_head == "svr":
             refit = refit_head(network, tokenizer, train, validation, bounds=bounds, max_length=cut)
     return Tuned(
         model=LanguageModel(network, tokenizer, truncate),
@@ -175,6 +187,7 @@ def tune_model(
         parameters=way.count(network),
         cost=meter.cost(fitted.molecules_per_second, fitted.precision),
         refit=refit,
+        calibrated=calibrated,
     )
 
 
@@ -208,18 +221,25 @@ def _tune_ensemble(
         seconds=round(sum(one.seconds for one in costs), 3),
         peak_memory_bytes=max(one.peak_memory_bytes for one in costs),
     )
-    return replace(first, model=Ensemble([one.model for one in members]), cost=cost)
+    return replace(first, model=Ensemble([one.model for one in members]), cost=cost, calibrated=None)
 
 
 def _tune_probe(
-    train: Part, model: ModelSettings, method: MethodSettings, training: TrainingSettings, seed: int, target_name: str
+    train: Part,
+    validation: Part | None,
+    model: ModelSettings,
+    method: MethodSettings,
+    training: TrainingSettings,
+    seed: int,
+    target_name: str,
+    classes: tuple[str, str] | None,
 ) -> Tuned:
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     with Meter() as meter:
         encoder = Encoder(model, training.eval_batch_size)
         features = FeatureTable({EMBEDDING: encoder}, threads=training.threads)
-        probe = Probe(method.probe, features, target_name).fit(train, seed=seed)
+        probe = Probe(method.probe, features, target_name, classes).fit(train, validation, seed=seed)
     frozen = encoder.network.encoder.num_parameters() if probe.encoder else 0
     return Tuned(
         model=probe,

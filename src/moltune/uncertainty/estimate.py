@@ -143,10 +143,11 @@ def uncertainty(
     """
     settings = settings or UncertaintySettings()
     opened = Run.load(run)
+    opened.needs_numbers("uncertainty")
     if not isinstance(molecules, Molecules):
         unit = str(opened.provenance.get("data", {}).get("unit") or "")
         clean = in_unit(opened.config.data.clean, unit)
-        columns = (data or DataSettings()).model_copy(update={"clean": clean})
+        columns = (data or DataSettings()).model_copy(update={"clean": clean, "task": "regression"})
         molecules = load_molecules_labelled_or_not(molecules, columns)
     policy = opened.config.model.model_copy(update={"name": str(opened.model_path), "revision": None})
     molecules = molecules.reject(unfit_molecules(molecules.smiles, policy))

@@ -67,6 +67,7 @@ def make_split(molecules: Molecules, settings: SplitSettings, seed: int) -> Spli
     - ``random``: a permutation drawn with the seed.
     - ``stratified``: the molecules are sorted by target and cut into ``bins`` quantile groups; each is shuffled with
       the seed and dealt out in the ratios. Fewer bins are used where a bin would be too small to reach each part.
+      Where the target holds classes, they are the groups.
     - ``scaffold``: Bemis-Murcko scaffolds without stereochemistry; acyclic molecules share one scaffold. Whole
       groups, the largest first, go to the first of training, validation and test that still has room. The seed acts
       on the order of groups of the same size only, so large scaffolds are always in training.
@@ -140,7 +141,11 @@ def _stratified(
     # Shuffling before a stable sort breaks ties between equal targets at random.
     shuffled = rng.permutation(n)
     ranked = shuffled[np.argsort(target[shuffled], kind="stable")]
-    order = np.concatenate([rng.permutation(group) for group in np.array_split(ranked, bins)])
+    groups = np.array_split(ranked, bins)
+    if molecules.classes is not None:
+        groups = [np.flatnonzero(target == label) for label in np.unique(target)]
+        notes["bins_used"] = len(groups)
+    order = np.concatenate([rng.permutation(group) for group in groups])
     labels = np.empty(n, dtype=np.int64)
     labels[order] = _dealt(sizes)
     return labels

@@ -11,12 +11,13 @@ import pandas as pd
 
 from moltune import __version__
 from moltune.config import DataSettings
+from moltune.data.classes import CLASSES, find_classes
 from moltune.data.cleaning.clean import clean
 from moltune.data.load import announce
 from moltune.data.molecules import Molecules
 from moltune.data.reading.read import read_table
 from moltune.data.splitting.split import Split
-from moltune.errors import DataError
+from moltune.errors import ConfigError, DataError
 from moltune.run import library_versions, machine, versions
 from moltune.study.arms.base import Step, run_need
 from moltune.study.arms.registry import find_kind
@@ -113,6 +114,11 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
     raw = read_table(str(settings.source), settings)
+    if CLASSES in find_classes(raw, settings).provenance:
+        raise ConfigError(
+            f"{settings.source} holds two classes, and studies compare errors of numbers only; data.task=regression "
+            "takes 0 and 1 as numbers"
+        )
     rows = pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy()
     specification = {
         "settings": settings.model_dump(mode="json"),

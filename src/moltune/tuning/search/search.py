@@ -96,6 +96,8 @@ def search(
     if not space:
         raise ConfigError(f"there is nothing to search: name settings of {config.method.name} with --space")
     prepared = prepare(config, molecules)
+    if prepared.classes is not None:
+        raise ConfigError("a search compares errors of numbers, and the target holds classes")
     parts = tuning_parts(prepared.molecules, prepared.split, config.split, settings.splits)
     config = with_epochs(config, len(parts[0][0][0]))
     trial_config(config, start_values(config, space))
