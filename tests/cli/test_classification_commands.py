@@ -41,10 +41,10 @@ def test_from_a_table_of_words_to_a_class(
     assert set(out["solvation_predicted_class"]) <= {"soluble", "insoluble"}
     assert out["solvation_predicted"].between(0, 1).all()
 
-    shown = moltune("evaluate", run, table)
+    shown = moltune("evaluate", run, table, "--target", "solvation")
     assert "ROC AUC" in shown.stdout
     assert "RMSE" not in shown.stdout
-    judged = json.loads(moltune("evaluate", run, table, "--json").stdout)
+    judged = json.loads(moltune("evaluate", run, table, "--target", "solvation", "--json").stdout)
     assert judged["n"] == 120
     assert judged["prevalence"]["value"] == positive / 120
 
