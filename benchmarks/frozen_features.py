@@ -12,7 +12,7 @@ from moltune.data.molecules import Molecules
 from moltune.features.embedding import Encoder
 from moltune.features.registry import EMBEDDING, FeatureTable
 
-NAMES = (EMBEDDING, "rdkit", "ionisation")
+NAMES = (EMBEDDING, "rdkit-fast", "ionisation")
 CACHE = Path(__file__).parents[1] / "runs" / "features"
 
 

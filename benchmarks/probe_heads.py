@@ -25,7 +25,7 @@ from moltune.predictors.gaussian_process import GpHead
 from moltune.predictors.probe import Probe
 
 SETS = ("lipophilicity", "esol", "freesolv")
-READS = (["embedding"], ["embedding", "rdkit"], ["embedding", "rdkit", "ionisation"])
+READS = (["embedding"], ["embedding", "rdkit-fast"], ["embedding", "rdkit-fast", "ionisation"])
 SPLITS = 5
 
 

@@ -63,7 +63,7 @@ def copy(run: Path, target: Path) -> None:
     for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines():
         point = json.loads(line)
         errors = {name: values["rmse"] for name, values in point["frozen"].items()}
-        print(f"| {point['molecules']:,} | {point['train']} | {errors} |")
+        print(f"| {point['molecules']:,} | {point['held_out']} | {errors} |")
 
 
 if __name__ == "__main__":
