@@ -29,7 +29,7 @@ def test_adapt_then_finetune_and_predict(
     assert told["objective"] == "both"
     assert told["molecules"] == 84
     run = tmp_path / "run"
-    options = ["--blend", "--set", "prediction.blend=[ridge]"]
+    options = ["--set", "prediction.blend=[ridge]"]
     done = moltune("finetune", small_csv, *quick, "--model", out, *options, "-o", run)
     assert done.exit_code == 0, done.output
     assert "The blend is" in done.output

@@ -48,7 +48,8 @@ def test_a_molecule_does_not_notice_its_batch(rows: list[list[int]], extra: int,
     alone = MODEL(input_ids=torch.tensor([rows[which]]))
     together = MODEL(**padded(rows, max(map(len, rows)) + extra))
     length = len(rows[which])
-    assert relative(together.pooler_output[which], alone.pooler_output[0]) < 1e-6
+    # Some twenty units in the last place: sums of another shape are added in another order.
+    assert relative(together.pooler_output[which], alone.pooler_output[0]) < 3e-6
     assert relative(together.last_hidden_state[which, :length], alone.last_hidden_state[0]) < 1e-5
 
 

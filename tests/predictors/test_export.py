@@ -120,7 +120,8 @@ def test_torch_is_not_imported(exports: dict[str, Path], kind: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     *table, heavy = done.stdout.strip().splitlines()
-    assert heavy == "[]", done.stderr
+    # Ionisation, which XGBoost reads, multiplies sparse matrices.
+    assert heavy == ("['scipy']" if kind == "blend" else "[]"), done.stderr
     assert len(table) == 3
 
 

@@ -54,8 +54,11 @@ def test_adaptation_is_shared_and_equals_that_of_a_run(tuned: dict[str, Any], tm
     assert ran.failed == {}
     store = Store(ran.folder)
     steps = sorted(task.arm for task in ran.plan.tasks if task.kind == "step")
-    # One per split, though two arms and two seeds use it; the probe that comes by itself brings two features.
-    assert steps == ["adaptation", "features embedding", "features rdkit", "features rdkit+morgan"]
+    # One per split, though two arms and two seeds use it; the probe that comes by itself and the ridge bring features.
+    assert steps == [
+        "adaptation",
+        *(f"features {name}" for name in ("embedding", "ionisation", "morgan", "rdkit-fast")),
+    ]
     found: dict[str, Any] = {}
     for task in ran.plan.runs:
         result = store.result(task.hash)

@@ -24,7 +24,7 @@ from moltune.cli.options import (
     table_flags,
     with_settings,
 )
-from moltune.config import DEFAULT_BLEND, FinetuneConfig, SearchSettings
+from moltune.config import FinetuneConfig, SearchSettings
 from moltune.errors import ConfigError
 
 _TASK = {
@@ -64,15 +64,14 @@ def finetune(
             rich_help_panel="Model",
         ),
     ] = None,
-    blend: Annotated[
-        bool | None,
+    no_blend: Annotated[
+        bool,
         option(
-            "--blend/--no-blend",
-            help="Average the tuned model with a Gaussian process on frozen embeddings, descriptors and ionisation; "
-            "prediction.blend=[...] names others.",
-            default="where a validation part can choose the weights",
+            "--no-blend",
+            help="Leave the tuned model alone. Otherwise it is averaged with a Gaussian process on frozen embeddings, "
+            "descriptors and ionisation, where validation data can say how; prediction.blend=[...] names others.",
         ),
-    ] = None,
+    ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -87,7 +86,7 @@ def finetune(
         FinetuneConfig,
         {
             "method.probe.head" if of_probe else "model.head": head,
-            "prediction.blend": None if blend is None else DEFAULT_BLEND if blend else [],
+            "prediction.blend": [] if no_blend else None,
         },
     )
     features = given.options[FinetuneConfig]["method.probe.features"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,8 @@ from moltune.data.reading.numbers import to_number
 from moltune.data.reading.table import RawTable
 from moltune.errors import ConfigError, DataError, TargetNotFoundError
 
+# A measurement that is no plain number, such as "1,234", "> 5" or "4.69 uM": no word, whatever else it is.
+_MEASURED = re.compile(r"[<>=~≤≥≈]*\s*[-+−]?\s*[.,]?\d")
 CLASSES = "classes"
 """Entry of a table's provenance: names of the negative and of the positive class."""
 _POSITIVE = {"active", "yes", "true", "positive", "pos", "+", "toxic", "1", "y", "t", "hit", "binder", "p", "mutagen"}
@@ -65,6 +68,8 @@ def find_classes(raw: RawTable, settings: DataSettings, known: tuple[str, str] |
             f"Classification needs a target with two classes, and column {column!r} has {len(names)} ({shown}"
             f"{' ...' if len(names) > 5 else ''}); name another one, leave rows out, or choose --task regression."
         )
+    elif settings.task == "auto" and not number and any(_MEASURED.match(name) for name in names):
+        return raw
     elif settings.task == "auto" and number and set(names) != {"0", "1"}:
         shown = " and ".join(names.values())
         note = f"Target {column!r} holds {shown} only, and is regressed; --task classification takes them for classes."

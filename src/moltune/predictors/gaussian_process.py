@@ -68,7 +68,8 @@ class GpHead(ProbeHead):
         self.signal, self.noise, self.weights = _choose(squares, centred[rows])
 
         scales = np.sqrt(np.repeat(self.weights / widths, widths))
-        # Half precision keeps saved machines small; new points are rounded alike.
+        # Half precision keeps saved machines small. New points are not rounded: the last bits of a feature, which
+        # differ from one way of computing it to another, would then decide.
         points = (features * scales).astype(np.float16)
         kernel = _matern(squared_distances(points, points))
         process = self.signal * _solve(_factor(self.signal * kernel, self.noise), centred)
@@ -86,8 +87,9 @@ class GpHead(ProbeHead):
         # Before version 0.3 the kernel was Gaussian, with one length scale.
         scales = self.arrays.get("scales")
         if scales is not None:
-            features = (features * scales).astype(points.dtype)
-        result, points = np.full(len(features), constant), points.astype(np.float64)
+            features = features * scales
+        points = points.astype(np.float64)
+        result = np.full(len(features), constant)
         for start in range(0, len(features), _CHUNK):
             squared = squared_distances(features[start : start + _CHUNK], points)
             result[start : start + _CHUNK] += (np.exp(-gamma * squared) if scales is None else _matern(squared)) @ dual

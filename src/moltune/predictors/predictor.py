@@ -115,7 +115,10 @@ class Predictor:
             if (run.path / INTERVALS).is_file():
                 confidence = Confidence.load(run.path / INTERVALS)
         if blend and blended is None:
-            raise RunFolderError(f"{path} has no blend; fine-tune with --blend, or leave --blend out here")
+            raise RunFolderError(
+                f"{path} has no blend: it was tuned with --no-blend, or without enough validation molecules; "
+                "leave --blend out here"
+            )
         model = load_model(path, base, truncate=policy.too_long == "truncate")
         return cls(model, cleaning, policy, unit, blended, error, known, confidence, level, known_smiles)
 

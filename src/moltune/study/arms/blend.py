@@ -27,7 +27,7 @@ class BlendOptions(Settings):
 class BlendKind(ArmKind):
     """The average of other arms' predictions, block by block, with weights from the validation part.
 
-    Weights are those of :func:`moltune.predictors.blend.blend_weights`, as in ``moltune finetune --blend``.
+    Weights are those of :func:`moltune.predictors.blend.blend_weights`, as in ``moltune finetune``.
     """
 
     name = "blend"
