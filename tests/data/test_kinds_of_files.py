@@ -17,7 +17,7 @@ from moltune.config import DataSettings, TableSettings
 from moltune.data.load import load_molecules, molecules_from_lists
 from moltune.data.reading.read import read_table
 from moltune.errors import DataError
-from moltune.regressor import _checked
+from moltune.estimator import checked
 
 SHARED = Path("../shared/data/inputs")
 ODS = """<?xml version="1.0" encoding="UTF-8"?><office:document-content office:version="1.2"
@@ -203,7 +203,7 @@ def test_inchi_is_a_structure(tmp_path: Path) -> None:
 def test_rdkit_molecules_in_lists_and_frames() -> None:
     mols = [Chem.MolFromSmiles(smiles) for smiles in ("OCC", "c1ccccc1", "C[C@H](N)C(=O)O")]
     assert molecules_from_lists(mols, [1.0, 2.0, 3.0]).smiles == ["CCO", "c1ccccc1", "C[C@H](N)C(=O)O"]
-    assert _checked(mols).smiles == _checked(np.array(mols, dtype=object)[:, None]).smiles
+    assert checked(mols).smiles == checked(np.array(mols, dtype=object)[:, None]).smiles
     frame = pd.DataFrame({"ROMol": mols, "y": [1.0, 2.0, 3.0]})
     assert load_molecules(frame).target.tolist() == [1.0, 2.0, 3.0]
     # The molecule in hand is not touched.

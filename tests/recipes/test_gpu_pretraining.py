@@ -195,7 +195,7 @@ def test_a_run_learns_and_can_be_loaded(output: Path) -> None:
     assert len(files) <= 8
     assert all(len(path.relative_to(output).parts) <= 2 for path in files)
     model = MolformerForMaskedLM.from_pretrained(output / "model", dtype="float32")
-    assert model.config.vocab_size == 2360
+    assert model.config.vocab_size == 412
     assert torch.isfinite(model(torch.tensor([[0, 5, 6, 1]])).logits).all()
 
 
@@ -212,7 +212,7 @@ def test_a_run_goes_on_from_another(file: Path, output: Path, tmp_path: Path) ->
     lines = [json.loads(line) for line in (tmp_path / "out" / "sweep.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == ["on", "broken", "other", "twice"]
     assert [line["state"] == "finished" for line in lines] == [True, False, True, True]
-    assert "2360 of 2360 tokens shared" in said
+    assert "412 of 412 tokens shared" in said
     begun, ended = lines[0]["curve"][0]["held_out"], curve(output)[-1]["held_out"]
     assert all(begun[name] == pytest.approx(ended[name], rel=1e-3) for name in ended)
     assert list(lines[2]["held_out"]) == ["mtr"]

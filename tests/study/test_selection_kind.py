@@ -11,6 +11,7 @@ import pytest
 
 from moltune import datasets
 from moltune.errors import ConfigError
+from moltune.study.arms.probe import ProbeOptions
 from moltune.study.arms.registry import find_kind
 from moltune.study.arms.selection import external_digest
 from moltune.study.engine.plan import make_plan
@@ -57,7 +58,8 @@ def test_controls_come_by_themselves(files: dict[str, Path], tiny_model: Path) -
     assert set(controls) == {"mean", "probe", "add-random", "add-influence-reversed", "add-all", "add-none"}
     assert controls["add-random"].options["percentile"] == 50
     assert "percentile" not in controls["add-all"].options
-    assert controls["probe"].options["features"] == ["embedding", "rdkit"]
+    options = ProbeOptions.model_validate(controls["probe"].options)
+    assert options.features == ["embedding", "rdkit-fast", "ionisation"]
     check_arms(recipe)
 
 

