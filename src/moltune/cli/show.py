@@ -65,7 +65,8 @@ def _short(row: MetricsRow, probes: set[str]) -> str:
     """A label that fits: a probe's whole name stands in the report, and here only where there are several."""
     if row.source not in probes:
         return row.label
-    return f"probe, {row.source.partition(':')[0]}" if len(probes) == 1 else row.source
+    head, _, features = row.source.partition(":")
+    return f"probe, {head}" if len(probes) == 1 else f"{head}: {features.replace('+', ' + ')}"
 
 
 def _table(run: Run) -> Table:
@@ -77,7 +78,7 @@ def _table(run: Run) -> Table:
     short = {"spearman": "ρ"}
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("part", no_wrap=True)
-    table.add_column("predicted by", no_wrap=True)
+    table.add_column("predicted by", max_width=24)
     first = f"{by.label} ({run.config.evaluation.confidence:.0%} interval)"
     for heading in ("n", first, *(short.get(name, labels[name]) for name in others)):
         table.add_column(heading, justify="right", no_wrap=True)
