@@ -78,3 +78,10 @@ def test_the_encoder_gives_pooled_embeddings_and_waits_for_the_first(tiny_model:
     assert encoder.issues(["CCO", "C" * 300]).keys() == {1}
     truncating = Encoder(ModelSettings(name=str(tiny_model), too_long="truncate"))
     np.testing.assert_allclose(*truncating(["C" * 300, "C" * 250]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ionisation@", "ionisation@acid", "ionisation@15", "rdkit@7"])
+def test_a_ph_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="there are no features"):
+        find_feature(name)
+    assert find_feature("rdkit-fast+ionisation@6.5").name == "rdkit-fast+ionisation@6.5"

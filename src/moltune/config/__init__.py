@@ -31,6 +31,7 @@ from moltune.config.finetuning import (
     TrainingSettings,
     make_config,
     parse_list,
+    split_ph,
     training_defaults,
 )
 from moltune.config.pretraining import Architecture, PretrainConfig, PretrainSettings
@@ -71,5 +72,6 @@ __all__ = [
     "make_settings",
     "parse_list",
     "parse_ratios",
+    "split_ph",
     "training_defaults",
 ]

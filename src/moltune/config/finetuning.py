@@ -29,16 +29,21 @@ DEFAULT_BLEND, LARGE_BLEND = [f"gp:{'+'.join(DEFAULT_FEATURES)}"], ["xgboost"]
 FEATURE_NAMES = ("embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol")
 
 
+def split_ph(name: str) -> tuple[str, float | None]:
+    """``ionisation@6.5`` as the feature and the pH; any other name as it is, without one."""
+    feature, _, ph = name.partition("@")
+    if feature == "ionisation" and re.fullmatch(r"\d{1,2}(\.\d+)?", ph) and float(ph) <= 14:
+        return feature, float(ph)
+    return name, None
+
+
 def check_feature(name: str) -> str:
     """Let the name of a feature pass, such as ``rdkit-fast``, ``ionisation``, or ``ionisation@6.5`` at pH 6.5.
 
     Raises:
         ValueError: there is no such feature.
     """
-    if name in FEATURE_NAMES:
-        return name
-    feature, at, ph = name.partition("@")
-    if feature == "ionisation" and at and re.fullmatch(r"\d{1,2}(\.\d+)?", ph) and float(ph) <= 14:
+    if split_ph(name)[0] in FEATURE_NAMES:
         return name
     raise ValueError(
         f"there are no features {name!r}; choose from {', '.join(FEATURE_NAMES)}, or ionisation@6.5 for another pH"

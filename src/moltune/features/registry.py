@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from moltune.config import split_ph
 from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_counts, rdkit_descriptors
 from moltune.features.physchem import physchem
@@ -108,12 +109,12 @@ def find_feature(name: str) -> Feature:
     """
     parts = []
     for part in name.split("+"):
-        known, _, ph = part.partition("@")
-        if known not in FEATURES or (ph and known != "ionisation"):
+        known, ph = split_ph(part)
+        if known not in FEATURES:
             raise ConfigError(f"there are no features {part!r}; choose from {', '.join(FEATURES)}")
         feature = FEATURES[known]
-        if ph:
-            feature = replace(feature, name=part, compute=partial(_ionisation, ph=float(ph)))
+        if ph is not None:
+            feature = replace(feature, name=part, compute=partial(_ionisation, ph=ph))
         if feature.package and importlib.util.find_spec(feature.package) is None:
             raise FeatureUnavailable(f"{part} features need a package; run `pip install {feature.extra}`")
         parts.append(feature)
@@ -130,9 +131,9 @@ def find_feature(name: str) -> Feature:
 def ionisation_ph(columns: str) -> float | None:
     """The pH at which joined features such as ``embedding+ionisation@6.5`` look at ionisation; None: at none."""
     for part in columns.split("+"):
-        name, _, ph = part.partition("@")
+        name, ph = split_ph(part)
         if name == "ionisation":
-            return float(ph) if ph else PH
+            return PH if ph is None else ph
     return None
 
 

@@ -9,12 +9,10 @@ from moltune.baselines.classical import STORABLE, Baseline, load_baseline, make_
 from moltune.config import DEFAULT_BLEND, LARGE_BLEND, FinetuneConfig, ProbeSettings, make_settings
 from moltune.errors import ConfigError
 from moltune.features.registry import EMBEDDING, FeatureTable, find_feature
+from moltune.predictors.confidence import FEWEST_HELD_OUT
 from moltune.predictors.gaussian_process import MOST_MOLECULES, GpHead
 from moltune.predictors.probe import Probe
 from moltune.reports.summary import is_probe_name
-
-# Fewer say next to nothing about the weights of an average.
-_LEAST_VALIDATION = 20
 
 
 def probe_settings(name: str) -> ProbeSettings:
@@ -121,7 +119,7 @@ def blend_of(config: FinetuneConfig, train: int, validation: int) -> list[str]:
         if wanted and not validation:
             raise ConfigError("prediction.blend chooses its weights on the validation part; give the split one")
         return wanted
-    if config.method.name == "probe" or config.model.weights == "random" or validation < _LEAST_VALIDATION:
+    if config.method.name == "probe" or config.model.weights == "random" or validation < FEWEST_HELD_OUT:
         return []
     return DEFAULT_BLEND if _fits(train) else LARGE_BLEND
 

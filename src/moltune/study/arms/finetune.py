@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from moltune.baselines.classical import make_baseline
 from moltune.config import FinetuneConfig, PredictionSettings, Settings, make_config
 from moltune.data.splitting.split import Split, write_index_file
 from moltune.errors import ConfigError, RunFolderError
 from moltune.features.registry import EMBEDDING
 from moltune.overrides import set_nested
-from moltune.reports.summary import is_probe_name
 from moltune.study.arms import steps
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench
 from moltune.study.recipe.protocol import Block
@@ -164,15 +162,10 @@ def run_values(settings: Mapping[str, Any], bench: Workbench, split: Split, seed
 
 def _features_of(members: Sequence[str]) -> list[str]:
     """Features that the members of a blend share with other runs; embeddings are computed where they are needed."""
-    from moltune.predictors.members import probe_settings
+    from moltune.predictors.members import make_member
 
-    names: list[str] = []
-    for member in members:
-        if is_probe_name(member):
-            names += [feature for feature in probe_settings(member).features if feature != EMBEDDING]
-        else:
-            names += [feature for feature in make_baseline(member).columns.split("+") if feature]
-    return list(dict.fromkeys(names))
+    names = (name for member in members for name in make_member(member).columns.split("+"))
+    return [name for name in dict.fromkeys(names) if name not in ("", EMBEDDING)]
 
 
 def _merge(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
