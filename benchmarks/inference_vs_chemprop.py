@@ -10,7 +10,7 @@ other work on the machine disturbs least. Writes ``benchmarks/results/inference_
     python benchmarks/inference_vs_chemprop.py --chemprop runs/chemprop-venv --smiles molecules.csv
 
 ``--smiles`` takes a CSV or Parquet file with a column ``smiles``. ``--model`` is a tuned model, a run folder, or an
-encoder, which gets a fresh head.
+encoder, which gets a fresh head. ``--earlier`` is another one, timed stage by stage in the same process as ours.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--chemprop", type=Path, required=True, help="virtual environment that chemprop is in")
     parser.add_argument("--smiles", type=Path, required=True, help="CSV or Parquet file with a column smiles")
     parser.add_argument("--model", help="tuned model, run folder or encoder; unset: a random small encoder")
+    parser.add_argument("--earlier", help="tuned model, run folder or encoder that ours is compared with")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
@@ -176,6 +177,9 @@ def main() -> None:
             "moltune": moltune_stages(model, molecules),
             "chemprop": json.loads(run(inner, environment)[2].strip().splitlines()[-1]),
         }
+        if arguments.earlier:
+            (folder / "earlier").mkdir()
+            stages["earlier"] = moltune_stages(tuned_model(arguments.earlier, folder / "earlier"), molecules)
         parameters = sum(p.numel() for p in load_regression(model).parameters())
     best = {name: min(values) for name, values in times.items()}
     result: dict[str, Any] = {

@@ -5,6 +5,8 @@
 Starts ``moltune serve --only`` with the named models and two processes. Each phase is bounded in time; molecules are
 those of FreeSolv in turn. ``large_file`` is the phase of one client while a file of ``--rows`` rows is under way,
 between two phases without it; the file is removed then, unfinished. A status other than 200, 4xx and 503 is an error.
+``page`` is the time from pressing Enter in Chromium to the first number, for molecules that the server has not seen, each
+on a fresh page; the first of them is the server's first prediction. Its server has every ready-made model.
 
 Writes ``benchmarks/results/service_load.json``.
 """
@@ -20,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import httpx
@@ -32,8 +35,8 @@ CLIENTS = (1, 8, 64)
 
 
 def start(models: list[str], folder: Path, workers: int) -> tuple[subprocess.Popen[str], str]:
-    named = [part for model in models for part in ("--model", model)]
-    command = [sys.executable, "-m", "moltune", "serve", "--only", *named, "--port", "0", "--folder", str(folder)]
+    named = ["--only", *(part for model in models for part in ("--model", model))] if models else []
+    command = [sys.executable, "-m", "moltune", "serve", *named, "--port", "0", "--folder", str(folder)]
     process = subprocess.Popen([*command, "--workers", str(workers)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = []
@@ -108,6 +111,27 @@ def beside(address: str, rows: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def page(address: str, count: int = 10) -> dict[str, Any]:
+    """Seconds from Enter to the first number of the page."""
+    from playwright.sync_api import sync_playwright
+
+    seconds = []
+    with sync_playwright() as driver:
+        chromium = which("chromium") or which("chromium-browser")
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for smiles in datasets.load("freesolv")["smiles"].iloc[200 : 200 + count]:
+            fresh = browser.new_context().new_page()
+            fresh.goto(address, wait_until="networkidle")
+            fresh.fill("#smiles", smiles)
+            begun = time.perf_counter()
+            fresh.press("#smiles", "Enter")
+            fresh.wait_for_selector(".card .number strong")
+            seconds.append(time.perf_counter() - begun)
+            fresh.context.close()
+        browser.close()
+    return {"first_seconds": seconds[0], "median_seconds": float(np.median(seconds)), "seconds": seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", required=True)
@@ -123,9 +147,16 @@ def main() -> None:
         finally:
             process.terminate()
             process.wait(30)
+    with tempfile.TemporaryDirectory() as folder:
+        process, address = start([], Path(folder), chosen.workers)
+        try:
+            shown = page(address)
+        finally:
+            process.terminate()
+            process.wait(30)
     result = {"models": [Path(one).name for one in chosen.model], "workers": chosen.workers, "load": phases}
-    print(result, large)
-    write_result("service_load", {**result, "large_file": large, "machine": describe_machine()})
+    print(result, large, shown)
+    write_result("service_load", {**result, "large_file": large, "page": shown, "machine": describe_machine()})
 
 
 if __name__ == "__main__":
