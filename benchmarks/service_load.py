@@ -5,7 +5,7 @@
 Starts ``moltune serve --only`` with the named models and two processes. Each phase is bounded in time; molecules are
 those of FreeSolv in turn. ``large_file`` is the phase of one client while a file of ``--rows`` rows is under way,
 between two phases without it; the file is removed then, unfinished. A status other than 200, 4xx and 503 is an error.
-``page`` is the time from pressing Enter in Chromium to the first number, for molecules that the server has not seen, each
+``page`` is the time from pressing Enter in Chromium to the first number, for molecules new to the server, each
 on a fresh page; the first of them is the server's first prediction. Its server has every ready-made model.
 
 Writes ``benchmarks/results/service_load.json``.
