@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -54,3 +56,39 @@ def finished(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) ->
     """One finished run with figures; read it, do not change it."""
     output = tmp_path_factory.mktemp("runs") / "finished"
     return finetune(make_config(settings(output=output, **{"evaluation.figures": True})))
+
+
+@pytest.fixture(scope="session")
+def classes_table(small_table: pd.DataFrame) -> pd.DataFrame:
+    """Is the molecule well solvated? 43 of 120 are."""
+    label = np.where(small_table["hydration_free_energy"] < -4.5, "soluble", "insoluble")
+    return small_table[["id", "smiles"]].assign(solvation=label)
+
+
+@pytest.fixture(scope="session")
+def classes_csv(classes_table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("classes") / "classes.csv"
+    classes_table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def of_classes(tiny_model: Path, classes_csv: Path) -> RunSettings:
+    """As ``settings``, with two classes as the target."""
+
+    def make(output: Path | None = None, **changes: Any) -> dict[str, Any]:
+        usual = {"data.target": "solvation", "split.ratios": "50/25/25", "prediction.blend": []}
+        return RunSettings(tiny_model, classes_csv)(output, **{**usual, **changes})
+
+    return make  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def finished_classes(of_classes: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One finished run on classes with figures, a baseline of each kind and a blend; read it, do not change it."""
+    changes = {
+        "evaluation.baselines": ["mean", "xgboost"],
+        "prediction.blend": ["svr:rdkit-fast"],
+        "evaluation.figures": True,
+    }
+    return finetune(make_config(of_classes(tmp_path_factory.mktemp("runs") / "classes", **changes)))

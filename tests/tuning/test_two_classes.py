@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ import pytest
 import torch
 from tests.tiny import RunSettings
 
-from moltune.attribution.influence import influence
 from moltune.baselines.classical import XGBoostBaseline
 from moltune.baselines.compare import run_baselines
 from moltune.config import ProbeSettings, SelectSettings, make_config
@@ -34,40 +32,11 @@ from moltune.tuning.classify import calibrate, class_weights
 from moltune.tuning.finetune import finetune
 from moltune.tuning.head import start_head
 from moltune.tuning.search.search import search
-from moltune.uncertainty.estimate import uncertainty
-
-PROBE = "svr:rdkit-fast"
 
 
 @pytest.fixture(scope="module")
-def table(small_table: pd.DataFrame) -> pd.DataFrame:
-    """Is the molecule well solvated? 43 of 120 are."""
-    label = np.where(small_table["hydration_free_energy"] < -4.5, "soluble", "insoluble")
-    return small_table[["id", "smiles"]].assign(solvation=label)
-
-
-@pytest.fixture(scope="module")
-def classes_csv(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("classes") / "classes.csv"
-    table.to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def of_classes(tiny_model: Path, classes_csv: Path) -> RunSettings:
-    def make(output: Path | None = None, **changes: Any) -> dict[str, Any]:
-        usual = {"data.target": "solvation", "split.ratios": "50/25/25", "prediction.blend": []}
-        return RunSettings(tiny_model, classes_csv)(output, **{**usual, **changes})
-
-    return make  # type: ignore[return-value]
-
-
-@pytest.fixture(scope="module")
-def finished_classes(of_classes: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One finished run with figures, a baseline of each kind and a blend; read it, do not change it."""
-    changes = {"evaluation.baselines": ["mean", "xgboost"], "prediction.blend": [PROBE], "evaluation.figures": True}
-    output = tmp_path_factory.mktemp("runs") / "classes"
-    return finetune(make_config(of_classes(output, **changes)))
+def table(classes_table: pd.DataFrame) -> pd.DataFrame:
+    return classes_table
 
 
 # --- a run --------------------------------------------------------------------------------------------------------
@@ -244,8 +213,6 @@ def test_what_knows_numbers_only_refuses_classes(
 ) -> None:
     path = finished_classes.path
     for act in (
-        lambda: influence(path, classes_csv),
-        lambda: uncertainty(path, classes_csv),
         lambda: audit(classes_csv, path),
         lambda: select(table.assign(y=1.0 * np.arange(120)), SelectSettings(strategy="random", count=3), run=path),
         lambda: export_run(path, tmp_path / "export"),

@@ -1,7 +1,9 @@
-"""Curvature of the training loss L(θ) = 1/n Σ (f(xᵢ) − yᵢ)² + ½ θᵀΛθ, Λ the weight decay of each parameter.
+"""Curvature of the training loss L(θ) = 1/n Σ ℓ(f(xᵢ), yᵢ) + ½ θᵀΛθ, Λ the weight decay of each parameter.
 
-Gauss-Newton: G = 2/n JᵀJ + Λ, always positive semi-definite. Hessian: G + 2/n Σ rᵢ ∇²f(xᵢ), which may be indefinite.
-Both have damping δ on the diagonal.
+Gauss-Newton: G = 2/n JᵀWJ + Λ, always positive semi-definite; W has ½ℓ″ of each molecule on its diagonal. Hessian:
+G + 1/n Σ ℓ′ ∇²f(xᵢ), which may be indefinite. Both have damping δ on the diagonal. With squared errors W is 1; with the
+log loss of classes it is half of p(1 − p), times the weight of the class, and G is the Fisher matrix. Below, J stands
+for W^½J.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ class Curvature(ABC):
 class GaussNewton(Curvature):
     """2/n JᵀJ + Λ + δ.
 
-    With a Jacobian (float32, shape (len(positions), p)) a product is two small ones; without it, two passes through the
-    model.
+    With a weighted Jacobian (float32, shape (len(positions), p)) a product is two small ones; without it, two passes
+    through the model.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class GaussNewton(Curvature):
             whole = len(positions) == len(self.positions)
             rows = self.kept if whole else self.kept[[self._place[position] for position in positions]]
             return (rows.T @ (rows @ vector.to(rows.dtype))).double() * weight
-        return self.train.vjp(self.train.jvp(vector, positions), positions) * weight
+        along, half = self.train.jvp(vector, positions), self.train.half_curvatures(positions)
+        return self.train.vjp(along if half is None else half * along, positions) * weight
 
     def dense(self) -> Tensor:
         """The whole matrix in float64, from the Jacobian where that is kept."""
@@ -209,7 +212,7 @@ class SamplePreconditioner:
         if isinstance(curvature, GaussNewton) and curvature.kept is not None:
             rows = curvature.kept[order.to(curvature.kept.device)]
         else:
-            rows = curvature.train.jacobian([curvature.positions[place] for place in order.tolist()])
+            rows = curvature.train.weighted_jacobian([curvature.positions[place] for place in order.tolist()])
         self.root = (curvature.diagonal * (n / count)).rsqrt().float()
         self.rows = rows.mul_(self.root)
         gram = (self.rows @ self.rows.T).double()
@@ -244,7 +247,7 @@ def mean_eigenvalue(
         positions: those of the curvature.
         seed: of the choice.
         most: upper limit of the sample.
-        jacobian: gradients of all ``positions``, if they are in memory.
+        jacobian: weighted gradients of all ``positions``, if they are in memory.
     """
     places = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[:most].tolist()
     # A few gradients at a time, because only their norms are needed.
@@ -252,7 +255,7 @@ def mean_eigenvalue(
     squares = 0.0
     for start in range(0, len(places), step):
         some = places[start : start + step]
-        rows = train.jacobian([positions[place] for place in some]) if jacobian is None else jacobian[some]
+        rows = train.weighted_jacobian([positions[place] for place in some]) if jacobian is None else jacobian[some]
         squares += float((rows.double() ** 2).sum())
     return 2 * squares / len(places) / min(len(positions), train.scope.size)
 

@@ -46,7 +46,13 @@ def score_histogram(scores: np.ndarray, threshold: float, stem: Path, *, label: 
 
 
 def score_against_residual(
-    scores: np.ndarray, residuals: np.ndarray, stem: Path, *, label: str, unit: str = ""
+    scores: np.ndarray,
+    residuals: np.ndarray,
+    stem: Path,
+    *,
+    label: str,
+    unit: str = "",
+    residual: str = "Prediction − label",
 ) -> list[Path]:
     """Draw each molecule's score against prediction minus label.
 
@@ -56,12 +62,13 @@ def score_against_residual(
         stem: where to write, without suffix.
         label: of the scores.
         unit: of the target.
+        residual: label of the residuals.
     """
     with drawing(stem) as (axes, paths):
         axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--")
         axes.scatter(residuals, scores, s=18, color=BLUE, alpha=0.6, linewidths=0)
         # Upright, a long label is cut off at both ends.
-        axes.set(xlabel=axis_label("Prediction − label", unit), ylabel=textwrap.fill(label, 40))
+        axes.set(xlabel=axis_label(residual, unit), ylabel=textwrap.fill(label, 40))
         axes.set(title="Influence against residual")
     return paths
 

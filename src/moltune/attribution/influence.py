@@ -1,7 +1,8 @@
 """Influence of external molecules on the loss of a tuned model.
 
 The score of a molecule z is the predicted change of the mean squared error on the validation part, in the target's
-unit squared, when z is added to the n training molecules with their weight::
+unit squared, or of a classifier of its log loss there, in nats, when z is added to the n training molecules with their
+weight::
 
     score(z) = −1/n · ∇L_val(θ)ᵀ (H + δ)⁻¹ ∇ℓ(z, θ)          (Koh & Liang 2017, arXiv:1703.04730)
 
@@ -25,10 +26,12 @@ from moltune.attribution.curvature import Curvature, GaussNewton
 from moltune.attribution.problem import Setting, make_curvature, make_setting
 from moltune.attribution.solvers import Solver, make_solver
 from moltune.config import DataSettings, InfluenceSettings
+from moltune.data.classes import with_classes
 from moltune.data.load import in_unit, load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import shared_molecules
 from moltune.errors import ConfigError, DataError, NumericsError
+from moltune.evaluation.metrics import task_of
 from moltune.evaluation.repeatability import TRUSTED, rank_correlations, stepped_up
 from moltune.models.coverage import unfit_molecules
 from moltune.progress import StageReport, no_report
@@ -50,8 +53,9 @@ class Influence:
 
     Attributes:
         table: columns of ``SCORE_COLUMNS`` and the further ones of the file, in table order of the external molecules;
-            label, prediction and residual (prediction minus label) in the target's unit, score in its square. Rank 1
-            helps most.
+            label, prediction and residual (prediction minus label) in the target's unit, score in its square. Of
+            classes, label is the name, prediction the probability of the positive one, residual that less 0 or 1, and
+            score is in units of the log loss. Rank 1 helps most.
         external: the molecules.
         facts: the content of ``scores.json``.
         unit: of the target.
@@ -67,6 +71,11 @@ class Influence:
         """Whether a low score is a good one."""
         return bool(self.facts["convention"] == "negative-helps")
 
+    @property
+    def classes(self) -> tuple[str, str] | None:
+        """Negative and positive class; None: the target is a number."""
+        return self.external.classes
+
 
 def influence(
     run: Run | str | Path,
@@ -80,7 +89,7 @@ def influence(
 
     Args:
         run: a finished fine-tuning run.
-        external: labelled molecules.
+        external: labelled molecules, of a classifier with its classes as labels, or 0 and 1 in cleaned molecules.
         settings: scope, solver, curvature, target and so on; unset: the defaults.
         data: columns of the external file; it is cleaned as the run's data were.
         report: receives the stage in progress and its share.
@@ -95,7 +104,6 @@ def influence(
     run = run if isinstance(run, Run) else Run.load(run)
     if run.config.method.name == "probe":
         raise ConfigError(f"{run.path} holds a probe, which has no gradients; influence needs a fine-tuned model")
-    run.needs_numbers("influence")
     if run.config.data.bounds == "use":
         raise ConfigError(
             f"{run.path} was trained on bounds, which influence functions do not know; fine-tune with --bounds reject"
@@ -105,8 +113,10 @@ def influence(
         raise DataError(f"the run {run.path} has no {settings.target} part to score against")
     if not isinstance(external, Molecules):
         clean = in_unit(run.config.data.clean, molecules.unit)
-        columns = (data or DataSettings()).model_copy(update={"clean": clean, "task": "regression"})
-        external = load_molecules(external, columns)
+        task = task_of(molecules.classes).name
+        columns = (data or DataSettings()).model_copy(update={"clean": clean, "task": task})
+        external = load_molecules(external, columns, classes=molecules.classes)
+    external = with_classes(external, molecules.classes)
     policy = run.config.model.model_copy(update={"name": str(run.model_path), "revision": None})
     external = external.reject(unfit_molecules(external.smiles, policy))
     if not len(external):
@@ -129,6 +139,8 @@ def influence(
         "parameters": setting.scope.size,
         "convention": settings.convention,
         "target": settings.target,
+        "loss": "mean squared error" if molecules.classes is None else "log loss",
+        **({} if molecules.classes is None else {"classes": list(molecules.classes)}),
         **({"stamp": BIASED} if settings.target == "test" else {}),
         **facts,
         "seconds": seconds,
@@ -145,7 +157,7 @@ def score(
     *,
     report: StageReport = no_report,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Scores (n,), in the target's unit squared and in the convention of the settings, and facts about the solution.
+    """Scores (n,), in the unit of the loss and in the convention of the settings, and facts about the solution.
 
     Raises:
         NotConverged, NumericsError, ConfigError: as :func:`influence`.
@@ -205,9 +217,10 @@ def _products(setting: Setting, x: torch.Tensor) -> np.ndarray:
 def whole_step(setting: Setting, curvature: GaussNewton, gradient: torch.Tensor) -> torch.Tensor:
     """Change of the target loss (standardised) when each molecule is added whole, float64, shape (n,).
 
-    With prediction gradient j, residual r and leverage h = 2/n jᵀH⁻¹j the Gauss-Newton step of adding a molecule is
-    Δθ = −2r/n H⁻¹j / (1 + h) (Sherman & Morrison 1950), and the target loss changes by ∇LᵀΔθ + mean (J Δθ)². For a
-    model that is linear in its parameters, trained to its optimum, this is retraining itself.
+    With prediction gradient j, slope ℓ′ and curvature ℓ″ of the molecule's loss, and leverage h = ℓ″/n jᵀH⁻¹j, the
+    Gauss-Newton step of adding it is Δθ = −ℓ′/n H⁻¹j / (1 + h) (Sherman & Morrison 1950), and the target loss changes
+    by ∇LᵀΔθ + mean ½ℓ″(J Δθ)². For squared errors of a model that is linear in its parameters, trained to its optimum,
+    this is retraining itself; for the log loss it is the first step of Newton's method (Pregibon 1981).
 
     Raises:
         ConfigError: there are too many parameters for a dense curvature.
@@ -215,10 +228,10 @@ def whole_step(setting: Setting, curvature: GaussNewton, gradient: torch.Tensor)
     n = len(setting.train)
     rows = setting.external.jacobian(range(len(setting.external))).double()
     solved = torch.linalg.solve(curvature.dense(), rows.T)
-    leverage = 2 / n * (rows.T * solved).sum(dim=0)
-    steps = solved * (-2 / n * setting.external.residuals / (1 + leverage))
+    leverage = setting.external.curvatures / n * (rows.T * solved).sum(dim=0)
+    steps = solved * (-setting.external.slopes / n / (1 + leverage))
     moved = setting.target.jacobian(range(len(setting.target))).double() @ steps
-    return gradient @ steps + (moved**2).mean(dim=0)
+    return gradient @ steps + (setting.target.curvatures[:, None] / 2 * moved**2).mean(dim=0)
 
 
 def _founding_gradient(gradient: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -267,8 +280,9 @@ def _flags(external: Molecules, molecules: Molecules, parts: np.ndarray) -> list
     flags: list[list[str]] = [[] for _ in range(len(external))]
     words = {"smiles": "same molecule", "inchikey": "same InChIKey", "connectivity": "stereoisomer"}
     for pair in shared_molecules(external, molecules).to_dict(orient="records"):
-        part = parts[int(pair["known_position"])]
-        where = f"in {part} (row {pair['known_row']}, {pair['known_label']:g})"
+        part, known = parts[int(pair["known_position"])], pair["known_label"]
+        label = f"{known:g}" if molecules.classes is None else molecules.classes[int(known)]
+        where = f"in {part} (row {pair['known_row']}, {label})"
         flags[int(pair["position"])].append(f"{words[pair['level']]} {where}")
     return ["; ".join(found) for found in flags]
 
@@ -279,8 +293,7 @@ def _table(
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         raise NumericsError(f"the score of {external.smiles[bad[0]]} is not finite")
-    config = setting.model.config
-    predicted = setting.external.predicted.cpu().numpy() * config.target_std + config.target_mean
+    predicted = setting.model.in_unit(setting.external.predicted).cpu().numpy()
     best_first = scores if settings.convention == "negative-helps" else -scores
     if settings.target == "test":
         flags = [f"{flag}; {BIASED}" if flag else BIASED for flag in flags]

@@ -30,12 +30,25 @@ class Tail(nn.Module):
         self.rotary = encoder.rotary
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map (batch, length, width) to standardised predictions (batch,)."""
+        """Map (batch, length, width) to raw predictions (batch,)."""
         rotary = self.rotary(states.shape[1])
         mask = attention_mask[:, None, :, None].float()
         for layer in self.layers:
             states = layer(states, rotary, mask, None)
         return self.head(self.norm(states), attention_mask)
+
+
+class Whole(nn.Module):
+    """The whole model up to its raw predictions: standardised, or logits; takes token ids."""
+
+    def __init__(self, model: RegressionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map (batch, length) to raw predictions (batch,)."""
+        found = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        return self.model.standardised(found.last_hidden_state, attention_mask)
 
 
 class Inputs:
@@ -65,7 +78,7 @@ class Inputs:
         self.dataset = SmilesDataset(tokenizer, self.smiles, max_length=max_length)
         self.lengths = self.dataset.lengths
         self._collate = PadCollator(int(tokenizer.pad_token_id))
-        self._module: nn.Module = model
+        self._module: nn.Module = Whole(model)
         # The layers in front of the scope, and their outputs of the molecules seen so far.
         self._encode: Callable[[dict[str, Tensor]], Tensor] | None = None
         self._kept: dict[int, Tensor] = {}
@@ -118,14 +131,10 @@ class Inputs:
                 yield chunk, states, (torch.arange(states.shape[1], device=device) < counts[:, None]).long()
 
     def predict(self, parameters: dict[str, Tensor], first: Tensor, mask: Tensor) -> Tensor:
-        """Standardised predictions (batch,) with ``parameters`` in place of the model's own."""
+        """Raw predictions (batch,) with ``parameters`` in place of the model's own."""
         renamed = {self._names[name]: value for name, value in parameters.items()}
-        if self._encode is not None:
-            values: Tensor = functional_call(self._module, renamed, (first, mask))
-            return values.float()
-        logits = functional_call(self._module, renamed, kwargs={"input_ids": first, "attention_mask": mask}).logits
-        config = self.model.config
-        return (logits.squeeze(-1) - config.target_mean) / config.target_std
+        values: Tensor = functional_call(self._module, renamed, (first, mask))
+        return values.float()
 
     @torch.no_grad()
     def prepare(self, positions: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
 """Predictions of many molecules, linearised in the parameters: products with their Jacobian.
 
-For n molecules and p parameters the Jacobian J = ∂f/∂θ of the standardised predictions f has shape (n, p). A product
-J v takes one forward-mode pass per batch and Jᵀ w one reverse pass, without gradients of single molecules.
+For n molecules and p parameters the Jacobian J = ∂f/∂θ of the raw predictions f (standardised, or the logits of a
+classifier) has shape (n, p). A product J v takes one forward-mode pass per batch and Jᵀ w one reverse pass, without
+gradients of single molecules.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moltune.attribution.inputs import Inputs
+from moltune.attribution.loss import Loss, SquaredError
 from moltune.attribution.scope import Scope
 from moltune.errors import NumericsError
 
@@ -23,22 +25,26 @@ from moltune.errors import NumericsError
 jvp: Any = torch.func.jvp
 vjp: Any = torch.func.vjp
 
-# Standardised predictions of a batch, from parameters.
+# Raw predictions of a batch, from parameters.
 Predict = Callable[[dict[str, Tensor]], Tensor]
 
 
 class Linearised:
-    """Molecules, their standardised targets, and the Jacobian of their predictions at the model's parameters.
+    """Molecules, their targets, and the Jacobian of their raw predictions at the model's parameters.
 
     Args:
         inputs: the molecules.
         scope: the parameters.
-        target: standardised targets, float64, shape (n,); NaN where there is none.
+        target: standardised targets, or classes 0 and 1, float64, shape (n,); NaN where there is none.
         tokens: padded tokens per batch, which bounds memory.
+        loss: of a molecule.
     """
 
-    def __init__(self, inputs: Inputs, scope: Scope, target: Tensor, tokens: int = 8192) -> None:
+    def __init__(
+        self, inputs: Inputs, scope: Scope, target: Tensor, tokens: int = 8192, loss: Loss | None = None
+    ) -> None:
         self.inputs, self.scope, self.tokens = inputs, scope, tokens
+        self.loss = loss or SquaredError()
         self.target = target.double().to(inputs.model.device)
         self._predicted: Tensor | None = None
 
@@ -47,7 +53,7 @@ class Linearised:
 
     @property
     def predicted(self) -> Tensor:
-        """Standardised predictions, float64, shape (n,).
+        """Raw predictions, float64, shape (n,).
 
         Raises:
             NumericsError: one is not finite; the molecule is named.
@@ -65,8 +71,22 @@ class Linearised:
 
     @property
     def residuals(self) -> Tensor:
-        """Prediction minus target, standardised, float64, shape (n,)."""
+        """Raw prediction minus target, float64, shape (n,)."""
         return self.predicted - self.target
+
+    @property
+    def slopes(self) -> Tensor:
+        """Derivative of each molecule's loss in its raw prediction, float64, shape (n,)."""
+        return self.loss.slope(self.predicted, self.target)
+
+    @property
+    def curvatures(self) -> Tensor:
+        """Second derivative of each molecule's loss in its raw prediction, float64, shape (n,)."""
+        return self.loss.curvature(self.predicted, self.target)
+
+    def half_curvatures(self, positions: Sequence[int]) -> Tensor | None:
+        """Half of the curvatures of some molecules; None where all are 1, as with squared errors."""
+        return None if isinstance(self.loss, SquaredError) else self.curvatures[list(positions)] / 2
 
     def jvp(self, vector: Tensor, positions: Sequence[int] | None = None) -> Tensor:
         """J v of some molecules, float64, shape (len(positions),), in the order of ``positions``.
@@ -130,21 +150,29 @@ class Linearised:
             self.scope.check_finite(row, f"the gradient of {self.inputs.smiles[position]}")
         return result
 
+    def weighted_jacobian(self, positions: Sequence[int], progress: Callable[[int], None] | None = None) -> Tensor:
+        """W^½ J with half of the curvatures on the diagonal of W, so that 2/n JᵀWJ is the Gauss-Newton matrix.
+
+        Otherwise as :meth:`jacobian`, which it is where errors are squared.
+        """
+        rows, half = self.jacobian(positions, progress), self.half_curvatures(positions)
+        return rows if half is None else rows.mul_(half.sqrt().to(rows.dtype)[:, None])
+
     def loss_jvp(self, vector: Tensor) -> Tensor:
-        """Derivative of each molecule's squared error (standardised) along ``vector``: 2 r J v, float64, shape (n,)."""
-        return 2 * self.residuals * self.jvp(vector)
+        """Derivative of each molecule's loss along ``vector``: ℓ' J v, float64, shape (n,)."""
+        return self.slopes * self.jvp(vector)
 
     def loss_gradient(self, positions: Sequence[int] | None = None) -> Tensor:
-        """Gradient of the mean squared error (standardised) over some molecules, float64, shape (p,)."""
+        """Gradient of the mean loss over some molecules, float64, shape (p,)."""
         order = list(range(len(self)) if positions is None else positions)
-        return self.vjp(2 * self.residuals[order] / len(order), order)
+        return self.vjp(self.slopes[order] / len(order), order)
 
     def loss_hessian_product(self, vector: Tensor, positions: Sequence[int]) -> Tensor:
-        """Hessian of the mean squared error (standardised) times a vector, forward over reverse; float64, (p,)."""
+        """Hessian of the mean loss over some molecules times a vector, forward over reverse; float64, (p,)."""
         tangents = self.scope.unflatten(vector)
         total = torch.zeros(self.scope.size, dtype=torch.float64, device=self.target.device)
         for chunk, predict in self._functions(positions):
-            loss = partial(_squared_error, predict=predict, target=self.target[chunk].float())
+            loss = partial(_sum, loss=self.loss, predict=predict, target=self.target[chunk].float())
             with sdpa_kernel(SDPBackend.MATH):
                 _, product = jvp(grad(loss), (self.scope.parameters,), (tangents,))
             total += self.scope.flatten(product).detach().double()
@@ -156,5 +184,5 @@ class Linearised:
             yield chunk, partial(self.inputs.predict, first=first, mask=mask)
 
 
-def _squared_error(parameters: dict[str, Tensor], predict: Predict, target: Tensor) -> Tensor:
-    return ((predict(parameters) - target) ** 2).sum()
+def _sum(parameters: dict[str, Tensor], loss: Loss, predict: Predict, target: Tensor) -> Tensor:
+    return loss.value(predict(parameters), target).sum()

@@ -13,6 +13,7 @@ import torch
 from moltune.attribution.curvature import Curvature, GaussNewton, Hessian, gradient_megabytes, mean_eigenvalue
 from moltune.attribution.inputs import Inputs
 from moltune.attribution.linearised import Linearised
+from moltune.attribution.loss import LogLoss, Loss, SquaredError
 from moltune.attribution.scope import Scope, choose_scope
 from moltune.config import InfluenceSettings
 from moltune.data.molecules import Molecules
@@ -20,6 +21,7 @@ from moltune.models.checkpoints import load_regression, load_tokenizer, max_leng
 from moltune.models.regression import RegressionModel
 from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
+from moltune.tuning.classify import class_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +48,36 @@ class Setting:
 def make_setting(
     run: Run, molecules: Molecules, parts: np.ndarray, external: Molecules, settings: InfluenceSettings
 ) -> Setting:
-    """Load the run's model and linearise it on training, target and external molecules."""
+    """Load the run's model and linearise it on training, target and external molecules.
+
+    The loss of training and external molecules is that of the training. Of classes it has their weights, which are
+    taken to stay as they are, and is of the logit itself, while the log loss of the target molecules is that of the
+    calibrated probabilities. The calibration stays as it is, too: it was chosen for the smallest log loss of the
+    validation part, so that to first order that does not depend on it.
+    """
     # Influence functions hold at the parameters where training ended, which had the trained head.
     model = load_regression(run.path).set_kernel(None).float().eval()
     tokenizer = load_tokenizer(run.path)
     scope = choose_scope(model, settings.scope)
     cut = max_length(model.encoder, tokenizer) if run.config.model.too_long == "truncate" else None
 
-    def linearised(smiles: list[str], labels: np.ndarray) -> Linearised:
+    learned: Loss = SquaredError()
+    wanted: Loss = learned
+    if model.config.classes is not None:
+        weights = class_weights(molecules.target[parts == "train"], run.config.training.class_weights)
+        learned, wanted = LogLoss(weights), LogLoss(scale=(model.config.calibration[0], model.config.calibration[1]))
+
+    def linearised(smiles: list[str], labels: np.ndarray, loss: Loss) -> Linearised:
         standardised = (labels - model.config.target_mean) / model.config.target_std
         inputs = Inputs(model, scope, tokenizer, smiles, cut)
-        return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens)
+        return Linearised(inputs, scope, torch.as_tensor(standardised), settings.tokens, loss)
 
-    def part(name: str) -> Linearised:
+    def part(name: str, loss: Loss) -> Linearised:
         positions = np.flatnonzero(parts == name)
-        return linearised([molecules.smiles[i] for i in positions], molecules.target[positions])
+        return linearised([molecules.smiles[i] for i in positions], molecules.target[positions], loss)
 
-    return Setting(model, scope, part("train"), part(settings.target), linearised(external.smiles, external.target))
+    others = linearised(external.smiles, external.target, learned)
+    return Setting(model, scope, part("train", learned), part(settings.target, wanted), others)
 
 
 def make_curvature(
@@ -84,7 +99,7 @@ def make_curvature(
         if gradient_megabytes(len(positions), setting.scope.size) <= settings.jacobian_mb:
             stage = "gradients of the training molecules"
             report(stage, 0)
-            jacobian = train.jacobian(positions, of_stage(report, stage, len(positions)))
+            jacobian = train.weighted_jacobian(positions, of_stage(report, stage, len(positions)))
         else:
             logger.info("%s", _how_to_keep(len(positions), setting.scope.size))
     damping = settings.damping

@@ -63,8 +63,9 @@ def describe_scores(found: Influence, percentile: float) -> dict[str, Any]:
 def sentence(found: Influence, facts: dict[str, Any]) -> str:
     """What the scores say, and that they are a prediction."""
     sign = "negative scores help" if found.helps_low else "positive scores help"
+    error = "error" if found.classes is None else "log loss"
     return (
-        f"{facts['share_that_helps']:.0%} of the molecules are predicted to lower the {facts['target']} error "
+        f"{facts['share_that_helps']:.0%} of the molecules are predicted to lower the {facts['target']} {error} "
         f"({sign}). "
         "This is a first-order prediction of the loss: whether a selection helps must be measured against random "
         "selection, all and none."
@@ -108,9 +109,13 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
     side = "left" if found.helps_low else "right"
     scores, residuals = (found.table[name].to_numpy() for name in ("score", "residual"))
     square = f" ({found.unit}²)" if found.unit and " " not in found.unit else ""
-    label = f"Predicted {'change' if found.helps_low else 'fall'} of the {facts['target']} MSE{square}"
+    loss = f"MSE{square}" if found.classes is None else "log loss"
+    label = f"Predicted {'change' if found.helps_low else 'fall'} of the {facts['target']} {loss}"
+    residual = "Prediction − label" if found.classes is None else f"Probability of {found.classes[1]} − class (0 or 1)"
     histogram = score_histogram(scores, facts["threshold"], folder / "scores", label=label)
-    scatter = score_against_residual(scores, residuals, folder / "score_against_residual", label=label, unit=found.unit)
+    scatter = score_against_residual(
+        scores, residuals, folder / "score_against_residual", label=label, unit=found.unit, residual=residual
+    )
     figures = {
         f"Scores; molecules {side} of the red line are the best {facts['percentile']:g} %.": histogram[0],
         "Score against residual: far from zero only where the model errs.": scatter[0],
@@ -118,8 +123,8 @@ def draw_influence(found: Influence, facts: dict[str, Any], folder: Path) -> dic
     ranked = found.table.sort_values("rank")
     ends = {"best": ("help", ranked.head(_DRAWN)), "worst": ("harm", ranked.tail(_DRAWN).iloc[::-1])}
     for name, (does, part) in ends.items():
-        numbers = zip(part["score"], part["label"], strict=True)
-        legends = [f"{score:.2g}  (label {label:.3g})" for score, label in numbers]
+        named = [f"label {label:.3g}" if found.classes is None else label for label in part["label"]]
+        legends = [f"{score:.2g}  ({label})" for score, label in zip(part["score"], named, strict=True)]
         caption = f"The {len(part)} molecules that {does} most, with their scores."
         figures[caption] = draw_molecules(part["smiles"].tolist(), legends, folder / f"{name}.png")
     return figures

@@ -8,9 +8,11 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from moltune.config import DataSettings
+from moltune.data.molecules import Molecules
 from moltune.data.reading.columns import find_columns, is_empty
 from moltune.data.reading.numbers import to_number
 from moltune.data.reading.table import RawTable
@@ -60,6 +62,12 @@ def find_classes(raw: RawTable, settings: DataSettings, known: tuple[str, str] |
     number = all(not math.isnan(to_number(key)) for key in names)
     if known is not None:
         order = [_key(name) for name in known]
+        if names and not set(order) & set(names):
+            shown = ", ".join(list(names.values())[:3]) + (" ..." if len(names) > 3 else "")
+            raise DataError(
+                f"Column {column!r} holds {shown}, and the classes are {known[0]!r} and {known[1]!r}: write the labels "
+                "as these, or name another column."
+            )
     elif len(names) != 2:
         if settings.task == "auto":
             return raw
@@ -94,6 +102,54 @@ def find_classes(raw: RawTable, settings: DataSettings, known: tuple[str, str] |
     frame = raw.frame.copy()
     frame[column] = pd.Series(labels, index=frame.index, dtype=object)
     return _with(dataclasses.replace(raw, frame=frame), note, {CLASSES: classes})
+
+
+def column_of_classes(frame: pd.DataFrame, known: tuple[str, str]) -> str:
+    """The column that holds classes of a model in at least half of its cells that are not empty.
+
+    Raises:
+        TargetNotFoundError: there is none, or more than one and none of them is called ``label``.
+    """
+    wanted = {_key(name) for name in known}
+    found = []
+    for name in map(str, frame.columns):
+        keys = [_key(cell) for cell in frame[name].tolist() if not is_empty(cell)]
+        if keys and 2 * sum(key in wanted for key in keys) >= len(keys):
+            found.append(name)
+    if len(found) == 1 or "label" in found:
+        return "label" if "label" in found else found[0]
+    what = f"Several columns may be the target: {', '.join(found)}" if found else "No column holds these classes"
+    raise TargetNotFoundError(f"The classes are {known[0]!r} and {known[1]!r}. {what}; name the one that is meant.")
+
+
+def with_classes(molecules: Molecules, known: tuple[str, str] | None) -> Molecules:
+    """Labels of cleaned molecules as a model has them: 0 for the negative, 1 for the positive of its classes.
+
+    Args:
+        molecules: with classes of the same names, in whatever order, or with the numbers 0 and 1, which are taken for
+            the negative and the positive class.
+        known: classes of the model; None: it predicts a number.
+
+    Raises:
+        DataError: the labels are others.
+    """
+    own = molecules.classes
+    if known is None:
+        if own is not None:
+            raise DataError(f"the labels are classes ({own[0]}, {own[1]}), and those of the model are numbers")
+        return molecules
+    keys = [_key(name) for name in known]
+    target = molecules.target
+    if own is None:
+        wrong = target[np.isfinite(target) & (target != 0) & (target != 1)]
+        if len(wrong):
+            raise DataError(f"the classes are {known[0]} and {known[1]}, and a label is {wrong[0]:g}, not 0 or 1")
+    elif sorted(map(_key, own)) != sorted(keys):
+        raise DataError(f"the classes are {known[0]} and {known[1]}, and the labels are {own[0]} and {own[1]}")
+    elif _key(own[0]) != keys[0]:
+        target = 1 - target
+    provenance = {**molecules.provenance, CLASSES: list(known)}
+    return dataclasses.replace(molecules, table=molecules.table.assign(target=target), provenance=provenance)
 
 
 def _with(raw: RawTable, note: str, more: dict[str, Any] | None = None) -> RawTable:

@@ -13,7 +13,7 @@ import pandas as pd
 from rdkit import Chem
 
 from moltune.config import CleanSettings, DataSettings
-from moltune.data.classes import CLASSES, find_classes
+from moltune.data.classes import CLASSES, column_of_classes, find_classes
 from moltune.data.cleaning.clean import clean
 from moltune.data.molecules import Molecules
 from moltune.data.reading.measurements import Reading
@@ -37,9 +37,11 @@ def load_molecules(
         settings: columns and cleaning steps; None: the defaults.
         need_target: False for predictions; see :func:`moltune.data.cleaning.clean.clean`.
         classes: of a model that the labels are compared with; unset: those of the table, where the task is
-            classification. Molecules whose labels disagree about the class are left out.
+            classification. Molecules whose labels disagree about the class are left out. Where no target is named, a
+            column that holds these classes is one.
 
     Raises:
+        TargetNotFoundError: no target is named, and none is obvious.
         DataError: see ``read_table``, ``clean`` and :func:`moltune.data.classes.find_classes`.
     """
     settings = settings or DataSettings()
@@ -47,6 +49,8 @@ def load_molecules(
     if source is None:
         raise DataError("No source of molecules is given; name a file, a bundled dataset or a Hugging Face dataset.")
     raw, cleaning = read_table(source, settings), settings.clean
+    if need_target and classes is not None and settings.target is None:
+        settings = settings.model_copy(update={"target": column_of_classes(raw.frame, classes)})
     if need_target:
         raw = find_classes(raw, settings, classes)
     if CLASSES in raw.provenance and cleaning.duplicates in ("mean", "median"):
@@ -59,6 +63,7 @@ def load_molecules(
         target=settings.target,
         table=settings,
         need_target=need_target,
+        alike=classes is not None,
     )
     announce(molecules)
     return molecules
@@ -82,14 +87,18 @@ def in_unit(settings: CleanSettings, unit: str) -> CleanSettings:
     )
 
 
-def load_molecules_labelled_or_not(source: str | Path | pd.DataFrame, settings: DataSettings) -> Molecules:
+def load_molecules_labelled_or_not(
+    source: str | Path | pd.DataFrame, settings: DataSettings, classes: tuple[str, str] | None = None
+) -> Molecules:
     """Load molecules with labels, or without where no target column is named and none is found.
+
+    With ``classes`` of a model, only a column that is named or holds them is a target.
 
     Raises:
         DataError: see :func:`load_molecules`.
     """
     try:
-        return load_molecules(source, settings)
+        return load_molecules(source, settings, classes=classes)
     except TargetNotFoundError as error:
         if settings.target is not None:
             raise

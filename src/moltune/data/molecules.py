@@ -71,7 +71,10 @@ class Molecules:
         return None if found is None else (str(found[0]), str(found[1]))
 
     def labels(self) -> dict[str, Any]:
-        """The target as a column ``label``, with a ``label_unit`` beside it where the unit is known."""
+        """The target as a column ``label``, classes by name, with a ``label_unit`` where the unit is known."""
+        if self.classes is not None:
+            names = np.array(self.classes, dtype=object)[(self.target > 0.5).astype(int)]
+            return {"label": np.where(np.isfinite(self.target), names, None)}
         return {"label": self.target, **({"label_unit": self.unit} if self.unit else {})}
 
     def named(self) -> pd.DataFrame:

@@ -140,6 +140,7 @@ def clean(
     need_target: bool = True,
     merge: bool | None = None,
     formulas: Collection[str] | None = None,
+    alike: bool = False,
 ) -> Molecules:
     """Clean every row of a raw table.
 
@@ -159,6 +160,7 @@ def clean(
         need_target: whether each kept row must have a finite target.
         merge: whether duplicates are treated as ``settings.duplicates`` says; None: as ``need_target``.
         formulas: those of which InChIKeys are asked for, see :func:`clean_smiles`; unset: of every molecule.
+        alike: whether the targets may all be the same, as of molecules that join others.
 
     Raises:
         DataError: a column is missing or not obvious, the target can be read in two ways, no row is usable, no target
@@ -238,7 +240,7 @@ def clean(
     if need_target if merge is None else merge:
         molecules = merge_duplicates(molecules, settings)
     labels = molecules.target
-    if need_target and len(labels) and labels.min() == labels.max():
+    if need_target and not alike and len(labels) and labels.min() == labels.max():
         raise TargetNotFoundError(
             f"Target column {target_column!r} has the same value ({labels[0]:g}) for all {len(labels)} kept molecules; "
             "there is nothing to learn from it. Name another column, or check which rows were rejected."
