@@ -20,11 +20,10 @@ from moltune.tuning.finetune import finetune
 from moltune.uncertainty.estimate import (
     DeepEnsemble,
     MonteCarloDropout,
-    repeatability,
-    summarise,
     uncertainty,
 )
 from moltune.uncertainty.report import write_uncertainty
+from moltune.uncertainty.summary import repeatability, summarise
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata, spearmanr
 from torch import nn
 
 from moltune.config import DataSettings, UncertaintySettings
+from moltune.data.classes import with_classes
 from moltune.data.load import in_unit, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.errors import ConfigError, DataError, NumericsError
-from moltune.evaluation.repeatability import TRUSTED, lengthened, stepped_up
+from moltune.evaluation.metrics import task_of
 from moltune.models.batches import PadCollator, SmilesDataset, sorted_batches
 from moltune.models.coverage import unfit_molecules
 from moltune.models.regression import RegressionModel
@@ -28,11 +27,9 @@ from moltune.predictors.language import LanguageModel
 from moltune.predictors.predictor import Predictor
 from moltune.progress import StageReport, no_report, of_stage
 from moltune.run import Run
+from moltune.uncertainty.summary import ENTROPY, few_passes, says_nothing, summarise
 
 logger = logging.getLogger(__name__)
-
-UNCERTAINTY_COLUMNS = ["smiles", "inchikey", "label", "mean", "variance", "sd", "rank"]
-_ALPHA, _WEAK, _STRONG = 0.05, 0.3, 0.6
 
 
 class MonteCarloDropout:
@@ -56,7 +53,7 @@ class MonteCarloDropout:
 
     @torch.no_grad()
     def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
-        """Predictions in the target's unit, float64, shape (passes, n)."""
+        """Predictions in the target's unit, or probabilities, float64, shape (passes, n)."""
         tick = of_stage(report, f"{self.passes} passes with dropout", self.passes * len(smiles))
         model = self.model
         dataset, collate = SmilesDataset(self.tokenizer, smiles), PadCollator(int(self.tokenizer.pad_token_id))
@@ -81,14 +78,14 @@ class DeepEnsemble:
 
     def __init__(self, members: Sequence[Predictor], *, batch_size: int = 32) -> None:
         self.members, self.batch_size = list(members), batch_size
-        targets = sorted({member.target_name for member in self.members})
+        targets = sorted({_target(member) for member in self.members})
         if len(self.members) < 2:
             raise ConfigError("an ensemble needs two or more runs; add them with --member")
         if len(targets) > 1:
             raise ConfigError(f"the members of an ensemble must predict the same target, not {', '.join(targets)}")
 
     def samples(self, smiles: Sequence[str], report: StageReport = no_report) -> np.ndarray:
-        """Predictions in the target's unit, float64, shape (members, n)."""
+        """Predictions in the target's unit, or probabilities, float64, shape (members, n)."""
         tick = of_stage(report, f"{len(self.members)} models", len(self.members) * len(smiles))
         found = []
         for member in self.members:
@@ -105,16 +102,25 @@ class UncertaintyScores:
     """Spread of the predictions of molecules.
 
     Attributes:
-        table: columns of ``UNCERTAINTY_COLUMNS`` and the further ones of the file; variance with n - 1, rank 1 the
-            largest.
-        facts: JSON-ready: method, samples, rank repeatability (:func:`repeatability`), with labels the Spearman
-            correlation of standard deviation and absolute error, and a ``verdict`` on it in words.
+        table: columns of :data:`moltune.uncertainty.summary.UNCERTAINTY_COLUMNS`, or ``CLASS_COLUMNS`` there, and the
+            further ones of the file; variance with n - 1; of classes entropies and mutual information in nats. Rank 1
+            has the largest variance, or the largest entropy.
+        facts: JSON-ready: method, samples, rank repeatability (:func:`moltune.uncertainty.summary.repeatability`), with
+            labels the Spearman correlation of standard deviation and absolute error, or how well entropy and mutual
+            information tell misclassified molecules from others, and a ``verdict`` on it in words.
         unit: of the target.
+        classes: negative and positive class; None: the target is a number.
     """
 
     table: pd.DataFrame
     facts: dict[str, Any]
     unit: str = ""
+    classes: tuple[str, str] | None = None
+
+    @property
+    def spread(self) -> np.ndarray:
+        """What the molecules are ranked by: the variance, or of classes the entropy; shape (n,)."""
+        return self.table["variance" if self.classes is None else ENTROPY].to_numpy()
 
 
 def uncertainty(
@@ -130,7 +136,7 @@ def uncertainty(
 
     Args:
         run: a finished run.
-        molecules: with labels or without.
+        molecules: with labels or without; labels of a classifier are its classes, or 0 and 1 in cleaned molecules.
         settings: method, passes and seed; unset: the defaults.
         members: further runs of an ensemble.
         data: columns of the file; it is cleaned as the run's data were.
@@ -143,12 +149,12 @@ def uncertainty(
     """
     settings = settings or UncertaintySettings()
     opened = Run.load(run)
-    opened.needs_numbers("uncertainty")
+    own, _ = opened.molecules()
     if not isinstance(molecules, Molecules):
-        unit = str(opened.provenance.get("data", {}).get("unit") or "")
-        clean = in_unit(opened.config.data.clean, unit)
-        columns = (data or DataSettings()).model_copy(update={"clean": clean, "task": "regression"})
-        molecules = load_molecules_labelled_or_not(molecules, columns)
+        like_run = {"clean": in_unit(opened.config.data.clean, own.unit), "task": task_of(own.classes).name}
+        columns = (data or DataSettings()).model_copy(update=like_run)
+        molecules = load_molecules_labelled_or_not(molecules, columns, own.classes)
+    molecules = with_classes(molecules, own.classes)
     policy = opened.config.model.model_copy(update={"name": str(opened.model_path), "revision": None})
     molecules = molecules.reject(unfit_molecules(molecules.smiles, policy))
     if not len(molecules):
@@ -168,86 +174,17 @@ def uncertainty(
         raise NumericsError(f"a prediction for {molecules.smiles[bad[0]]} is not finite")
     table, facts = summarise(molecules, samples)
     # More members are more trainings, not more passes.
-    if settings.method == "dropout" and facts.get("rank_repeatability", 1.0) < TRUSTED:
-        logger.warning("%s", _few_passes(facts["rank_repeatability"], len(samples)))
-    if facts.get("spearman_p", 0.0) >= _ALPHA:
+    if settings.method == "dropout" and (few := few_passes(facts)):
+        logger.warning("%s", few)
+    if says_nothing(facts):
         logger.warning("%s", facts["verdict"])
     facts = {"method": settings.method, "run": str(run), "members": [str(path) for path in members], **facts}
-    return UncertaintyScores(table, facts, str(opened.provenance.get("data", {}).get("unit") or ""))
+    return UncertaintyScores(table, facts, own.unit, own.classes)
 
 
-def summarise(molecules: Molecules, samples: np.ndarray) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table and facts from samples (samples, n)."""
-    variance = samples.var(axis=0, ddof=1)
-    table = pd.DataFrame(
-        {
-            "smiles": molecules.smiles,
-            "inchikey": molecules.table["inchikey"].to_numpy(),
-            **molecules.labels(),
-            "mean": samples.mean(axis=0),
-            "variance": variance,
-            "sd": np.sqrt(variance),
-            "rank": rankdata(-variance, method="ordinal"),
-        }
-    )
-    table = pd.concat([table, molecules.further(*UNCERTAINTY_COLUMNS, "label_unit")], axis=1)
-    facts: dict[str, Any] = {"molecules": len(table), "samples": len(samples), "mean_sd": float(table["sd"].mean())}
-    repeats = repeatability(samples)
-    if repeats is not None:
-        facts["rank_repeatability"] = repeats
-    labelled = table.dropna(subset=["label"])
-    if len(labelled) > 2 and labelled["sd"].nunique() > 1:
-        found = spearmanr(labelled["sd"], (labelled["mean"] - labelled["label"]).abs(), alternative="greater")
-        facts |= {"spearman_sd_error": float(found.statistic), "spearman_p": float(found.pvalue)}
-    facts["verdict"] = _verdict(facts, len(labelled))
-    return table, facts
-
-
-def _verdict(facts: dict[str, Any], labelled: int) -> str:
-    """What the spread says about the error, in words."""
-    if "spearman_sd_error" not in facts:
-        return "Whether the spread says anything about the error is not known: that takes three or more labels."
-    rho = facts["spearman_sd_error"]
-    numbers = f"rank correlation of spread and absolute error {rho:.2f} over {labelled} labelled molecules"
-    if not facts["spearman_p"] < _ALPHA:
-        return f"The spread says nothing about the error: {numbers}, which cannot be distinguished from none."
-    strength = "little" if rho < _WEAK else "something" if rho < _STRONG else "much"
-    return f"The spread says {strength} about the error: {numbers}."
-
-
-def repeatability(samples: np.ndarray, *, halvings: int = 20, seed: int = 0) -> float | None:
-    """Rank correlation that the variances of as many new samples are expected to have with these.
-
-    The variances of two random halves of the samples are compared, and the mean Spearman correlation over ``halvings``
-    of them is stepped up to the full number (:func:`moltune.evaluation.repeatability.stepped_up`).
-
-    Args:
-        samples: shape (samples, n).
-        halvings: how often the samples are cut into halves.
-        seed: of the halvings.
-
-    Returns:
-        At most 1; None with fewer than four samples or three molecules, or where nothing varies.
-    """
-    count, n = samples.shape
-    if count < 4 or n < 3:
-        return None
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(halvings):
-        order = rng.permutation(count)
-        one, two = (samples[part].var(axis=0, ddof=1) for part in (order[: count // 2], order[count // 2 :]))
-        if np.ptp(one) > 0 and np.ptp(two) > 0:
-            found.append(float(spearmanr(one, two).statistic))
-    return stepped_up(float(np.mean(found))) if found else None
-
-
-def _few_passes(repeats: float, passes: int) -> str:
-    text = f"Another {passes} passes would rank the molecules differently (rank correlation {repeats:.2f})"
-    times = lengthened(repeats)
-    if times is None:
-        return f"{text}: this order is noise. Take many more passes, or an ensemble."
-    return f"{text}. For a correlation of {TRUSTED:g}, take about {math.ceil(times * passes / 10) * 10:,} passes."
+def _target(predictor: Predictor) -> str:
+    classes = predictor.model.class_names
+    return predictor.target_name if classes is None else f"{predictor.target_name} ({classes[0]} or {classes[1]})"
 
 
 def _dropouts(model: nn.Module) -> list[nn.Dropout]:
