@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 from click.testing import Result
 
+from moltune import datasets
+from moltune.run import Run
+
 Invoke = Callable[..., Result]
 
 
@@ -59,3 +62,35 @@ def test_the_task_can_be_named(moltune: Invoke, quick: list[str], small_table: p
     refused = moltune("finetune", table, *quick, "--task", "ranking", "-o", tmp_path / "no")
     assert refused.exit_code == 2
     assert "data.task" in refused.stderr
+
+
+def test_scores_selection_and_addition(
+    moltune: Invoke, quick: list[str], finished_classes: Run, classes_csv: Path, tmp_path: Path
+) -> None:
+    table = datasets.load("freesolv").iloc[110:160]
+    label = np.where(table["hydration_free_energy"] < -4.5, "Soluble", "Insoluble")
+    external = tmp_path / "external.csv"
+    pd.DataFrame({"smiles": table["smiles"], "mass": 1.5, "effect": label}).to_csv(external, index=False)
+    run, scores, spread = finished_classes.path, tmp_path / "scores", tmp_path / "spread"
+    done = moltune("influence", run, external, "-o", scores, "--solver", "exact", "--json", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["loss"] == "log loss"
+    done = moltune("uncertainty", run, external, "-o", spread, "--passes", 5, "-q")
+    assert done.exit_code == 0, done.stderr
+    assert "The entropy says" in " ".join(done.stdout.split())
+    picked = {
+        "influence": moltune("select", scores / "scores.csv", "-n", 8, "-o", tmp_path / "influence.csv", "-q"),
+        "bald": moltune(
+            "select", spread / "uncertainty.csv", "-n", 8, "--strategy", "bald", "-o", tmp_path / "bald.csv", "-q"
+        ),
+    }
+    for name, result in picked.items():
+        assert result.exit_code == 0, result.stderr
+        assert set(pd.read_csv(tmp_path / f"{name}.csv")["label"]) <= {"soluble", "insoluble"}
+    # A selection may well be of one class alone.
+    selected = pd.read_csv(tmp_path / "influence.csv")
+    selected[selected["label"] == selected["label"].iloc[0]].to_csv(tmp_path / "one.csv", index=False)
+    options = ["--target", "solvation", "--ratios", "50/25/25", "--set", "prediction.blend=[]"]
+    tuned = moltune("finetune", classes_csv, *quick, *options, "--add", tmp_path / "one.csv", "-o", tmp_path / "run")
+    assert tuned.exit_code == 0, tuned.stderr
+    assert Run.load(tmp_path / "run").splits["added"].any()

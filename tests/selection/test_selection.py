@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.tiny import RunSettings
 
 from moltune import datasets
-from moltune.config import SelectSettings, make_config, make_settings
+from moltune.config import DataSettings, SelectSettings, make_config, make_settings
 from moltune.errors import ConfigError, DataError
 from moltune.run import Run
 from moltune.selection.select import select
@@ -21,7 +21,8 @@ SMILES = datasets.load("freesolv")["smiles"].tolist()[:40]
 RNG = np.random.default_rng(0)
 CANDIDATES = Candidates(
     SMILES,
-    {"score": RNG.normal(size=40), "variance": RNG.random(40), "residual": RNG.normal(size=40)},
+    {name: RNG.normal(size=40) for name in ("score", "residual")}
+    | {name: RNG.random(40) for name in ("variance", "entropy", "mutual_information")},
     reference=datasets.load("freesolv")["smiles"].tolist()[40:60],
     embeddings=RNG.normal(size=(40, 4)),
     reference_embeddings=RNG.normal(size=(20, 4)),
@@ -51,6 +52,8 @@ def test_orders_are_what_the_names_say() -> None:
     assert take("influence", count=40, convention="positive-helps") == np.argsort(-score).tolist()
     assert take("influence-reversed", count=40) == take("influence", count=40)[::-1]
     assert take("uncertainty", count=40) == np.argsort(-variance).tolist()
+    for strategy, column in (("entropy", "entropy"), ("bald", "mutual_information")):
+        assert take(strategy, count=40) == np.argsort(-CANDIDATES.columns[column]).tolist()
     assert take("residual", count=40) == np.argsort(np.abs(residual)).tolist()
     assert take("all") == list(range(40))
     assert take("none") == []
@@ -97,7 +100,7 @@ def test_amounts_and_missing_columns_are_explained() -> None:
         with pytest.raises(ConfigError):
             make_settings(SelectSettings, wrong)
     bare = Candidates(SMILES)
-    for strategy in ("influence", "uncertainty", "residual", "similarity"):
+    for strategy in ("influence", "uncertainty", "entropy", "bald", "residual", "similarity"):
         with pytest.raises(DataError):
             take(strategy, bare, count=3)
     broken = Candidates(["CC", "CO"], {"score": np.array([1.0, np.nan])})
@@ -157,3 +160,21 @@ def test_added_molecules_train_are_marked_and_never_leak(
     assert run.metrics["test"]["rmse"]["value"] != finished.metrics["test"]["rmse"]["value"]
     assert "were added to the training part" in (run.path / "report.html").read_text()
     assert "added" not in finished.splits
+
+
+def test_selection_for_a_run_on_classes(finished_classes: Run, classes_table: pd.DataFrame) -> None:
+    scored = classes_table.assign(score=np.arange(120.0), other=1.5)
+    settings = make_settings(SelectSettings, {"strategy": "influence", "count": 20})
+    found = select(scored, settings, run=finished_classes.path)
+    splits = finished_classes.splits
+    assert found.facts["excluded"] == (splits["split"] != "train").sum()
+    assert set(found.table["label"]) <= {"soluble", "insoluble"}
+    by_id = classes_table.set_index("id")["solvation"]
+    assert found.table["label"].tolist() == by_id[found.table["id"]].tolist()
+    # Without a run the classes may be named, and then one of them alone will do.
+    soluble = scored[scored["solvation"] == "soluble"]
+    alone = select(soluble, settings, classes=("insoluble", "soluble"))
+    assert set(alone.table["label"]) == {"soluble"}
+    wrong = scored.assign(solvation="wet")
+    with pytest.raises(DataError, match="the classes are 'insoluble' and 'soluble'"):
+        select(wrong, settings, run=finished_classes.path, data=DataSettings(target="solvation"))

@@ -13,7 +13,7 @@ from tests.tiny import RunSettings
 
 from moltune.baselines.classical import XGBoostBaseline
 from moltune.baselines.compare import run_baselines
-from moltune.config import ProbeSettings, SelectSettings, make_config
+from moltune.config import ProbeSettings, make_config
 from moltune.errors import ConfigError
 from moltune.evaluation.metrics import CLASSIFICATION
 from moltune.features.registry import FeatureTable
@@ -24,8 +24,6 @@ from moltune.predictors.load import load_model
 from moltune.predictors.predictor import Predictor
 from moltune.predictors.probe import Probe
 from moltune.run import Run
-from moltune.selection.audit import audit
-from moltune.selection.select import select
 from moltune.study.engine.plan import load_data
 from moltune.study.engine.store import Store
 from moltune.tuning.classify import calibrate, class_weights
@@ -212,11 +210,7 @@ def test_what_knows_numbers_only_refuses_classes(
     finished_classes: Run, of_classes: RunSettings, classes_csv: Path, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     path = finished_classes.path
-    for act in (
-        lambda: audit(classes_csv, path),
-        lambda: select(table.assign(y=1.0 * np.arange(120)), SelectSettings(strategy="random", count=3), run=path),
-        lambda: export_run(path, tmp_path / "export"),
-    ):
+    for act in (lambda: export_run(path, tmp_path / "export"),):
         with pytest.raises(ConfigError, match=r"predicts classes, and .* knows numbers only"):
             act()
     with pytest.raises(ConfigError, match="the target holds classes"):

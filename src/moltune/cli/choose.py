@@ -14,6 +14,9 @@ _TABLE = table_flags()
 # Unit and transform are those of the run.
 _LIKE_RUN = {name: flags for name, flags in _TABLE.items() if not name.startswith("clean.")}
 
+_TOLD = ("scores.csv", "uncertainty.csv")
+"""Tables of ours, beside which a file of the same name in JSON says what they hold."""
+
 FinishedRun = Annotated[Path, argument("RUN", "Folder of a finished run.")]
 External = Annotated[str, argument("EXTERNAL", "External molecules: a file, bundled set or hub id.")]
 
@@ -33,7 +36,7 @@ def check_places(external: str, *runs: Path) -> None:
     source_kind(external)
 
 
-@with_settings({AuditSettings: flags("model", "seed"), DataSettings: _TABLE})
+@with_settings({AuditSettings: flags("model", "seed"), DataSettings: {**_TABLE, **flags("task")}})
 def audit(
     given: Given,
     external: External,
@@ -190,11 +193,12 @@ def select(
     Example: moltune select scores/scores.csv --percentile 33 -o selected.csv
     """
     name, own = Path(table).name, given.options[SelectSettings]
-    beside = Path(table).with_name("scores.json")
-    if own["convention"] is None and name == "scores.csv" and beside.is_file():
-        own["convention"] = json.loads(beside.read_text(encoding="utf-8")).get("convention")
+    beside = Path(table).with_suffix(".json")
+    told = json.loads(beside.read_text(encoding="utf-8")) if name in _TOLD and beside.is_file() else {}
+    if own["convention"] is None and "convention" in told:
+        own["convention"] = told["convention"]
     # Tables of ours call the label so; a file of the user's own is left to the column finder.
-    if given.options[DataSettings]["target"] is None and name in ("scores.csv", "uncertainty.csv"):
+    if given.options[DataSettings]["target"] is None and name in _TOLD:
         given.options[DataSettings]["target"] = "label"
     settings, columns = given.settings(SelectSettings), given.settings(DataSettings)
     from moltune.data.reading.write import check_output, write_table
@@ -203,7 +207,8 @@ def select(
     check_output(output, table)
     from moltune.selection.select import select as run_select
 
-    found = run_select(table, settings, run=run, data=columns)
+    classes = told.get("classes")
+    found = run_select(table, settings, run=run, data=columns, classes=classes and tuple(classes))
     write_table(found.table, output)
     if as_json:
         return print_json(found.facts)

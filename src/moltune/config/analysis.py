@@ -111,6 +111,8 @@ class SelectSettings(Settings):
         "influence",
         "influence-reversed",
         "uncertainty",
+        "entropy",
+        "bald",
         "random",
         "similarity",
         "diversity",
@@ -120,8 +122,8 @@ class SelectSettings(Settings):
         "none",
     ] = Field(
         "influence",
-        description="what is preferred: influence, influence-reversed, uncertainty, residual, similarity, diversity, "
-        "cluster, random, all or none",
+        description="what is preferred: influence, influence-reversed, uncertainty, entropy or bald (of classes), "
+        "residual, similarity, diversity, cluster, random, all or none",
     )
     count: NonNegativeInt | None = Field(None, description="take this many")
     percentile: float | None = Field(None, ge=0, le=100, description="take this share, in percent")

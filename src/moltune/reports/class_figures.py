@@ -63,18 +63,27 @@ def reliability_curve(true: np.ndarray, predicted: np.ndarray, path_stem: str | 
 
 
 def confusion_matrix(
-    true: np.ndarray, predicted: np.ndarray, classes: tuple[str, str], path_stem: str | Path, title: str = ""
+    true: np.ndarray,
+    predicted: np.ndarray,
+    classes: tuple[str, str],
+    path_stem: str | Path,
+    title: str = "",
+    axes: tuple[str, str] = ("Predicted", "Measured"),
 ) -> list[Path]:
-    """Draw the numbers of molecules by measured and predicted class; arguments and result as of :func:`roc_curve`."""
+    """Draw the numbers of molecules by measured and predicted class; arguments and result as of :func:`roc_curve`.
+
+    ``axes`` are the labels of the columns and of the rows.
+    """
+    columns, rows = axes
     counts = np.array(confusion(true, predicted))
-    with drawing(path_stem, (4.8, 4.4)) as (axes, paths):
-        axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.4)
+    with drawing(path_stem, (4.8, 4.4)) as (drawn, paths):
+        drawn.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.4)
         for row, column in np.ndindex(2, 2):
-            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=14)
-        axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="Predicted", ylabel="Measured", title=plain(title))
-        axes.set_xticklabels([plain(name) for name in classes])
-        axes.set_yticklabels([plain(name) for name in classes])
-        axes.grid(visible=False)
+            drawn.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=14)
+        drawn.set(xticks=[0, 1], yticks=[0, 1], xlabel=columns, ylabel=rows, title=plain(title))
+        drawn.set_xticklabels([plain(name) for name in classes])
+        drawn.set_yticklabels([plain(name) for name in classes])
+        drawn.grid(visible=False)
     return paths
 
 

@@ -9,19 +9,24 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import AuditSettings, CleanSettings, DataSettings, ModelSettings
+from moltune.data.classes import with_classes
 from moltune.data.load import in_unit, load_molecules, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import LEVELS, disagreement, shared_molecules
+from moltune.data.reading.columns import match_name
+from moltune.data.reading.read import read_table
 from moltune.data.splitting.similarity import morgan_bits, nearest_similarity
 from moltune.errors import DataError
-from moltune.evaluation.shift import embedding_shift, number_shift
+from moltune.evaluation.metrics import task_of
+from moltune.evaluation.shift import embedding_shift, number_shift, share_shift
 from moltune.evaluation.statistics import holm
 from moltune.features.embedding import Encoder
 from moltune.features.physchem import DESCRIPTORS, physchem
 from moltune.progress import StageReport, no_report
 from moltune.run import CONFIG, Run
+from moltune.selection.class_findings import ClassAudit, class_disagreement
 from moltune.selection.findings import Audit
-from moltune.selection.noise import label_noise
+from moltune.selection.noise import class_noise, label_noise
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +59,12 @@ def audit(
     """Examine external molecules before any of them is added to a training set.
 
     Args:
-        external: a file, bundled set, hub id, data frame or cleaned molecules; labels are optional.
+        external: a file, bundled set, hub id, data frame or cleaned molecules; labels are optional. Where those of the
+            training molecules are classes, they must be the same.
         against: the training molecules, as any of these, or a run folder: then its own molecules with their parts.
         settings: encoder, permutations, folds and so on; unset: the defaults.
-        data: columns of the external file.
+        data: columns of the external file; a target that both files have is that of both. ``task`` says whether the
+            training labels are classes.
         clean: cleaning steps for both; unset: those of the run, or of ``data``.
         report: receives the stage in progress.
 
@@ -65,14 +72,14 @@ def audit(
         DataError: a source cannot be read, or holds fewer than five molecules.
         CheckpointError: the model cannot be loaded.
     """
-    settings = settings or AuditSettings()
-    # Shares of labels that differ are all that an audit would know of classes; as 0 and 1 it compares them.
-    data = (data or DataSettings()).model_copy(update={"task": "regression"})
+    settings, data = settings or AuditSettings(), data or DataSettings()
     report("reading", 0)
-    known, parts, run_clean = _known(against, clean or data.clean)
-    steps = clean or run_clean or data.clean
+    known, parts, run_clean = _known(against, data.model_copy(update={"clean": clean or data.clean}))
+    classes = known.classes
     if not isinstance(external, Molecules):
-        external = _external(external, data.model_copy(update={"clean": steps}), known.unit)
+        like_known = {"clean": clean or run_clean or data.clean, "task": task_of(classes).name}
+        external = _external(external, data.model_copy(update=like_known), known)
+    external = with_classes(external, classes)
     for name, molecules in (("external file", external), ("training set", known)):
         if len(molecules) < 5:
             raise DataError(f"the {name} holds {len(molecules)} usable molecules; an audit needs five or more")
@@ -81,6 +88,8 @@ def audit(
     if parts is not None:
         shared["part"] = parts[shared["known_position"].to_numpy(dtype=int)]
     overlap = {level: disagreement(shared, level) for level in LEVELS}
+    if classes is not None:
+        overlap = {level: {**facts, **class_disagreement(shared, level)} for level, facts in overlap.items()}
     report("similarities and descriptors", 0)
     rng = np.random.default_rng(settings.seed)
     similarity, reference = _similarities(external, known, rng, settings.reference)
@@ -99,7 +108,7 @@ def audit(
     if len(fresh) >= 5:
         report("label noise by a cross-validated model", 0)
         features = [np.hstack(pair).astype(np.float64) for pair in zip(values, embedded, strict=True)]
-        noise = label_noise(
+        noise = (label_noise if classes is None else class_noise)(
             (features[0][fresh], external.target[fresh], [external.smiles[i] for i in fresh]),
             (features[1], known.target, known.smiles),
             folds=settings.folds,
@@ -109,14 +118,15 @@ def audit(
     embeddings = embedding_shift(
         *embedded, permutations=settings.permutations, most=settings.reference, seed=settings.seed
     )
-    return Audit(
+    compare = number_shift if classes is None else share_shift
+    return (Audit if classes is None else ClassAudit)(
         external=external,
         known=known,
         shared=shared,
         overlap=overlap,
         similarity=similarity,
         reference_similarity=reference,
-        target=number_shift(external.target, known.target) if labelled.sum() > 1 else None,
+        target=compare(external.target, known.target) if labelled.sum() > 1 else None,
         descriptors=shifts,
         adjusted=adjusted,
         embeddings=embeddings,
@@ -128,27 +138,40 @@ def audit(
 
 
 def _known(
-    against: str | Path | pd.DataFrame | Molecules, clean: CleanSettings
+    against: str | Path | pd.DataFrame | Molecules, data: DataSettings
 ) -> tuple[Molecules, np.ndarray | None, CleanSettings | None]:
     if isinstance(against, Molecules):
         return against, None, None
     if isinstance(against, str | Path) and (Path(against) / CONFIG).is_file():
         run = Run.load(against)
-        run.needs_numbers("an audit")
         molecules, parts = run.molecules()
         return molecules, parts, run.config.data.clean
-    return load_molecules(against, DataSettings(clean=clean, task="regression")), None, None
+    return load_molecules(against, _training(against, data)), None, None
 
 
-def _external(source: str | Path | pd.DataFrame, data: DataSettings, unit: str) -> Molecules:
-    """External molecules in the unit of the training molecules, where theirs can be converted to it."""
-    settings = data.model_copy(update={"clean": in_unit(data.clean, unit)})
+def _training(source: str | Path | pd.DataFrame, data: DataSettings) -> DataSettings:
+    """How to read the training molecules: the named target is theirs, too, where they have a column of this name."""
+    settings = DataSettings(clean=data.clean, task=data.task)
+    if data.target is None:
+        return settings
     try:
-        return load_molecules_labelled_or_not(source, settings)
+        target = match_name(read_table(source, settings).frame.columns, data.target, "target column")
     except DataError:
+        return settings
+    return settings.model_copy(update={"target": target})
+
+
+def _external(source: str | Path | pd.DataFrame, data: DataSettings, known: Molecules) -> Molecules:
+    """External molecules in the unit of the training molecules, where theirs can be converted to it."""
+    settings = data.model_copy(update={"clean": in_unit(data.clean, known.unit)})
+    try:
+        return load_molecules_labelled_or_not(source, settings, known.classes)
+    except DataError:
+        if known.classes is not None:
+            raise
         # Whether another unit is all that is wrong shows when it is left as it is; the audit then says so.
         found = load_molecules_labelled_or_not(source, data)
-        if not found.unit or found.unit == unit:
+        if not found.unit or found.unit == known.unit:
             raise
         return found
 

@@ -13,10 +13,12 @@ from moltune.data.overlap import LEVELS
 from moltune.data.reading.write import write_table
 from moltune.features.physchem import DESCRIPTORS
 from moltune.files import write_json, write_text
-from moltune.reports.drawing import BLUE, GREY, ORANGE, VERMILION, axis_label, draw_identity, drawing
+from moltune.reports.class_figures import confusion_matrix
+from moltune.reports.drawing import BLUE, GREY, ORANGE, VERMILION, axis_label, draw_identity, drawing, plain
 from moltune.reports.page import render
 from moltune.selection.audit import SHIFTED
 from moltune.selection.findings import Audit
+from moltune.selection.noise import LabelNoise
 
 REPORT, TABLE, SUMMARY = "audit.html", "shared.csv", "audit.json"
 _COLOURS = {"smiles": VERMILION, "inchikey": ORANGE, "connectivity": BLUE}
@@ -27,8 +29,8 @@ def write_audit(audit: Audit, folder: str | Path) -> Path:
     """Write ``audit.html``, ``audit.json``, ``shared.csv`` and ``figures/`` into a folder; returns the page's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    further = audit.external.further(*audit.shared.columns).iloc[audit.shared["position"].to_numpy(dtype=int)]
-    write_table(audit.shared.join(further.reset_index(drop=True)), folder / TABLE)
+    further = audit.external.further(*audit.shown.columns).iloc[audit.shared["position"].to_numpy(dtype=int)]
+    write_table(audit.shown.join(further.reset_index(drop=True)), folder / TABLE)
     write_json(folder / SUMMARY, audit.to_dict())
     source = Path(str(audit.external.provenance.get("source") or "external molecules")).name
     against = Path(str(audit.known.provenance.get("source") or "training molecules")).name
@@ -47,15 +49,19 @@ def draw_audit(audit: Audit, folder: Path) -> dict[str, Path]:
     """Draw the figures; returns caption → PNG."""
     figures = {}
     if audit.shared["difference"].notna().any():
-        caption = "Labels of molecules that both files have; on the dashed line they agree."
-        figures[caption] = _draw_shared(audit, folder / "shared_labels")
+        agree = "on the dashed line" if audit.known.classes is None else "from the upper left to the lower right"
+        caption = f"Labels of molecules that both files have; {agree} they agree."
+        draw = _draw_shared if audit.known.classes is None else _draw_shared_classes
+        figures[caption] = draw(audit, folder / "shared_labels")
     caption = "Tanimoto similarity to the nearest training molecule; for training molecules, to the nearest other one."
     with drawing(folder / "similarity") as (axes, paths):
         _draw_shares(axes, audit.similarity, audit.reference_similarity)
         axes.set(xlabel="Tanimoto similarity", ylabel="Share of molecules", title="Nearest neighbours")
         axes.legend(loc="best")
     figures[caption] = paths[0]
-    if audit.target is not None:
+    if audit.target is not None and audit.known.classes is not None:
+        figures["Shares of the classes."] = _draw_classes(audit, audit.known.classes, folder / "labels")
+    elif audit.target is not None:
         with drawing(folder / "labels") as (axes, paths):
             _draw_shares(axes, audit.external.target[np.isfinite(audit.external.target)], audit.known.target)
             name = str(audit.known.provenance.get("target_column") or "target")
@@ -63,7 +69,7 @@ def draw_audit(audit: Audit, folder: Path) -> dict[str, Path]:
             axes.legend(loc="best")
         figures["Distribution of the labels."] = paths[0]
     figures["Where the molecules lie in four descriptors."] = _draw_descriptors(audit, folder / "descriptors")
-    if audit.noise is not None:
+    if isinstance(audit.noise, LabelNoise):
         caption = "External label minus the prediction of a model of the training labels, against what was expected."
         figures[caption] = _draw_residuals(audit, folder / "residuals")
     return figures
@@ -81,6 +87,26 @@ def _draw_shared(audit: Audit, stem: Path) -> Path:
         axes.set(xlabel=axis_label("Training label", audit.unit), ylabel=axis_label("External label", audit.unit))
         axes.set_title("Shared molecules")
         axes.legend(loc="upper left")
+    return paths[0]
+
+
+def _draw_shared_classes(audit: Audit, stem: Path) -> Path:
+    shared, classes = audit.shared.dropna(subset=["difference"]), audit.known.classes
+    assert classes is not None
+    known, label = (shared[name].to_numpy(dtype=float) for name in ("known_label", "label"))
+    axes = ("External label", "Training label")
+    return confusion_matrix(known, label, classes, stem, "Shared molecules", axes)[0]
+
+
+def _draw_classes(audit: Audit, classes: tuple[str, str], stem: Path) -> Path:
+    labels = {"training": (audit.known.target, BLUE), "external": (audit.external.target, VERMILION)}
+    with drawing(stem) as (axes, paths):
+        for side, (name, (target, colour)) in zip((-0.2, 0.2), labels.items(), strict=True):
+            positive = float(np.nanmean(target))
+            axes.bar(np.arange(2) + side, [1 - positive, positive], width=0.4, color=colour, alpha=0.8, label=name)
+        axes.set(xticks=[0, 1], xticklabels=[plain(name) for name in classes], ylim=(0, 1), title="Labels")
+        axes.set(ylabel="Share of molecules")
+        axes.legend(loc="best")
     return paths[0]
 
 
@@ -110,7 +136,7 @@ def _draw_descriptors(audit: Audit, stem: Path) -> Path:
 
 
 def _draw_residuals(audit: Audit, stem: Path) -> Path:
-    assert audit.noise is not None
+    assert isinstance(audit.noise, LabelNoise)
     residuals, width = audit.noise.residuals, audit.noise.expected_rmse
     with drawing(stem) as (axes, paths):
         bins = int(np.clip(2 * np.sqrt(len(residuals)), 10, 40))
@@ -125,7 +151,7 @@ def _draw_residuals(audit: Audit, stem: Path) -> Path:
 
 
 def _shared_table(audit: Audit) -> pd.DataFrame:
-    shared = audit.shared
+    shared = audit.shown
     headings = {
         "level": "Same",
         "row": "Row",

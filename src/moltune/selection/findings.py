@@ -13,12 +13,12 @@ from moltune.config import AuditSettings
 from moltune.data.load import reason_counts
 from moltune.data.molecules import Molecules
 from moltune.evaluation.shift import EmbeddingShift, NumberShift
-from moltune.selection.noise import LabelNoise
+from moltune.selection.noise import ClassNoise, LabelNoise
 
 _CONTRADICTION, _SHIFT = 0.5, 0.25
 _SAME_LABEL = 1e-3
 _FEW = 0.3
-_ALPHA = 0.05
+ALPHA = 0.05
 _SAME = {
     "smiles": "same canonical SMILES",
     "inchikey": "same InChIKey, tautomers included",
@@ -64,7 +64,7 @@ class Audit:
     descriptors: dict[str, NumberShift]
     adjusted: dict[str, float]
     embeddings: EmbeddingShift
-    noise: LabelNoise | None
+    noise: LabelNoise | ClassNoise | None
     settings: AuditSettings
     unit: str
     descriptor_values: tuple[np.ndarray, np.ndarray] = field(repr=False)
@@ -78,7 +78,7 @@ class Audit:
             "against": _rows(self.known),
             "target_sd": self.target_sd,
             "shared": self.overlap,
-            "shared_molecules": self.shared.astype(object).where(self.shared.notna(), None).to_dict(orient="records"),
+            "shared_molecules": self.shown.astype(object).where(self.shown.notna(), None).to_dict(orient="records"),
             "similarity": {"external": _quantiles(self.similarity), "training": _quantiles(self.reference_similarity)},
             "target_shift": None if self.target is None else self.target.to_dict(),
             "descriptor_shift": {
@@ -88,6 +88,11 @@ class Audit:
             "label_noise": None if self.noise is None else self.noise.to_dict(),
             "settings": self.settings.model_dump(mode="json"),
         }
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The shared pairs as they are written."""
+        return self.shared
 
     @property
     def verdict(self) -> str:
@@ -116,13 +121,8 @@ class Audit:
         levels = [self.overlap[level] for level in ("inchikey", "smiles", "connectivity")]
         shared = next((facts for facts in levels if facts["rmse"] is not None), None)
         if shared is not None and not self._agree(shared):
-            share = f"{self._share(shared['rmse']):.0%} of the standard deviation of the target"
             verb = "contradict" if self._level(shared) == "bad" else "differ from"
-            how = f"are shifted by {shared['mean']:+.3g} on average" if shared["shifted"] else "are others"
-            return (
-                f"The labels {verb} those of the training data: on the {shared['molecules']} molecules that both have, "
-                f"they {how} (RMSE {shared['rmse']:.3g}, {share})."
-            )
+            return f"The labels {verb} those of the training data: {self._contradiction(shared)}"
         if self.noise is not None and any(one.level == "bad" for one in self._noise()):
             return "The labels contradict what a model of the training labels expects."
         known = "No molecule is in both, so the labels could be compared with the expectation of a model alone."
@@ -130,6 +130,20 @@ class Audit:
             known = f"The labels of the {shared['molecules']} molecules that both have are the same."
         doubts = [one for one in (*self._target(), *self._noise()) if one.level != "good"]
         return f"{known} The labels of the others are distributed in another way." if doubts else known
+
+    def _contradiction(self, facts: dict[str, Any]) -> str:
+        """How labels of shared molecules contradict each other, for the headline."""
+        share = f"{self._share(facts['rmse']):.0%} of the standard deviation of the target"
+        how = f"are shifted by {facts['mean']:+.3g} on average" if facts["shifted"] else "are others"
+        return f"on the {facts['molecules']} molecules that both have, they {how} (RMSE {facts['rmse']:.3g}, {share})."
+
+    def _differences(self, facts: dict[str, Any]) -> str:
+        """The same, for a finding."""
+        shifted = f" and shifted by {facts['mean']:+.3g} on average" if facts["shifted"] else ""
+        return (
+            f"their labels differ by an RMSE of {facts['rmse']:.3g}, {self._share(facts['rmse']):.0%} of the "
+            f"target's standard deviation ({self.target_sd:.3g}), by at most {facts['largest']:.3g}{shifted}."
+        )
 
     @property
     def _other_unit(self) -> bool:
@@ -188,12 +202,7 @@ class Audit:
             if self._agree(facts):
                 found.append(Finding("note", f"{text}, with the same labels; adding them tells the model nothing new."))
                 continue
-            shifted = f" and shifted by {facts['mean']:+.3g} on average" if facts["shifted"] else ""
-            text += (
-                f"; their labels differ by an RMSE of {facts['rmse']:.3g}, {self._share(facts['rmse']):.0%} of the "
-                f"target's standard deviation ({self.target_sd:.3g}), by at most {facts['largest']:.3g}{shifted}."
-            )
-            found.append(Finding(self._level(facts), text))
+            found.append(Finding(self._level(facts), f"{text}; {self._differences(facts)}"))
         if self._held_out:
             text = f"{self._held_out} of them are in the run's validation or test part: adding them would leak."
             found.append(Finding("bad", text))
@@ -206,12 +215,12 @@ class Audit:
             f"it is {theirs:.2f}. {np.mean(self.similarity < _FEW):.0%} have no training molecule at {_FEW} or more."
         )
         found = [Finding("note" if theirs - ours > 0.1 else "good", text)]
-        moved = [name for name, p in self.adjusted.items() if p < _ALPHA]
+        moved = [name for name, p in self.adjusted.items() if p < ALPHA]
         if moved:
             text = f"The distributions of these descriptors differ (Kolmogorov-Smirnov, Holm): {', '.join(moved)}."
             found.append(Finding("note", text))
         p = self.embeddings.p
-        if p >= _ALPHA:
+        if p >= ALPHA:
             return [*found, Finding("good", f"No shift of the embeddings is detected (MMD, p = {p:.2g}).")]
         text = f"The embeddings come from another distribution (MMD permutation test, p = {p:.3g})."
         return [*found, Finding("note", text)]
@@ -229,12 +238,13 @@ class Audit:
         )
         # A test of distributions does not see a shift that the molecules in both tables show.
         shifted = any(facts["shifted"] for facts in self.overlap.values())
-        return [Finding("note" if shift.p < _ALPHA or shifted else "good", text)]
+        return [Finding("note" if shift.p < ALPHA or shifted else "good", text)]
 
     def _noise(self) -> list[Finding]:
         noise = self.noise
         if noise is None:
             return []
+        assert isinstance(noise, LabelNoise)
         text = (
             f"A model of the training labels has an RMSE of {noise.external_rmse:.3g} on the new molecules, where "
             f"{noise.expected_rmse:.3g} is expected at their similarity; the excess standard deviation of the labels "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.impute import SimpleImputer
@@ -56,13 +56,38 @@ class LabelNoise:
         return {name: value for name, value in asdict(self).items() if name != "residuals"}
 
 
-def label_noise(
-    external: tuple[np.ndarray, np.ndarray, Sequence[str]],
-    known: tuple[np.ndarray, np.ndarray, Sequence[str]],
-    *,
-    folds: int = 5,
-    seed: int = 0,
-) -> LabelNoise:
+@dataclass(frozen=True)
+class ClassNoise:
+    """The same of two classes: shares of molecules for which a model of the training labels expects the other class.
+
+    Attributes:
+        cv_error: of the training molecules, out of fold.
+        expected_error: the same, at the external molecules' similarity to the nearest training molecule.
+        external_error: of the external molecules, by the model of all training molecules.
+        excess: max(0, external − expected).
+        excess_lower: lower end of its 95 % bootstrap interval over molecules.
+        excess_upper: upper end.
+        extrapolated: as of :class:`LabelNoise`.
+    """
+
+    cv_error: float
+    expected_error: float
+    external_error: float
+    excess: float
+    excess_lower: float
+    excess_upper: float
+    extrapolated: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+Labelled = tuple[np.ndarray, np.ndarray, Sequence[str]]
+"""Features (n, d), labels (n,), SMILES."""
+
+
+def label_noise(external: Labelled, known: Labelled, *, folds: int = 5, seed: int = 0) -> LabelNoise:
     """Estimate the noise of external labels with a model of the known labels.
 
     Support vector regression (RBF, C 5) on standardised features predicts each training molecule from the other folds
@@ -75,18 +100,65 @@ def label_noise(
         folds: of the cross-validation.
         seed: of folds and bootstrap.
     """
+    found = _compare(external, known, lambda y, p: (y - p) ** 2, _root_of_excess, folds, seed)
+    y, predicted = external[1], found.predicted
+    constant = y.std() == 0 or predicted.std() == 0
+    return LabelNoise(
+        cv_rmse=float(np.sqrt(found.inside)),
+        expected_rmse=float(np.sqrt(found.expected)),
+        external_rmse=float(np.sqrt(found.outside)),
+        bias=float((y - predicted).mean()),
+        correlation=None if constant else float(np.corrcoef(y, predicted)[0, 1]),
+        excess=_root_of_excess(found.outside, found.expected),
+        excess_lower=found.lower,
+        excess_upper=found.upper,
+        extrapolated=found.extrapolated,
+        residuals=y - predicted,
+    )
+
+
+def class_noise(external: Labelled, known: Labelled, *, folds: int = 5, seed: int = 0) -> ClassNoise:
+    """The same where labels are the classes 0 and 1, to which the model is fitted as numbers and cut at one half."""
+
+    def excess(observed: float, expected: float) -> float:
+        return max(0.0, observed - expected)
+
+    found = _compare(external, known, lambda y, p: 1.0 * ((p >= 0.5) != (y > 0.5)), excess, folds, seed)
+    errors = (found.inside, found.expected, found.outside)
+    return ClassNoise(*errors, excess(found.outside, found.expected), found.lower, found.upper, found.extrapolated)
+
+
+class _Compared(NamedTuple):
+    """Mean errors inside the training set, expected and seen outside; interval of the excess; predictions outside."""
+
+    inside: float
+    expected: float
+    outside: float
+    lower: float
+    upper: float
+    extrapolated: float
+    predicted: np.ndarray
+
+
+def _compare(
+    external: Labelled,
+    known: Labelled,
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    excess: Callable[[float, float], float],
+    folds: int,
+    seed: int,
+) -> _Compared:
     x, y, smiles = external
     known_x, known_y, known_smiles = known
     model, parts = _support_vectors(), KFold(folds, shuffle=True, random_state=seed)
     bits = morgan_bits([*known_smiles, *smiles])
     n = len(known_y)
-    errors = (known_y - cross_val_predict(model, known_x, known_y, cv=parts)) ** 2
+    errors = error(known_y, cross_val_predict(model, known_x, known_y, cv=parts))
     similarity = np.empty(n)
     for rest, left_out in parts.split(known_x):
         similarity[left_out] = nearest_similarity(bits, left_out, rest)
     predicted = model.fit(known_x, known_y).predict(x)
-    residuals = y - predicted
-    squares = residuals**2
+    seen = error(y, predicted)
     stratum = np.digitize(nearest_similarity(bits, np.arange(n, n + len(y)), np.arange(n)), _EDGES)
     known_stratum = np.digitize(similarity, _EDGES)
     expected, extrapolated = _expected(errors, known_stratum, stratum)
@@ -94,21 +166,9 @@ def label_noise(
     for _ in range(_RESAMPLES):
         a, b = rng.integers(0, n, n), rng.integers(0, len(y), len(y))
         resampled, _ = _expected(errors[a], known_stratum[a], stratum[b])
-        samples.append(_excess(squares[b].mean(), resampled))
+        samples.append(excess(float(seen[b].mean()), resampled))
     lower, upper = np.quantile(samples, [0.025, 0.975]).tolist()
-    constant = y.std() == 0 or predicted.std() == 0
-    return LabelNoise(
-        cv_rmse=float(np.sqrt(errors.mean())),
-        expected_rmse=float(np.sqrt(expected)),
-        external_rmse=float(np.sqrt(squares.mean())),
-        bias=float(residuals.mean()),
-        correlation=None if constant else float(np.corrcoef(y, predicted)[0, 1]),
-        excess=_excess(squares.mean(), expected),
-        excess_lower=lower,
-        excess_upper=upper,
-        extrapolated=extrapolated,
-        residuals=residuals,
-    )
+    return _Compared(float(errors.mean()), expected, float(seen.mean()), lower, upper, extrapolated, predicted)
 
 
 def _support_vectors() -> Pipeline:
@@ -121,7 +181,7 @@ def _support_vectors() -> Pipeline:
 
 
 def _expected(errors: np.ndarray, known_stratum: np.ndarray, stratum: np.ndarray) -> tuple[float, float]:
-    """Mean squared error at the strata of the external molecules, and the share of these that is extrapolated."""
+    """Mean error at the strata of the external molecules, and the share of these that is extrapolated."""
     counts = np.bincount(known_stratum, minlength=len(_EDGES) + 1)
     sums = np.bincount(known_stratum, weights=errors, minlength=len(_EDGES) + 1)
     usable = np.flatnonzero(counts >= min(_LEAST_IN_STRATUM, counts.max()))
@@ -130,5 +190,5 @@ def _expected(errors: np.ndarray, known_stratum: np.ndarray, stratum: np.ndarray
     return float(means[nearest].mean()), float(np.mean(usable[nearest] != stratum))
 
 
-def _excess(observed: float, expected: float) -> float:
+def _root_of_excess(observed: float, expected: float) -> float:
     return float(np.sqrt(max(0.0, observed - expected)))

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from moltune.config import DataSettings, SelectSettings
+from moltune.data.classes import with_classes
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out
 from moltune.errors import ConfigError
+from moltune.evaluation.metrics import task_of
 from moltune.models.checkpoints import load_regression, load_tokenizer
 from moltune.models.inference import embed_smiles
 from moltune.run import Run
@@ -40,6 +42,7 @@ def select(
     *,
     run: str | Path | None = None,
     data: DataSettings | None = None,
+    classes: tuple[str, str] | None = None,
 ) -> Selection:
     """Select molecules of a table.
 
@@ -49,19 +52,23 @@ def select(
         run: the run that the molecules would be added to: those that its validation or test part holds are excluded
             first, and similarity is to its validation part. An influence table names its convention itself.
         data: columns of the source.
+        classes: negative and positive class of the labels; unset: those of the run, or what the source shows.
 
     Raises:
         DataError: the source cannot be read, or lacks what the strategy needs.
         ConfigError: settings that do not go together.
     """
-    molecules = source if isinstance(source, Molecules) else load_molecules(source, data or DataSettings())
+    columns, opened = data or DataSettings(), None if run is None else Run.load(run)
+    if opened is not None:
+        own, parts = opened.molecules()
+        classes = own.classes
+        columns = columns.model_copy(update={"task": task_of(classes).name})
+    molecules = source if isinstance(source, Molecules) else load_molecules(source, columns, classes=classes)
     offered = len(molecules)
     excluded: list[str] = []
     known: dict[str, Any] = {}
-    if run is not None:
-        opened = Run.load(run)
-        opened.needs_numbers("a selection for a run")
-        own, parts = opened.molecules()
+    if opened is not None:
+        molecules = with_classes(molecules, classes)
         molecules, excluded = exclude_held_out(molecules, own, parts)
         validation = [own.smiles[i] for i in np.flatnonzero(parts == "validation")]
         known["reference"] = validation

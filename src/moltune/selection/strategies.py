@@ -25,7 +25,8 @@ class Candidates:
 
     Attributes:
         smiles: n molecules.
-        columns: name → numbers, shape (n,): ``score`` (influence), ``variance`` (uncertainty), ``residual``.
+        columns: name → numbers, shape (n,): ``score`` (influence), ``variance`` (uncertainty), ``residual``, and of
+            classes ``entropy`` and ``mutual_information`` (uncertainty).
         reference: SMILES of the validation part, for similarity.
         embeddings: of the candidates, shape (n, d).
         reference_embeddings: of the validation part, shape (m, d).
@@ -52,7 +53,7 @@ class Candidates:
             DataError: it is not there, or holds a value that is not finite.
         """
         if name not in self.columns:
-            raise DataError(f"the molecules have no column {name!r}; `moltune {made_by}` writes one")
+            raise DataError(f"the molecules have no column {name!r}; `moltune {made_by} writes one")
         values = np.asarray(self.columns[name], dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -86,17 +87,30 @@ def _by_goodness(goodness: np.ndarray, sign: float = 1.0) -> Ranking:
 def by_influence(candidates: Candidates, settings: SelectSettings, *, reverse: bool = False) -> Ranking:
     """Scores of ``moltune influence``, the most helpful first; or the most harmful first, as a control."""
     sign = -1.0 if (settings.convention == "negative-helps") != reverse else 1.0
-    return _by_goodness(sign * candidates.column("score", "influence"), sign)
+    return _by_goodness(sign * candidates.column("score", "influence`"), sign)
 
 
 def by_uncertainty(candidates: Candidates, settings: SelectSettings) -> Ranking:
     """Variances of ``moltune uncertainty``, the highest first."""
-    return _by_goodness(candidates.column("variance", "uncertainty"))
+    return _by_goodness(candidates.column("variance", "uncertainty`"))
+
+
+def by_entropy(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Classes that are the most open first, for whatever reason: entropies of ``moltune uncertainty``."""
+    return _by_goodness(candidates.column("entropy", "uncertainty` of a classifier"))
+
+
+def by_disagreement(candidates: Candidates, settings: SelectSettings) -> Ranking:
+    """Classes about which the passes or models contradict each other first (BALD), for more data to settle.
+
+    Mutual information of ``moltune uncertainty``; Houlsby et al. 2011, arXiv:1112.5745.
+    """
+    return _by_goodness(candidates.column("mutual_information", "uncertainty` of a classifier"))
 
 
 def by_residual(candidates: Candidates, settings: SelectSettings) -> Ranking:
     """Smallest absolute residual first, which leaves out contradicting labels; a threshold is the largest taken."""
-    return _by_goodness(-np.abs(candidates.column("residual", "influence")), -1.0)
+    return _by_goodness(-np.abs(candidates.column("residual", "influence`")), -1.0)
 
 
 def at_random(candidates: Candidates, settings: SelectSettings) -> Ranking:
@@ -158,6 +172,8 @@ STRATEGIES: dict[str, Strategy] = {
     "influence": by_influence,
     "influence-reversed": partial(by_influence, reverse=True),
     "uncertainty": by_uncertainty,
+    "entropy": by_entropy,
+    "bald": by_disagreement,
     "random": at_random,
     "similarity": by_similarity,
     "diversity": by_diversity,
@@ -197,7 +213,7 @@ def candidates_from(table: pd.DataFrame, **known: object) -> Candidates:
     """Candidates from a table with a ``smiles`` column and any of the number columns."""
     columns = {
         name: pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
-        for name in ("score", "variance", "residual")
+        for name in ("score", "variance", "residual", "entropy", "mutual_information")
         if name in table
     }
     return Candidates(table["smiles"].tolist(), columns, **known)  # type: ignore[arg-type]
