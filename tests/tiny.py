@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from rdkit import Chem
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moltune import datasets
 from moltune.models.molformer import MolformerConfig, MolformerModel, MolformerTokenizer
 from moltune.overrides import set_nested
 from moltune.run import Run
@@ -82,3 +85,17 @@ def said_of(name: str, *more: str) -> list[str]:
     """Columns that a small run adds to a table; with so few validation molecules it has no intervals."""
     suffixes = ("", *more, "_domain", "_reason", "_nearest", "_nearest_measured", "_similarity", "_measured")
     return [*(f"{name}{suffix}" for suffix in suffixes), "note"]
+
+
+def table_with_gaps(both: int = 50, one: int = 40) -> pd.DataFrame:
+    """Hydration (dG) and solubility (logS) of so many molecules with both and with each alone; two classes of dG."""
+    sets = {"dG": datasets.load("freesolv"), "logS": datasets.load("esol")}
+    for name, own in sets.items():
+        own["smiles"] = own["smiles"].map(Chem.CanonSmiles)
+        sets[name] = own.rename(columns={"hydration_free_energy": "dG"})[["smiles", name]].drop_duplicates("smiles")
+    joined = sets["dG"].merge(sets["logS"], on="smiles", how="outer")
+    has = joined[["dG", "logS"]].notna()
+    parts = [joined[has.all(axis=1)][:both], joined[~has["logS"]][:one], joined[~has["dG"]][:one]]
+    table = pd.concat(parts).sample(frac=1, random_state=0).reset_index(drop=True)
+    polar = table["dG"].lt(-4).map({True: "yes", False: "no"})
+    return table.assign(polar=polar.where(table["dG"].notna() & (table.index % 5 > 0)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moltune.regressor import MolRegressor
     from moltune.run import Run
     from moltune.tuning.finetune import finetune
+    from moltune.tuning.several import finetune_several
 
 __all__ = [
     "FinetuneConfig",
@@ -33,6 +34,7 @@ __all__ = [
     "adapt",
     "datasets",
     "finetune",
+    "finetune_several",
 ]
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "Run": "moltune.run",
     "adapt": "moltune.pretraining.adapt",
     "finetune": "moltune.tuning.finetune",
+    "finetune_several": "moltune.tuning.several",
 }
 
 

@@ -16,6 +16,14 @@
     intervals.safetensors  training molecules and held-out errors: what intervals and domain flags are made of
     model/           save_pretrained layout with tokenizer, head and target statistics
     checkpoints/     while the run is unfinished
+
+Several properties that were tuned together have a folder each, as above, in a folder with these files::
+
+    joint.yaml       settings and provenance of all; the folder of each property
+    history.csv      of the training that they share
+    properties.csv   metrics of every property
+    metrics.json     of every property, by name: written last
+    report.html      all of it in one page
 """
 
 from __future__ import annotations
@@ -41,6 +49,7 @@ from moltune.files import replacing, write_json, write_text
 from moltune.overrides import read_yaml
 
 CONFIG, METRICS, MODEL, CHECKPOINTS, FIGURES = "config.yaml", "metrics.json", "model", "checkpoints", "figures"
+JOINT, PROPERTIES = "joint.yaml", "properties.csv"
 BLENDED, ADAPTED, INTERVALS = "blend", "adapted", "intervals.safetensors"
 REPORT, SPLITS, REJECTS, BOUNDS, HISTORY, PREDICTIONS = (
     "report.html",
@@ -87,16 +96,16 @@ class Run:
             RunFolderError: it is no run folder.
         """
         path = Path(path)
+        if folders := joint_folders(path):
+            raise RunFolderError(
+                f"{path} holds a run of each of several properties ({', '.join(folders)}), and one is wanted here: "
+                f"choose one, such as {next(iter(folders.values()))}"
+            )
         if not (path / CONFIG).is_file():
             raise RunFolderError(f"{path} is no run folder: there is no {CONFIG} in it")
         values = read_yaml(path / CONFIG)
         provenance = values.pop("provenance", {})
         return cls(path, make_config(values), provenance)
-
-    def needs_numbers(self, what: str) -> None:
-        """Raise ConfigError where the run's target holds classes, which ``what`` does not know."""
-        if self.provenance.get("data", {}).get("classes"):
-            raise ConfigError(f"{self.path} predicts classes, and {what} knows numbers only")
 
     @property
     def finished(self) -> bool:
@@ -157,6 +166,14 @@ class Run:
         os.replace(temporary, final)
 
 
+def joint_folders(path: Path) -> dict[str, Path]:
+    """Property → its run folder, of properties that were tuned together; empty where ``path`` holds no such runs."""
+    if not (path / JOINT).is_file():
+        return {}
+    folders = read_yaml(path / JOINT).get("provenance", {}).get("properties", {})
+    return {str(name): path / str(folder) for name, folder in folders.items()}
+
+
 def start_run(
     path: str | Path,
     config: FinetuneConfig,
@@ -164,6 +181,7 @@ def start_run(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    joint: bool = False,
 ) -> Run:
     """Make a run folder, or take an unfinished one up again.
 
@@ -173,6 +191,7 @@ def start_run(
         provenance: data checksum and cleaning counts; versions and machine are added here.
         resume: go on in an existing folder of the same settings and data; a finished one is returned as it is.
         overwrite: delete an existing run folder first.
+        joint: the folder is that of several properties; ``provenance`` names the folder of each.
 
     Raises:
         RunFolderError: the folder exists and neither was asked for, holds something other than a run, or belongs
@@ -183,8 +202,9 @@ def start_run(
     if before is not None:
         if before.get("data", {}).get("sha256") != provenance.get("data", {}).get("sha256"):
             raise RunFolderError(f"the data changed since the run in {path} began: choose another --output")
-        return Run.open(path)
-    return Run(path, config, _folder(path).begin(settings_of(config), provenance, overwrite=overwrite))
+        return Run(path, config, before)
+    folder = WorkFolder(path, "run", JOINT if joint else CONFIG, METRICS)
+    return Run(path, config, folder.begin(settings_of(config), provenance, overwrite=overwrite))
 
 
 def check_run_folder(
@@ -195,11 +215,8 @@ def check_run_folder(
     def today(before: dict[str, Any]) -> dict[str, Any]:
         return settings_of(make_config(before))
 
-    return _folder(path).check(settings_of(config), today, resume=resume, overwrite=overwrite)
-
-
-def _folder(path: Path) -> WorkFolder:
-    return WorkFolder(path, "run", CONFIG, METRICS)
+    folder = WorkFolder(path, "run", JOINT if (path / JOINT).is_file() else CONFIG, METRICS)
+    return folder.check(settings_of(config), today, resume=resume, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

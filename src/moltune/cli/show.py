@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from moltune.cli.console import out, print_json
@@ -18,7 +19,7 @@ from moltune.reports.summary import (
     refit_words,
     verdict,
 )
-from moltune.run import FIGURES, PREDICTIONS, REJECTS, REPORT, Run
+from moltune.run import FIGURES, PREDICTIONS, PROPERTIES, REJECTS, REPORT, Run
 
 
 def show_run(run: Run, as_json: bool) -> None:
@@ -59,6 +60,26 @@ def show_run(run: Run, as_json: bool) -> None:
     ):
         if (run.path / place).exists():
             out.print(f"{label:<12}{run.path / place}", soft_wrap=True)
+
+
+def show_runs(runs: dict[str, Run], as_json: bool) -> None:
+    """The same of several properties that were tuned together, by their names."""
+    if len(runs) == 1:
+        return show_run(next(iter(runs.values())), as_json)
+    if as_json:
+        return print_json({name: run.metrics for name, run in runs.items()})
+    for name, run in runs.items():
+        unit = str(run.provenance.get("data", {}).get("unit") or "")
+        out.print(f"\n[bold]{escape(name)}[/]  {escape(verdict(run.metrics, unit=unit))}")
+        out.print(_table(run))
+    folder = next(iter(runs.values())).path.parent
+    out.print(
+        "One encoder was tuned on all of them; one split and one seed, so differences between runs may be noise\n"
+    )
+    for label, place in (("report", REPORT), ("all metrics", PROPERTIES)):
+        out.print(f"{label:<12}{folder / place}", soft_wrap=True)
+    for name, run in runs.items():
+        out.print(f"{'run':<12}{run.path}  ({escape(name)})", soft_wrap=True)
 
 
 def _short(row: MetricsRow, probes: set[str]) -> str:

@@ -79,6 +79,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on one property, compare it with simple baselines, and write a run folder.
 
+    With several target columns, such as --target logD,logS, one model is tuned on all of them, and each gets a run
+    folder inside the output folder.
+
     Example: moltune finetune my.csv --target pIC50 --output runs/mine
     """
     of_probe = head in ("ridge", "svr", "gp")
@@ -96,7 +99,14 @@ def finetune(
     from moltune.tuning.check import check_request
 
     check_request(settings, resume=resume, overwrite=overwrite)
-    from moltune.cli.show import show_run
+    from moltune.cli.show import show_run, show_runs
+
+    if "," in (settings.data.target or ""):
+        from moltune.tuning.several import finetune_several
+
+        with step_progress("training", quiet, epochs=True) as report:
+            runs = finetune_several(settings, resume=resume, overwrite=overwrite, report=report)
+        return show_runs(runs, as_json)
     from moltune.tuning.finetune import finetune as run_finetune
 
     with step_progress("training", quiet, epochs=True) as report:

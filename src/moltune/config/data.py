@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -23,6 +25,15 @@ def parse_ratios(value: Any) -> Any:
 
 
 Ratios = Annotated[tuple[float, float, float], BeforeValidator(parse_ratios)]
+
+
+def join_names(names: Any) -> Any:
+    """Names of columns as one text, such as ``logS,"IC50, human"``; what is no list of texts stays."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return names
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
 
 
 class CleanSettings(Settings):
@@ -78,7 +89,10 @@ class DataSettings(TableSettings):
 
     source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv) or a hub id")
     smiles: str | None = Field(None, description="SMILES column; unset: found by its name")
-    target: str | None = Field(None, description="target column; unset: found when obvious")
+    target: Annotated[str, BeforeValidator(join_names)] | None = Field(
+        None,
+        description="target column; several for `finetune`, such as logD,logS; unset: found when obvious",
+    )
     add: str | None = Field(
         None, description="further labelled molecules for the training part, such as the output of `moltune select`"
     )

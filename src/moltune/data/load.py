@@ -14,10 +14,11 @@ from rdkit import Chem
 
 from moltune.config import CleanSettings, DataSettings
 from moltune.data.classes import CLASSES, column_of_classes, find_classes
-from moltune.data.cleaning.clean import clean
+from moltune.data.cleaning.clean import CleanedSmiles, clean
 from moltune.data.molecules import Molecules
 from moltune.data.reading.measurements import Reading
 from moltune.data.reading.read import read_table
+from moltune.data.reading.table import RawTable
 from moltune.errors import DataError, TargetNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,19 @@ def load_molecules(
     source = settings.source if source is None else source
     if source is None:
         raise DataError("No source of molecules is given; name a file, a bundled dataset or a Hugging Face dataset.")
-    raw, cleaning = read_table(source, settings), settings.clean
+    return clean_table(read_table(source, settings), settings, need_target=need_target, classes=classes)
+
+
+def clean_table(
+    raw: RawTable,
+    settings: DataSettings,
+    *,
+    need_target: bool = True,
+    classes: tuple[str, str] | None = None,
+    known: dict[str, CleanedSmiles] | None = None,
+) -> Molecules:
+    """The same from a table that was read; ``known`` as of :func:`moltune.data.cleaning.clean.clean`."""
+    cleaning = settings.clean
     if need_target and classes is not None and settings.target is None:
         settings = settings.model_copy(update={"target": column_of_classes(raw.frame, classes)})
     if need_target:
@@ -64,6 +77,7 @@ def load_molecules(
         table=settings,
         need_target=need_target,
         alike=classes is not None,
+        known=known,
     )
     announce(molecules)
     return molecules

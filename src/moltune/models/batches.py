@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 
 class SmilesDataset(Dataset[dict[str, Any]]):
-    """Tokenised molecules, with targets in their own unit if there are any.
+    """Tokenised molecules, with targets in their own unit if there are any: (n,), or (n, properties) with NaN for gaps.
 
     ``side`` says of each target whether the measurement is above it (1), below it (-1) or it (0); ``None``: 0 for all.
     Inputs are cut to ``max_length`` tokens (the end token stays); ``None``: never.
@@ -37,7 +37,7 @@ class SmilesDataset(Dataset[dict[str, Any]]):
         return len(self.input_ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        labels = {} if self.target is None else {"labels": float(self.target[index])}
+        labels = {} if self.target is None else {"labels": self.target[index].tolist()}
         side = {} if self.side is None else {"side": int(self.side[index])}
         return {"input_ids": self.input_ids[index], **labels, **side}
 
@@ -49,7 +49,7 @@ class PadCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask`` (batch, length) and, where given, ``labels``, ``side`` (batch,)."""
+        """Return ``input_ids``, ``attention_mask`` (batch, length) and, where given, ``labels`` and ``side``."""
         ids = [torch.tensor(item["input_ids"], dtype=torch.long) for item in items]
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),

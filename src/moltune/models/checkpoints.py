@@ -160,6 +160,7 @@ def make_regression(
     head_dropout: float = 0.1,
     revision: str | None = None,
     weights: str = "pretrained",
+    encoder: PreTrainedModel | None = None,
     **settings: Any,
 ) -> RegressionModel:
     """Put a fresh head on the encoder of a checkpoint.
@@ -170,9 +171,11 @@ def make_regression(
         head_dropout: dropout in the head.
         revision: branch, tag or commit of a hub id.
         weights: ``pretrained``, or ``random`` for fresh ones in the same architecture.
+        encoder: of that checkpoint, where it is in memory already, and is to be shared.
         settings: further fields of :class:`RegressionConfig` (target statistics and name).
     """
-    encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
+    if encoder is None:
+        encoder = load_encoder(name, revision) if weights == "pretrained" else random_encoder(name, revision)
     # transformers resets the attention implementation of a configuration that becomes part of another one.
     config = RegressionConfig(
         encoder=copy.deepcopy(encoder.config),

@@ -39,6 +39,11 @@ def resolve(name: str | Path) -> str:
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return str(candidate)
+    if inside := sorted(path.parent.parent for path in folder.glob("*/model/config.json")):
+        listed = ", ".join(path.name for path in inside)
+        raise CheckpointError(
+            f"{name} holds several runs ({listed}), and one is wanted here: choose one, such as {inside[0]}"
+        )
     if folder.exists():
         raise CheckpointError(f"{name} holds no checkpoint: there is no config.json in it or in its model folder")
     hub = _HUB_ID.fullmatch(str(name))

@@ -146,6 +146,15 @@ class RegressionModel(StrictLoading, PreTrainedModel):
             return torch.sigmoid(standardised * scale + shift)
         return standardised * self.config.target_std + self.config.target_mean
 
+    def loss(self, standardised: Tensor, labels: Tensor, side: Tensor | None = None) -> Tensor:
+        """What training minimises; all (batch,), labels in the target's unit, see :meth:`forward`."""
+        if self.config.classes is not None:
+            return cross_entropy(standardised, labels, self.class_weights)
+        expected = (labels - self.config.target_mean) / self.config.target_std
+        if side is None:
+            return nn.functional.mse_loss(standardised, expected)
+        return censored_squared_error(standardised, expected, side, self.noise)
+
     def set_kernel(self, kernel: KernelHead | None) -> Self:
         """Let a fitted kernel head predict, or with ``None`` the trained head again; in place.
 
@@ -178,15 +187,7 @@ class RegressionModel(StrictLoading, PreTrainedModel):
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, return_dict=True
         )
         standardised = self.standardised(encoded.last_hidden_state, attention_mask)
-        loss = None
-        if labels is not None:
-            expected = (labels.float().view(-1) - self.config.target_mean) / self.config.target_std
-            if self.config.classes is not None:
-                loss = cross_entropy(standardised, labels.float().view(-1), self.class_weights)
-            elif side is None:
-                loss = nn.functional.mse_loss(standardised, expected)
-            else:
-                loss = censored_squared_error(standardised, expected, side, self.noise)
+        loss = None if labels is None else self.loss(standardised, labels.float().view(-1), side)
         logits = self.in_unit(standardised).unsqueeze(-1)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

@@ -22,6 +22,7 @@ from moltune.predictors.base import Progress
 from moltune.predictors.names import NOTE, Names, Property, column_names, joined
 from moltune.predictors.predictor import Predictor
 from moltune.predictors.probe import Probe
+from moltune.run import joint_folders
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ class Predictors:
         blend: bool | None = None,
         level: float = LEVEL,
     ) -> Self:
-        """Load runs, model folders or ready-made models; see :meth:`moltune.predictors.predictor.Predictor.load`."""
-        return cls.of([Predictor.load(model, base, blend=blend, level=level) for model in models])
+        """Load runs, model folders or ready-made models; see :meth:`moltune.predictors.predictor.Predictor.load`.
+
+        The folder of properties that were tuned together stands for the runs in it.
+        """
+        places = [place for model in models for place in joint_folders(Path(model)).values() or [model]]
+        return cls.of([Predictor.load(place, base, blend=blend, level=level) for place in places])
 
     @classmethod
     def of(cls, members: list[Predictor]) -> Self:

@@ -29,7 +29,7 @@ from moltune.predictors.blend import Blend, make_blend
 from moltune.predictors.confidence import FEWEST_HELD_OUT, Confidence
 from moltune.predictors.members import baselines_of, blend_of, check_baselines, check_members, make_member
 from moltune.predictors.probe import Probe
-from moltune.pretraining.adapt import adapt_run
+from moltune.pretraining.adapt import Adapted, adapt_run
 from moltune.reports.class_figures import confusion_matrix, precision_recall, reliability_curve, roc_curve
 from moltune.reports.figures import calibration_curve, loss_curves, residual_histogram, true_against_predicted
 from moltune.reports.run_page import write_report
@@ -103,11 +103,7 @@ def finetune(
     if run.finished:
         logger.info("%s holds the finished run already", run.path)
         return run
-    run.write_table(SPLITS, prepared.splits_table())
-    run.write_table(REJECTS, prepared.molecules.rejected)
-    if prepared.bounds is not None:
-        run.write_table(BOUNDS, prepared.bounds.table)
-
+    start_tables(run, prepared)
     parts = prepared.parts
     smiles = {name: texts for name, (texts, _) in parts.items()}
     model, adapted = adapt_run(run, smiles, prepared.molecules.provenance)
@@ -126,6 +122,40 @@ def finetune(
         report=report,
         log_folder=run.path / "logs" if config.training.report_to else None,
     )
+    finish_run(run, prepared, tuned, members, model=model, adapted=adapted, features=features)
+    return run
+
+
+def start_tables(run: Run, prepared: Prepared) -> None:
+    """Write what is known of the molecules before the training."""
+    run.write_table(SPLITS, prepared.splits_table())
+    run.write_table(REJECTS, prepared.molecules.rejected)
+    if prepared.bounds is not None:
+        run.write_table(BOUNDS, prepared.bounds.table)
+
+
+def finish_run(
+    run: Run,
+    prepared: Prepared,
+    tuned: Tuned,
+    members: Sequence[str],
+    *,
+    model: ModelSettings,
+    adapted: Adapted | None = None,
+    features: Mapping[str, Featurizer] | None = None,
+) -> None:
+    """Judge a tuned model, and write model and results into the run folder; ``metrics.json`` comes last.
+
+    Args:
+        run: the folder, with its settings.
+        prepared: the molecules.
+        tuned: the model.
+        members: of the blend, beside the model.
+        model: checkpoint that tuning started from.
+        adapted: how that came about, where it was adapted for this run.
+        features: by name, computed elsewhere.
+    """
+    config, parts = run.config, prepared.parts
     run.write_table(HISTORY, tuned.history)
     run.write_folder(MODEL, tuned.model.save)
     enough = len(parts["train"][1]) >= 2 * FEWEST_HELD_OUT
@@ -164,7 +194,6 @@ def finetune(
     )
     run.write_json(METRICS, judged.metrics)
     shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
-    return run
 
 
 def check_method(config: FinetuneConfig) -> None:
@@ -331,6 +360,7 @@ def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
     if len(tuned.history):
         loss = "MSE / training variance" if prepared.classes is None else "Cross-entropy"
+        loss = "Mean loss of all properties" if prepared.beside else loss
         loss_curves(tuned.history, chosen, folder / "loss_curves", loss=loss)
     shown = next(part for part in ("test", "validation", "train") if part in prepared.parts)
     true, predicted, title = prepared.parts[shown][1], judged.columns["predicted"][shown], f"{shown} part"

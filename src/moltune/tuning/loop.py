@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from moltune.config import TrainingSettings
 from moltune.errors import ConfigError, NumericsError
 from moltune.models.batches import LengthBucketSampler, PadCollator, SmilesDataset
+from moltune.models.joint import JointModel
 from moltune.models.regression import RegressionModel
 from moltune.models.strict import quiet_transformers
 from moltune.tuning.history import EpochReport, make_history
@@ -52,7 +53,7 @@ class Fitted:
 class MoleculeTrainer(Trainer):
     """Trainer with length-bucketed batches, a learning rate for the head, and a stop at non-finite losses."""
 
-    model: RegressionModel
+    model: Any  # RegressionModel or JointModel
 
     def __init__(self, *args: Any, settings: TrainingSettings, **kwargs: Any) -> None:
         self.settings = settings
@@ -138,7 +139,7 @@ class _Watch(TrainerCallback):
 
 
 def fit(
-    model: RegressionModel,
+    model: RegressionModel | JointModel,
     train: SmilesDataset,
     validation: SmilesDataset | None,
     settings: TrainingSettings,

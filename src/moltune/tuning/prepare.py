@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from moltune.config import DataSettings, FinetuneConfig, ModelSettings
 from moltune.data.load import in_unit, load_molecules, reason_counts
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out, shared_molecules
+from moltune.data.properties import split_together
 from moltune.data.reading.measurements import Reading
 from moltune.data.splitting.bounds import Bounds, training_bounds
 from moltune.data.splitting.leakage import Leakage, check_leakage
@@ -36,6 +38,7 @@ class Prepared:
         leakage: what the parts share.
         added: provenance of molecules added to the training part; None: there are none.
         bounds: censored measurements that join the training part; None: bounds are rejected.
+        beside: properties that are tuned together with this one.
     """
 
     molecules: Molecules
@@ -43,6 +46,7 @@ class Prepared:
     leakage: Leakage
     added: dict[str, Any] | None = None
     bounds: Bounds | None = None
+    beside: tuple[str, ...] = ()
 
     @property
     def parts(self) -> Parts:
@@ -75,6 +79,7 @@ class Prepared:
             "leakage": self.leakage.to_dict(),
             **({} if self.added is None else {ADDED: self.added}),
             **({} if self.bounds is None else {"bounds": self.bounds.to_dict()}),
+            **({"together_with": list(self.beside)} if self.beside else {}),
         }
 
     @property
@@ -92,6 +97,11 @@ class Prepared:
             notes.append(
                 f"the target holds two classes, {self.classes[1]} ({int(target.sum())} molecules) and "
                 f"{self.classes[0]} ({int((1 - target).sum())}); predictions are probabilities of {self.classes[1]}"
+            )
+        if self.beside:
+            notes.append(
+                f"one encoder was tuned on this property together with {', '.join(self.beside)}; the losses by epoch, "
+                "the time and the memory are those of all of them, and a molecule lies in the same part for each"
             )
         conflicts = len(self.molecules.conflicts)
         if conflicts:
@@ -127,13 +137,7 @@ def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepa
         DataError: the data cannot be used.
         CheckpointError: the model cannot be loaded.
     """
-    molecules = load_molecules(None, config.data) if molecules is None else molecules
-    if config.data.task == "regression" and molecules.classes is not None:
-        raise DataError("these molecules were loaded as two classes; load them with data.task=regression")
-    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
-    if unfit:
-        logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
-    molecules = molecules.reject(unfit)
+    molecules = _readable(load_molecules(None, config.data) if molecules is None else molecules, config)
     split = make_split(molecules, config.split, config.split_seed)
     added, bounds = None, None
     if config.data.bounds == "use":
@@ -146,6 +150,36 @@ def prepare(config: FinetuneConfig, molecules: Molecules | None = None) -> Prepa
     for words in leakage.words:
         logger.warning(words)
     return Prepared(molecules, split, leakage, added, bounds)
+
+
+def prepare_properties(config: FinetuneConfig, properties: Mapping[str, Molecules]) -> list[Prepared]:
+    """Check the molecules of several properties against the model, and split them together.
+
+    Raises:
+        DataError: the data cannot be used.
+        CheckpointError: the model cannot be loaded.
+    """
+    read = [_readable(one, config) for one in properties.values()]
+    splits = split_together(read, config.split, config.split_seed)
+    found = []
+    for name, one, split in zip(properties, read, splits, strict=True):
+        if not len(split.train):
+            raise DataError(f"The training part of the split has no molecule with a value of {name!r}; leave it out.")
+        leakage = check_leakage(one, split)
+        for words in leakage.words:
+            logger.warning("%s: %s", name, words)
+        found.append(Prepared(one, split, leakage, beside=tuple(other for other in properties if other != name)))
+    return found
+
+
+def _readable(molecules: Molecules, config: FinetuneConfig) -> Molecules:
+    """The molecules that the model can read; the others are rejected, aloud."""
+    if config.data.task == "regression" and molecules.classes is not None:
+        raise DataError("these molecules were loaded as two classes; load them with data.task=regression")
+    unfit = unfit_molecules(molecules.smiles, config.model) if reads_tokens(config.method) else {}
+    if unfit:
+        logger.warning("%d molecules left out that %s cannot read; see rejects.csv", len(unfit), config.model.name)
+    return molecules.reject(unfit)
 
 
 def _add(

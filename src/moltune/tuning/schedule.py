@@ -10,12 +10,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState
 
 from moltune.config import TrainingSettings
+from moltune.models.joint import JointModel
 from moltune.models.regression import RegressionModel
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
-def parameter_groups(model: RegressionModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: RegressionModel | JointModel, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Split trainable parameters into groups with a learning rate and a weight decay each; empty ones are left out.
 
     The head has its own rate. In the encoder a layer learns at ``layer_decay`` times the rate of the layer above it
@@ -54,7 +55,7 @@ def layers_below_the_top(names: list[str]) -> Mapping[str, int]:
 class FreezeEncoder(TrainerCallback):
     """Let the head alone learn for the first epochs, then everything that the method trains."""
 
-    def __init__(self, model: RegressionModel, epochs: int) -> None:
+    def __init__(self, model: RegressionModel | JointModel, epochs: int) -> None:
         self.epochs = epochs
         self.parameters = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
 

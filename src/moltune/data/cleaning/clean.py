@@ -141,6 +141,7 @@ def clean(
     merge: bool | None = None,
     formulas: Collection[str] | None = None,
     alike: bool = False,
+    known: dict[str, CleanedSmiles] | None = None,
 ) -> Molecules:
     """Clean every row of a raw table.
 
@@ -161,6 +162,7 @@ def clean(
         merge: whether duplicates are treated as ``settings.duplicates`` says; None: as ``need_target``.
         formulas: those of which InChIKeys are asked for, see :func:`clean_smiles`; unset: of every molecule.
         alike: whether the targets may all be the same, as of molecules that join others.
+        known: SMILES that were cleaned before with these settings; those of this table are put there, too.
 
     Raises:
         DataError: a column is missing or not obvious, the target can be read in two ways, no row is usable, no target
@@ -192,7 +194,7 @@ def clean(
     given = zip(raw.rows.tolist(), structures, cells, values.tolist(), strict=True)
     for position, (row, text, cell, value) in enumerate(given):
         try:
-            found = clean_smiles(text, settings, formulas)
+            found = _clean_once(text, settings, formulas, known)
             if position in measured.bounds:
                 bounds[position] = (row, _text(text), found.smiles, found.inchikey, *measured.bounds[position])
             if need_target and math.isnan(value):
@@ -246,6 +248,16 @@ def clean(
             "there is nothing to learn from it. Name another column, or check which rows were rejected."
         )
     return molecules
+
+
+def _clean_once(
+    text: Any, settings: CleanSettings, formulas: Collection[str] | None, known: dict[str, CleanedSmiles] | None
+) -> CleanedSmiles:
+    if known is None or not isinstance(text, str):
+        return clean_smiles(text, settings, formulas)
+    if text not in known:
+        known[text] = clean_smiles(text, settings, formulas)
+    return known[text]
 
 
 def _weight(structure: Any) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -47,7 +49,12 @@ def find_columns(
     """
     smiles_column = match_name(frame.columns, smiles, "SMILES column") if smiles is not None else _find_smiles(frame)
     if target is not None:
-        target_column = match_name(frame.columns, target, "target column")
+        target_column, *others = target_columns(frame.columns, target)
+        if others:
+            raise DataError(
+                f"One target column is wanted here, and {target!r} names {_listed([target_column, *others])}: choose "
+                f"one, such as --target {shlex.quote(target_column)}. Several at once are for `moltune finetune`."
+            )
         if target_column == smiles_column:
             raise DataError(f"Column {target!r} cannot be both the SMILES and the target.")
         return smiles_column, target_column
@@ -71,6 +78,27 @@ def match_name(columns: Iterable[Any], name: str, role: str) -> str:
     close = difflib.get_close_matches(name.casefold(), lowered, n=1)
     hint = f" Did you mean {lowered[close[0]]!r}?" if close else ""
     raise DataError(f"There is no {role} {name!r}; the columns are {_listed(names)}.{hint}")
+
+
+def target_columns(columns: Iterable[Any], target: str) -> list[str]:
+    """The columns that a text such as ``logD,logS`` names; that of the whole text, where there is one.
+
+    A name with a comma of its own is one of several in quotation marks: ``logS,"IC50, human"``.
+
+    Raises:
+        DataError: there is no such column, or it is named twice.
+    """
+    names = [str(column) for column in columns]
+    parts = [part.strip() for part in next(csv.reader([target], skipinitialspace=True), []) if part.strip()]
+    try:
+        return [match_name(names, target, "target column")]
+    except DataError:
+        if "," not in target or not parts:
+            raise
+    found = [match_name(names, part, "target column") for part in parts]
+    if len(set(found)) < len(found):
+        raise DataError(f"{target!r} names a target column twice; leave one of the two out.")
+    return found
 
 
 def numeric_columns(frame: pd.DataFrame, *, without: Collection[str]) -> list[str]:

@@ -146,6 +146,12 @@ def attach(model: RegressionModel, config: PeftConfig) -> None:
         ) from None
 
 
+def share_adapter(model: RegressionModel, other: RegressionModel) -> None:
+    """Let another model on the same encoder know the adapter that a method put on it, in place."""
+    other.adapter = model.adapter
+    other.config.base_digest, other.config.method = model.config.base_digest, model.config.method
+
+
 def save_adapter(model: RegressionModel, folder: Path) -> None:
     """Write adapter, head and configuration of a model that carries an adapter; no tensor of the base."""
     folder.mkdir(parents=True, exist_ok=True)
