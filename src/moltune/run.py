@@ -107,11 +107,6 @@ class Run:
         provenance = values.pop("provenance", {})
         return cls(path, make_config(values), provenance)
 
-    def needs_numbers(self, what: str) -> None:
-        """Raise ConfigError where the run's target holds classes, which ``what`` does not know."""
-        if self.provenance.get("data", {}).get("classes"):
-            raise ConfigError(f"{self.path} predicts classes, and {what} knows numbers only")
-
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""

@@ -188,7 +188,8 @@ def test_real_molecules_from_end_to_end() -> None:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_trees_as_arrays_predict_what_xgboost_predicts(stopped: bool) -> None:
+@pytest.mark.parametrize("classes", [True, False])
+def test_trees_as_arrays_predict_what_xgboost_predicts(stopped: bool, classes: bool) -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(900, 20)).astype(np.float32)
     # Values that are equal to thresholds, missing ones, and a column without any.
@@ -196,7 +197,11 @@ def test_trees_as_arrays_predict_what_xgboost_predicts(stopped: bool) -> None:
     features[rng.random(features.shape) < 0.1] = np.nan
     features[:, 19] = np.nan
     target = np.nansum(features[:, :5], axis=1) + rng.normal(0, 1, 900) - 40
-    model = XGBRegressor(n_estimators=200, max_depth=5, early_stopping_rounds=5 if stopped else None, n_jobs=1)
+    # A share of positives that is not one half, so that the base counts.
+    target = (target > -39).astype(float) if classes else target
+    objective = "binary:logistic" if classes else "reg:squarederror"
+    stopping = {"early_stopping_rounds": 5 if stopped else None}
+    model = XGBRegressor(n_estimators=200, max_depth=5, objective=objective, n_jobs=1, **stopping)
     model.fit(features[:600], target[:600], eval_set=[(features[600:], target[600:])], verbose=False)
     trees = Trees.of(model)
     assert len(trees.roots) == (model.best_iteration + 1 if stopped else 200)

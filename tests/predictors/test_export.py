@@ -41,13 +41,17 @@ KINDS = {
     },
     "plain": {"method": {"name": "probe", "probe": {"features": ["rdkit"]}}},
     "blend": {"method.name": "lora", "prediction.blend": ["xgboost", "ridge", "svr:embedding+rdkit"]},
+    # Two classes: a temperature with a shift, trees and a probe that give probabilities, sets in place of intervals.
+    "classes": {"training.class_weights": "balanced", "prediction.blend": ["xgboost", "svr:embedding+rdkit-fast"]},
+    "classes-probe": {"method": {"name": "probe", "probe": {"head": "svr", "features": ["embedding", "rdkit"]}}},
 }
 
 
 @pytest.fixture(scope="module")
-def runs(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def runs(settings: RunSettings, of_classes: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("exported")
-    return {kind: finetune(settings(output=folder / kind, **changes)) for kind, changes in KINDS.items()}
+    kinds = {kind: of_classes if kind.startswith("classes") else settings for kind in KINDS}
+    return {kind: finetune(kinds[kind](output=folder / kind, **changes)) for kind, changes in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,10 @@ def test_an_export_says_what_the_run_says(
     assert (exported.unit, exported.known, exported.cleaning) == (original.unit, original.known, original.cleaning)
     assert exported.error == original.error
     assert exported.target_name == original.target_name
+    assert exported.model.class_names == original.model.class_names
+    if kind.startswith("classes"):
+        assert original.model.class_names == ("insoluble", "soluble")
+        assert set(expected["predicted_set"]) - {""} <= {"soluble", "insoluble", "soluble or insoluble", "none"}
     if isinstance(original.model, LanguageModel):
         assert isinstance(exported.model, OnnxModel)
         embedded = original.model.embed(["CCO", "c1ccccc1"])
@@ -110,7 +118,7 @@ def test_an_export_needs_nothing_but_itself(
     assert unpacked(tmp_path / "export.zip") == unpacked(tmp_path / "export.zip")
 
 
-@pytest.mark.parametrize("kind", ["full", "blend", "probe"])
+@pytest.mark.parametrize("kind", ["full", "blend", "probe", "classes"])
 def test_torch_is_not_imported(exports: dict[str, Path], kind: str) -> None:
     code = (
         "import sys, contextlib; from moltune.cli.app import app\n"
@@ -121,7 +129,7 @@ def test_torch_is_not_imported(exports: dict[str, Path], kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     *table, heavy = done.stdout.strip().splitlines()
     # Ionisation, which XGBoost reads, multiplies sparse matrices.
-    assert heavy == ("['scipy']" if kind == "blend" else "[]"), done.stderr
+    assert heavy == ("['scipy']" if kind in ("blend", "classes") else "[]"), done.stderr
     assert len(table) == 3
 
 

@@ -19,17 +19,13 @@ from moltune.evaluation.metrics import CLASSIFICATION
 from moltune.features.registry import FeatureTable
 from moltune.models.checkpoints import load_regression, load_tokenizer, make_regression
 from moltune.models.losses import cross_entropy
-from moltune.predictors.export import export_run
 from moltune.predictors.load import load_model
 from moltune.predictors.predictor import Predictor
 from moltune.predictors.probe import Probe
 from moltune.run import Run
-from moltune.study.engine.plan import load_data
-from moltune.study.engine.store import Store
 from moltune.tuning.classify import calibrate, class_weights
 from moltune.tuning.finetune import finetune
 from moltune.tuning.head import start_head
-from moltune.tuning.search.search import search
 
 
 @pytest.fixture(scope="module")
@@ -201,23 +197,6 @@ def test_xgboost_learns_probabilities_and_ridge_refuses(table: pd.DataFrame, tmp
     np.testing.assert_allclose(again.predict(smiles[80:]), found["xgboost"].predictions["test"], rtol=1e-6)
     with pytest.raises(ConfigError, match="the baseline ridge knows no classes"):
         run_baselines(["ridge"], parts, task=CLASSIFICATION, bootstrap=0)
-
-
-# --- what knows no classes ----------------------------------------------------------------------------------------
-
-
-def test_what_knows_numbers_only_refuses_classes(
-    finished_classes: Run, of_classes: RunSettings, classes_csv: Path, table: pd.DataFrame, tmp_path: Path
-) -> None:
-    path = finished_classes.path
-    for act in (lambda: export_run(path, tmp_path / "export"),):
-        with pytest.raises(ConfigError, match=r"predicts classes, and .* knows numbers only"):
-            act()
-    with pytest.raises(ConfigError, match="the target holds classes"):
-        search(make_config(of_classes()), output=tmp_path / "search")
-    settings = make_config(of_classes()).data
-    with pytest.raises(ConfigError, match="studies compare errors of numbers only"):
-        load_data(settings, Store(tmp_path / "study"))
 
 
 def test_weights_of_classes_need_classes(settings: RunSettings, of_classes: RunSettings, tmp_path: Path) -> None:

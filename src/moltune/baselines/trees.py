@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -27,6 +27,7 @@ class Trees:
         left, right: where it goes, shape (nodes,); a leaf stays where it is.
         missing_left: whether it goes left where the column is NaN, shape (nodes,).
         base: float64, shape (1,).
+        logistic: whether a prediction is the logistic function of that sum, shape (1,).
     """
 
     roots: np.ndarray
@@ -36,10 +37,11 @@ class Trees:
     right: np.ndarray
     missing_left: np.ndarray
     base: np.ndarray
+    logistic: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.bool_))
 
     @classmethod
     def of(cls, model: XGBRegressor) -> Self:
-        """Take the trees up to the best round out of a fitted regressor with squared error."""
+        """Take the trees up to the best round out of a model fitted with squared error, or with cross-entropy."""
         raw = json.loads(bytes(model.get_booster().save_raw("json")))["learner"]
         best = raw["attributes"].get("best_iteration")
         trees = raw["gradient_booster"]["model"]["trees"][: None if best is None else int(best) + 1]
@@ -51,6 +53,8 @@ class Trees:
             return np.concatenate([np.asarray(tree[name]) for tree in trees])
 
         leaf = column("left_children") < 0
+        base = np.array(json.loads(raw["learner_model_param"]["base_score"]), dtype=np.float64).reshape(1)
+        logistic = raw["objective"]["name"] == "binary:logistic"
         return cls(
             roots=roots,
             feature=np.where(leaf, 0, column("split_indices")).astype(np.int32),
@@ -58,7 +62,9 @@ class Trees:
             left=np.where(leaf, own, column("left_children") + starts).astype(np.int32),
             right=np.where(leaf, own, column("right_children") + starts).astype(np.int32),
             missing_left=column("default_left").astype(np.bool_),
-            base=np.array(json.loads(raw["learner_model_param"]["base_score"]), dtype=np.float64).reshape(1),
+            # XGBoost stores the base as a probability then.
+            base=np.log(base / (1 - base)) if logistic else base,
+            logistic=np.array([logistic]),
         )
 
     def predict(self, features: np.ndarray) -> np.ndarray:
@@ -76,7 +82,7 @@ class Trees:
                     break
                 nodes = below
             result[start : start + len(part)] = self.base + self.threshold[nodes].astype(np.float64).sum(axis=1)
-        return result
+        return 1 / (1 + np.exp(-result)) if self.logistic[0] else result
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""

@@ -7,6 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
+# A held-out molecule that is predicted again, by another engine or in another batch, must not miss its own rank.
+_SAME = 1e-5
+
 
 @dataclass(frozen=True)
 class PredictionSets:
@@ -34,7 +37,7 @@ class PredictionSets:
         columns = []
         for known, own in ((self.negative, 1 - predicted), (self.positive, predicted)):
             # The share of molecules of this class, the new one among them, that are at most as probable.
-            share = (np.searchsorted(known, own, side="right") + 1) / (len(known) + 1)
+            share = (np.searchsorted(known, own + _SAME, side="right") + 1) / (len(known) + 1)
             columns.append(share > 1 - level)
         return np.stack(columns, axis=1)
 

@@ -91,6 +91,7 @@ def write_graph(
         weights=sha256_of(folder / WEIGHTS) if outside else "",
         target=str(network.config.target_name) if tuned else None,
         head=network.config.head,
+        classes=network.config.classes if tuned else None,
     )
     helper.set_model_props(graph, {FACTS: facts.to_text()})
     with replacing(folder / GRAPH) as temporary:

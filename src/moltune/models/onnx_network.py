@@ -45,6 +45,7 @@ class GraphFacts:
         weights: SHA-256 of the file that the graph reads its weights from; empty: they are in the graph.
         target: name of what it predicts; None: it is an encoder alone.
         head: of the tuned model: ``mean``, ``cls`` or ``molformer``.
+        classes: negative and positive class, where it predicts the probability of the latter, calibration included.
     """
 
     digest: str
@@ -55,6 +56,7 @@ class GraphFacts:
     weights: str
     target: str | None
     head: str
+    classes: list[str] | None = None
 
     def to_text(self) -> str:
         """As it stands in the graph."""

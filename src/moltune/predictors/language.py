@@ -121,9 +121,10 @@ class OnnxModel(LanguageModel):
         return str(self.graph.facts.target)
 
     @property
-    def class_names(self) -> None:
-        """None: graphs are not made of classifiers."""
-        return None
+    def class_names(self) -> tuple[str, str] | None:
+        """As they stand in the graph."""
+        found = self.graph.facts.classes
+        return None if found is None else (found[0], found[1])
 
     def issues(self, smiles: Sequence[str]) -> dict[int, Issue]:
         """Characters and tokens that the vocabulary lacks, and SMILES that are too long."""
