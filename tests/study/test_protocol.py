@@ -52,8 +52,10 @@ def test_more_folds_than_molecules() -> None:
 
 
 class _Molecules:
+    classes = None
+
     def __init__(self, n: int) -> None:
-        self._n = n
+        self._n, self.target = n, np.arange(float(n))
 
     def __len__(self) -> int:
         return self._n

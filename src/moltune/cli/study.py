@@ -60,19 +60,22 @@ def list_recipes(as_json: Json = False) -> None:
 def validate(
     recipe: RecipeName, data: Source = None, model: Model = None, external: External = None, as_json: Json = False
 ) -> None:
-    """Check a recipe: settings, arms, files and packages; nothing is computed.
+    """Check a recipe: settings, target, arms, files and packages; nothing is computed.
 
     Example: moltune study validate quick
     """
     set_up_logging()
+    from moltune.study.engine.plan import find_task
     from moltune.study.load import check_arms
 
-    loaded, notes = check_arms(_load(recipe, data, model, external))
+    loaded, notes = check_arms(find_task(_load(recipe, data, model, external)))
     blocks = loaded.protocol.blocks()
     facts: dict[str, Any] = {
         "recipe": loaded.name,
         "valid": True,
         "data": loaded.data.source,
+        "task": loaded.task.name,
+        "metric": loaded.metric,
         "protocol": loaded.protocol.name,
         "blocks": len(blocks),
         "arms": [arm.name for arm in loaded.arms],
@@ -82,7 +85,8 @@ def validate(
     }
     if as_json:
         return print_json(facts)
-    out.print(f"{loaded.name} is valid: {len(loaded.arms)} arms on {len(blocks)} blocks")
+    what = f"{loaded.task.name} by {loaded.metric}"
+    out.print(f"{loaded.name} is valid: {len(loaded.arms)} arms on {len(blocks)} blocks, {what}")
     for arm in loaded.arms:
         out.print(f"  {arm.name} ({arm.kind})" + (f", control added: {arm.control}" if arm.control else ""))
     for line in [*facts["comparisons"], *notes]:

@@ -15,7 +15,7 @@ class SearchSettings(Settings):
     """How a search goes about it."""
 
     trials: PositiveInt = Field(30, description="trials in the whole study, of all processes and resumed calls")
-    splits: int = Field(2, ge=2, description="validation splits over which the RMSE is averaged")
+    splits: int = Field(2, ge=2, description="validation splits over which the error is averaged")
     prune: bool = Field(True, description="stop a trial that is worse than the median of the others at its point")
     hours: PositiveFloat | None = Field(None, description="begin no trial after this time; unset: no limit")
     space: list[str] = Field(

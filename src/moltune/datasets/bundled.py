@@ -22,7 +22,7 @@ class DatasetInfo:
     """One bundled table of ``n`` rows.
 
     Attributes:
-        target, unit: column that was measured, and its unit.
+        target, unit: column that was measured, and its unit; 0 and 1 of two classes have none.
         licence: of the data, as far as known; DATA-LICENCES.md beside the tables says more.
         source, source_sha256: where this copy was taken from.
         sha256: of the bundled file.
@@ -97,7 +97,7 @@ def read_bytes(name: str) -> bytes:
 
 
 def load(name: str) -> pd.DataFrame:
-    """Load a bundled table: ``"lipophilicity"``, ``"esol"`` or ``"freesolv"``.
+    """Load a bundled table: ``"lipophilicity"``, ``"esol"``, ``"freesolv"`` or ``"b3db"``.
 
     Returns:
         A frame of ``info(name).n`` rows in the order of the source, with the columns ``id`` (text), ``smiles`` (as

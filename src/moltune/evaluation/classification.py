@@ -102,6 +102,11 @@ def reliability(true: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> di
     return {"predicted": mean.tolist(), "measured": share.tolist(), "molecules": sizes.tolist(), "error": error}
 
 
+def calibration_error(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Expected calibration error of :func:`reliability`: probabilities of shape (n,), one number."""
+    return float(reliability(true, predicted)["error"])
+
+
 def confusion(true: np.ndarray, predicted: np.ndarray) -> list[list[int]]:
     """Molecules by true class (rows: negative, positive) and by the class predicted at one half (columns)."""
     tp, fp, fn, tn = (int(count) for count in _counts(true, predicted))

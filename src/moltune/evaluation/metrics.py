@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from moltune.errors import ConfigError, DataError, NumericsError
-from moltune.evaluation.classification import CLASSIFICATION_METRICS
+from moltune.evaluation.classification import CLASSIFICATION_METRICS, calibration_error
 
 Metric = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -83,17 +83,40 @@ class Task:
         name: ``regression`` (numbers) or ``classification`` (probabilities of the positive of two classes).
         metrics: by name.
         primary: the one that models are compared by.
-        sign: 1 where a lower primary metric is better, -1 where a higher one is.
+        higher: metrics of which a higher value is better.
+        further: metrics that resampling of molecules would move, so that only repeated runs give them an interval.
     """
 
     name: str
     metrics: dict[str, Metric]
     primary: str
-    sign: int
+    higher: frozenset[str]
+    further: dict[str, Metric] = field(default_factory=dict)
+
+    @property
+    def sign(self) -> int:
+        """1 where a lower primary metric is better, -1 where a higher one is."""
+        return self.sign_of(self.primary)
+
+    @property
+    def all_metrics(self) -> dict[str, Metric]:
+        """Those of single runs, and the further ones."""
+        return {**self.metrics, **self.further}
+
+    def sign_of(self, metric: str) -> int:
+        """1 where a lower value of this metric is better, -1 where a higher one is."""
+        return -1 if metric in self.higher else 1
 
 
-REGRESSION = Task("regression", METRICS, "rmse", 1)
-CLASSIFICATION = Task("classification", CLASSIFICATION_METRICS, "roc_auc", -1)
+REGRESSION = Task("regression", METRICS, "rmse", frozenset({"r2", "spearman"}))
+CLASSIFICATION = Task(
+    "classification",
+    CLASSIFICATION_METRICS,
+    "roc_auc",
+    frozenset({"roc_auc", "pr_auc", "mcc", "balanced_accuracy"}),
+    {"calibration_error": calibration_error},
+)
+TASKS = (REGRESSION, CLASSIFICATION)
 
 
 def task_of(classes: tuple[str, str] | None) -> Task:

@@ -22,7 +22,7 @@ def roc_curve(true: np.ndarray, predicted: np.ndarray, path_stem: str | Path, ti
     Returns:
         The PNG and the SVG path.
     """
-    tp, fp = _cumulated(true, predicted)
+    tp, fp = cumulated(true, predicted)
     with drawing(path_stem, (5.6, 5.6)) as (axes, paths):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="guessing")
         axes.plot(fp / fp[-1], tp / tp[-1], color=BLUE, label="this model")
@@ -35,7 +35,7 @@ def roc_curve(true: np.ndarray, predicted: np.ndarray, path_stem: str | Path, ti
 
 def precision_recall(true: np.ndarray, predicted: np.ndarray, path_stem: str | Path, title: str = "") -> list[Path]:
     """Draw precision against recall; arguments and result as of :func:`roc_curve`."""
-    tp, fp = _cumulated(true, predicted)
+    tp, fp = cumulated(true, predicted)
     share = float(prevalence(true, predicted))
     with drawing(path_stem, (5.6, 5.6)) as (axes, paths):
         label = f"guessing (prevalence {short_number(share)})"
@@ -87,7 +87,7 @@ def confusion_matrix(
     return paths
 
 
-def _cumulated(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cumulated(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of true and false positives with a falling cut, from none to all; equal probabilities come together."""
     order = np.argsort(-predicted, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(predicted[order])), len(order) - 1)

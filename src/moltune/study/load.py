@@ -83,6 +83,9 @@ def _same_arm(one: ArmSpec, other: ArmSpec) -> bool:
 def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """Let the kind of every arm check it; leave out optional arms that cannot run here.
 
+    Where ``recipe.classes`` are known, that is also whether an arm can learn classes, and claims and published numbers
+    about errors of numbers are left out.
+
     Returns:
         The recipe with the arms that can run, and one sentence per arm that was left out.
 
@@ -90,6 +93,12 @@ def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
         ConfigError: a setting is wrong.
         ArmUnavailable: the reference, or an arm that is not optional, cannot run.
     """
+    if recipe.metric not in recipe.task.all_metrics:
+        what = "holds two classes" if recipe.classes else "is a number"
+        raise ConfigError(
+            f"statistics.metric is {recipe.metric}, and the target {what}: choose one of "
+            f"{', '.join(recipe.task.metrics)}, or leave it out"
+        )
     if recipe.external is not None and not any(find_kind(arm.kind).uses_external for arm in recipe.arms):
         raise ConfigError("the recipe names external data, but none of its arms uses them; remove `external`")
     kept: dict[str, ArmSpec] = {}
@@ -109,9 +118,14 @@ def check_arms(recipe: Recipe) -> tuple[Recipe, list[str]]:
             notes.append(f"The arm {arm.title!r} was left out: {error}")
     if recipe.reference is not None and recipe.reference not in kept:
         raise ArmUnavailable(f"the reference arm {recipe.reference!r} cannot run here; choose another reference")
+    claims = [claim for claim in recipe.claims if claim.metric in recipe.task.all_metrics]
+    if len(claims) < len(recipe.claims):
+        count = len(recipe.claims) - len(claims)
+        notes.append(f"Claims that were left out, since they are about another kind of target: {count}.")
     changes: dict[str, Any] = {
         "arms": [arm for arm in recipe.arms if arm.name in kept],
-        "claims": [claim for claim in recipe.claims if kept.keys() >= {claim.arm, claim.against}],
+        "claims": [claim for claim in claims if kept.keys() >= {claim.arm, claim.against}],
+        "published": [item for item in recipe.published if item.metrics.keys() & recipe.task.metrics.keys()],
     }
     if isinstance(recipe.comparisons, list):
         changes["comparisons"] = [pair for pair in recipe.comparisons if kept.keys() >= set(pair)]

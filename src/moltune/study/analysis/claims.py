@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from moltune.reports.summary import METRIC_LABELS, format_number
+from moltune.reports.summary import format_number
 from moltune.study.analysis.verdicts import Analysis, Comparison
 from moltune.study.recipe.recipe import Claim
 
@@ -31,7 +31,7 @@ def claims_table(analysis: Analysis) -> pd.DataFrame:
         ours = "–"
         if item.difference is not None and item.interval is not None:
             low, high = (format_number(value, 3) for value in item.interval)
-            ours = f"Δ {METRIC_LABELS[analysis.metric]} {format_number(item.difference, 3)} ({low} to {high})"
+            ours = f"Δ {analysis.label} {format_number(item.difference, 3)} ({low} to {high})"
         rows.append(
             {
                 "Claim": claim.text,

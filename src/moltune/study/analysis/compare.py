@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from moltune.errors import DataError
-from moltune.reports.summary import METRIC_LABELS, format_number
+from moltune.reports.summary import format_number
 from moltune.study.analysis.verdicts import Analysis, Comparison, analyse, compare
 from moltune.study.engine.store import Store
 from moltune.study.recipe.recipe import ArmSpec, Recipe
@@ -78,7 +78,7 @@ def _line(arm: str, old: Analysis, new: Analysis, units: set[str]) -> Line:
     both = frames[0].merge(frames[1], on="block", suffixes=("", "_new"))
     both = both.loc[both["unit"].isin(units)]
     identical = len(both) > 0 and bool((both["hash"] == both["hash_new"]).all())
-    words = f"{METRIC_LABELS[metric]} {format_number(before, 4)} → {format_number(after, 4)}"
+    words = f"{old.label} {format_number(before, 4)} → {format_number(after, 4)}"
     if identical:
         words += ", the same runs in both studies"
     elif not len(both):

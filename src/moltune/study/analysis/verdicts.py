@@ -18,11 +18,13 @@ import pandas as pd
 
 from moltune.errors import DataError
 from moltune.evaluation import statistics
-from moltune.evaluation.metrics import METRICS
+from moltune.evaluation.metrics import task_of
 from moltune.evaluation.power import blocks_needed, minimum_detectable_effect
+from moltune.reports.summary import CLASS_METRIC_LABELS, METRIC_LABELS
 from moltune.study.engine.store import Store
 from moltune.study.recipe.recipe import Recipe
 
+LABELS = {**METRIC_LABELS, **CLASS_METRIC_LABELS, "calibration_error": "Calibration error"}
 FEW_UNITS = 5
 KEYS = ["arm", "split", "fold", "seed", "block", "unit", "hash"]
 
@@ -31,8 +33,9 @@ KEYS = ["arm", "split", "fold", "seed", "block", "unit", "hash"]
 class Comparison:
     """One arm against another, the reference.
 
-    Differences are arm - reference in metric units: below zero, the arm has the smaller error. The tests work on
-    splits (or folds), ``units``; p-values with ``holm`` are corrected over the whole family of comparisons.
+    Differences are arm - reference in metric units: below zero, the arm has the smaller error, or the smaller ROC AUC.
+    The word knows which is better. The tests work on splits (or folds), ``units``; p-values with ``holm`` are corrected
+    over the whole family of comparisons.
     """
 
     arm: str
@@ -69,6 +72,7 @@ class Ranking:
     table: np.ndarray  # metric, shape (units, arms)
     friedman: statistics.FriedmanResult | None  # None with fewer than three arms
     tukey: list[statistics.TukeyPair]  # one per pair of arms
+    sign: int = 1  # -1: a higher value is better; ranks count that
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,12 @@ class Analysis:
     @property
     def metric(self) -> str:
         """The metric that arms are compared by."""
-        return self.recipe.statistics.metric
+        return self.recipe.metric
+
+    @property
+    def label(self) -> str:
+        """Its name for readers."""
+        return LABELS[self.metric]
 
     def interval(self, arm: str) -> tuple[float, float] | None:
         """95 % interval of an arm's mean over splits, widened for their overlap; None with fewer than two splits."""
@@ -114,7 +123,7 @@ def analyse(store: Store) -> Analysis:
         recipe=recipe,
         frame=frame,
         comparisons=comparisons,
-        ranking=rank(frame.dropna(subset=[recipe.statistics.metric]), recipe),
+        ranking=rank(frame.dropna(subset=[recipe.metric]), recipe),
         ratio=ratio,
         notes=[*_power_notes(recipe, comparisons), *recipe.notes, *notes, *study["notes"]],
         failures={hash_: f"{failure['task']}: {failure['error']}" for hash_, failure in failures.items()},
@@ -128,6 +137,7 @@ def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str
     if molecules is None:
         raise DataError(f"the molecules of the study are missing in {store.folder}; run it again")
     target = pd.Series(molecules.target, index=molecules.table["row"].to_numpy())
+    metrics = task_of(molecules.classes).all_metrics
     results = {hash_: store.result(hash_) for hash_ in index["hash"].unique()}
     rows: list[dict[str, Any]] = []
     lost = 0
@@ -145,7 +155,7 @@ def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str
             row["finished"] = result is not None
             if result is not None:
                 true, predicted = target.loc[common].to_numpy(), tests[entry["hash"]].loc[common].to_numpy()
-                row |= {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
+                row |= {name: float(metric(true, predicted)) for name, metric in metrics.items()}
                 row |= {name: result.facts.get(name) for name in ("seconds", "peak_memory_mb", "facts")}
                 row["n_test"] = len(true)
             rows.append(row)
@@ -155,7 +165,7 @@ def collect(store: Store, study: dict[str, Any]) -> tuple[pd.DataFrame, list[str
     open_runs = sum(not row["finished"] for row in rows)
     if open_runs:
         notes.append(f"{open_runs} of {len(rows)} runs are not finished or failed; the comparisons use the others.")
-    columns = [*KEYS, "finished", "n_test", *METRICS, "seconds", "peak_memory_mb", "facts"]
+    columns = [*KEYS, "finished", "n_test", *metrics, "seconds", "peak_memory_mb", "facts"]
     return pd.DataFrame(rows).reindex(columns=columns), notes
 
 
@@ -190,13 +200,13 @@ def compare(frame: pd.DataFrame, recipe: Recipe, ratio: float, *, plan: bool = T
     judged = []
     for item in raw:
         if item.difference is not None:
-            word, below = "cannot tell", item.difference < 0
+            word, closer = "cannot tell", recipe.sign * item.difference < 0
             p, p_equivalence = float(next(different)), float(next(same))
             # A difference shown to be smaller than the margin is no reason to change, even where it is surely not zero.
             if p_equivalence < recipe.statistics.alpha:
                 word = "equivalent"
             elif p < recipe.statistics.alpha:
-                word = "better" if below else "worse"
+                word = "better" if closer else "worse"
             more = item.more_units if word == "cannot tell" else 0
             item = replace(item, word=word, p_holm=p, p_equivalence_holm=p_equivalence, more_units=more)
         judged.append(item)
@@ -207,8 +217,8 @@ def _compare(
     frame: pd.DataFrame, arm: str, reference: str, recipe: Recipe, ratio: float, alpha: float | None
 ) -> Comparison:
     """Compare without regard to the family; ``alpha`` plans what is detectable, None leaves that out."""
-    settings = recipe.statistics
-    wide = _wide(frame, settings.metric).reindex(columns=[arm, reference]).dropna()
+    settings, metric = recipe.statistics, recipe.metric
+    wide = _wide(frame, metric).reindex(columns=[arm, reference]).dropna()
     units = wide.groupby(level="unit", sort=False).mean()
     counted = Comparison(arm, reference, blocks=len(wide), units=len(units))
     if len(wide):
@@ -219,7 +229,7 @@ def _compare(
     differences, n = one - other, len(units)
     sd = float(differences.std(ddof=1))
     boot = statistics.paired_difference(one, other, bootstrap=settings.bootstrap)
-    floor = _noise_floor(frame, reference, settings.metric)
+    floor = _noise_floor(frame, reference, metric)
     margin = settings.margin or (floor / 2 if floor else None)
     detectable = more = None
     if alpha is not None:
@@ -268,13 +278,13 @@ def _noise_floor(frame: pd.DataFrame, arm: str, metric: str) -> float | None:
 
 def rank(done: pd.DataFrame, recipe: Recipe) -> Ranking | None:
     """Friedman and Tukey over the arms that are no controls, on the splits that all of them finished."""
-    wide, alpha = _wide(done, recipe.statistics.metric), recipe.statistics.alpha
+    wide, alpha = _wide(done, recipe.metric), recipe.statistics.alpha
     arms = [arm.name for arm in recipe.arms if not (arm.control or arm.grid) and arm.name in wide.columns]
     table = wide[arms].dropna().groupby(level="unit", sort=False).mean().to_numpy()
     if len(arms) < 2 or len(table) < 2:
         return None
-    ranks = statistics.friedman(table, alpha=alpha) if len(arms) > 2 else None
-    return Ranking(arms, table, ranks, statistics.tukey_hsd(table, confidence=1 - alpha))
+    ranks = statistics.friedman(recipe.sign * table, alpha=alpha) if len(arms) > 2 else None
+    return Ranking(arms, table, ranks, statistics.tukey_hsd(table, confidence=1 - alpha), recipe.sign)
 
 
 def _power_notes(recipe: Recipe, comparisons: list[Comparison]) -> list[str]:

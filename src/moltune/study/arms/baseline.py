@@ -10,6 +10,7 @@ from pydantic import Field
 from moltune.baselines.classical import MeanBaseline, RidgeBaseline, make_baseline
 from moltune.config import Settings
 from moltune.data.splitting.split import Split, parts_of
+from moltune.errors import ConfigError
 from moltune.features.registry import FeatureTable
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.steps import feature_step, shared_features
@@ -34,7 +35,12 @@ class BaselineKind(ArmKind):
     libraries = ("numpy", "rdkit", "scikit-learn", "xgboost")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
-        """Raise ConfigError where there is no such baseline."""
+        """Raise ConfigError where there is no such baseline, or it cannot learn classes."""
+        if recipe.classes is not None and not make_baseline(self.options(arm).baseline).classifies:
+            raise ConfigError(
+                f"arm {arm.name!r}: the baseline {self.options(arm).baseline} knows no classes; take a probe, such as "
+                "kind: probe, head: ridge, features: [rdkit]"
+            )
         make_baseline(self.options(arm).baseline)
 
     def controls(self, recipe: Recipe) -> list[ArmSpec]:
@@ -58,5 +64,6 @@ class BaselineKind(ArmKind):
         """Fit and predict."""
         parts = parts_of(bench.molecules, split)
         baseline = make_baseline(specification["baseline"], FeatureTable(shared_features(bench), remember=False))
+        baseline.classes = bench.molecules.classes is not None
         baseline.fit(parts["train"], parts.get("validation"), seed)
         return Outcome(predict_parts(split, bench.molecules, baseline.predict))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
+from moltune.calibration.platt import score_of
 from moltune.config import ModelSettings, ProbeSettings
 from moltune.data.splitting.split import Split, parts_of
 from moltune.errors import ConfigError
+from moltune.evaluation.classification import calibration_error, log_loss
 from moltune.features.registry import EMBEDDING, FeatureTable
 from moltune.study.arms import steps
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.registry import find_kind
 from moltune.study.recipe.protocol import Block
 from moltune.study.recipe.recipe import ArmSpec, Recipe
+
+if TYPE_CHECKING:
+    from moltune.predictors.probe import Probe
 
 
 class ProbeOptions(ProbeSettings):
@@ -86,18 +92,36 @@ class ProbeKind(ArmKind):
         ]
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
-        """Fit on the training part and predict; the validation part is not used."""
-        from moltune.predictors.probe import Probe
+        """Fit on the training part and predict; the validation part makes probabilities of classes."""
+        return fit_probe(ProbeSettings.model_validate(specification["probe"]), split, seed, bench)
 
-        settings = ProbeSettings.model_validate(specification["probe"])
-        features = FeatureTable(steps.shared_features(bench), remember=False)
-        train = parts_of(bench.molecules, split)["train"]
-        started = time.monotonic()
-        probe = Probe(settings, features).fit(train, seed=seed)
-        arrays = {**probe.scaler.arrays, **probe.head.arrays}
-        facts = {
-            "trainable_parameters": probe.head.fitted,
-            "training_seconds": round(time.monotonic() - started, 3),
-            "weights_bytes": sum(array.nbytes for array in arrays.values()),
-        }
-        return Outcome(predict_parts(split, bench.molecules, probe.predict), facts)
+
+def fit_probe(settings: ProbeSettings, split: Split, seed: int, bench: Workbench) -> Outcome:
+    """Fit a probe on the training part, with classes calibrate it on the validation part, and predict."""
+    from moltune.predictors.probe import Probe
+
+    features = FeatureTable(steps.shared_features(bench), remember=False)
+    parts = parts_of(bench.molecules, split)
+    started = time.monotonic()
+    probe = Probe(settings, features, class_names=bench.molecules.classes)
+    probe.fit(parts["train"], parts.get("validation"), seed=seed)
+    arrays = {**probe.scaler.arrays, **probe.head.arrays}
+    facts: dict[str, Any] = {
+        "trainable_parameters": probe.head.fitted,
+        "training_seconds": round(time.monotonic() - started, 3),
+        "weights_bytes": sum(array.nbytes for array in arrays.values()),
+    }
+    if probe.classes:
+        facts["calibration"] = _judged(probe, *parts["test"])
+    return Outcome(predict_parts(split, bench.molecules, probe.predict), facts)
+
+
+def _judged(probe: Probe, smiles: Sequence[str], true: np.ndarray) -> dict[str, Any]:
+    """Log loss and calibration error of the head's own answer, cut at 0 and 1, and of the probabilities made of it."""
+    after = probe.predict(smiles)
+    scale = (float(probe.target["scale"][0]), float(probe.target["scale"][1]))
+    before = np.clip(probe.target["mean"] + probe.target["std"] * score_of(after, scale), 0.0, 1.0)
+    return {
+        name: {"log_loss": float(log_loss(true, values)), "calibration_error": calibration_error(true, values)}
+        for name, values in (("before", before), ("after", after))
+    }

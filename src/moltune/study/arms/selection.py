@@ -21,6 +21,7 @@ from moltune.config import (
     make_config,
     make_settings,
 )
+from moltune.data.classes import CLASSES
 from moltune.data.load import load_molecules
 from moltune.data.molecules import Molecules
 from moltune.data.overlap import exclude_held_out
@@ -33,8 +34,8 @@ from moltune.study.recipe.protocol import Block, Protocol
 from moltune.study.recipe.recipe import ArmSpec, Recipe
 
 SELECTION, TABLE = "selection", "selection.csv"
-_NEEDS_SCORES = ("influence", "influence-reversed", "uncertainty", "residual")
-_SCORES = {"score": "influence", "residual": "residual", "variance": "uncertainty"}
+_OF_CLASSES = ("entropy", "bald")
+_NEEDS_SCORES = ("influence", "influence-reversed", "uncertainty", "residual", *_OF_CLASSES)
 _AMOUNTS = ("count", "percentile", "threshold")
 # Strategy of a control -> label, why it is there.
 _CONTROLS = {
@@ -54,7 +55,9 @@ _CONTROLS = {
 class SelectionOptions(FinetuneOptions):
     """What is selected, how the scores are computed, and the settings of the fine-tuning."""
 
-    strategy: str = Field(description="influence, influence-reversed, uncertainty, random, similarity, all, none ...")
+    strategy: str = Field(
+        description="influence, influence-reversed, uncertainty, entropy, bald, random, similarity, all, none ..."
+    )
     count: int | None = Field(None, ge=0)
     percentile: float | None = Field(None, ge=0, le=100)
     threshold: float | None = None
@@ -90,6 +93,8 @@ class SelectionKind(FinetuneKind):
         _select_settings(options)
         if "convention" in options.influence:
             raise ConfigError(f"arm {arm.name!r}: convention is a setting of the arm, not of influence")
+        if recipe.classes is None and options.strategy in _OF_CLASSES:
+            raise ConfigError(f"arm {arm.name!r}: {options.strategy} is of two classes, and the target is a number")
         scorer = self._scorer(arm, recipe)
         if scorer.kind != self.name or self.options(scorer).scored_by is not None:
             raise ConfigError(
@@ -165,7 +170,7 @@ class SelectionKind(FinetuneKind):
         step = f"scores {specification['_block']}"
         if step in bench.needs:
             # Molecules that the model cannot read have no scores and are no candidates.
-            scores = {name: np.array(bench.array(step, name)) for name in ("row", *_SCORES)}
+            scores = {name: np.array(bench.array(step, name)) for name in ("row", *_scores(bench.molecules))}
             table = table.merge(pd.DataFrame(scores), on="row")
             if settings.convention == "positive-helps":
                 # One set of scores serves both conventions, which differ in the sign alone.
@@ -184,7 +189,7 @@ class SelectionKind(FinetuneKind):
         write_table(table.drop(columns="smiles").assign(selected=is_chosen), place / TABLE)
         added: dict[str, Any] = {}
         if len(chosen):
-            picked = candidates.table.iloc[chosen][["smiles", "target"]].rename(columns={"target": "label"})
+            picked = candidates.table[["smiles"]].assign(**candidates.labels()).iloc[chosen][["smiles", "label"]]
             added["add"] = str(write_table(picked, bench.folder / "selected.csv"))
         outcome = super().run({**specification, "_data": added}, split, seed, bench)
         facts = {**outcome.facts, "candidates": len(candidates), "added": len(chosen), "excluded": len(excluded)}
@@ -210,24 +215,26 @@ class SelectionKind(FinetuneKind):
                 scored = scored or tables
         drawn: dict[str, Path] = {}
         if "influence" in first:
-            drawn |= self._draw_influence(*first["influence"], folder)
+            loss = "MSE" if recipe.classes is None else "log loss"
+            drawn |= self._draw_influence(*first["influence"], folder, loss)
         if "uncertainty" in first:
             arm, table = first["uncertainty"]
             percentile = 100 - float(table["selected"].mean() * 100)
             caption = f"Variance over passes with dropout, sorted, on the first block; red: {arm.title!r}."
             stem = folder / "sorted_uncertainty"
             drawn[caption] = sorted_scores(table["variance"].to_numpy(), percentile, stem)[1]
-        found = agreement(scored, blocks, list(_SCORES))
+        names = _scores(recipe)
+        found = agreement(scored, blocks, list(names))
         if found:
-            drawn[agreement_words(found, _SCORES)] = agreement_figure(found, _SCORES, folder / "agreement")[1]
+            drawn[agreement_words(found, names)] = agreement_figure(found, names, folder / "agreement")[1]
         return drawn
 
-    def _draw_influence(self, arm: ArmSpec, table: pd.DataFrame, folder: Path) -> dict[str, Path]:
+    def _draw_influence(self, arm: ArmSpec, table: pd.DataFrame, folder: Path, loss: str) -> dict[str, Path]:
         from moltune.attribution.figures import score_against_residual, score_histogram
 
         low = self.options(arm).convention == "negative-helps"
         change, side = ("change", "below") if low else ("fall", "above")
-        label = f"Predicted {change} of the validation MSE ({side} zero helps)"
+        label = f"Predicted {change} of the validation {loss} ({side} zero helps)"
         scores, chosen = table["score"].to_numpy(), table["selected"].to_numpy(dtype=bool)
         drawn: dict[str, Path] = {}
         if chosen.any():
@@ -248,7 +255,8 @@ def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str,
     """Tune on a block without additions and score every external molecule with that model.
 
     Returns:
-        ``row`` (of the external source), ``score``, ``residual`` and ``variance``, each of shape (n,).
+        ``row`` (of the external source), ``score``, ``residual`` and ``variance``, of classes also ``entropy`` and
+        ``mutual_information``, each of shape (n,).
     """
     from moltune.attribution.influence import influence
     from moltune.tuning.finetune import finetune
@@ -267,8 +275,14 @@ def compute_scores(bench: Workbench, specification: dict[str, Any]) -> dict[str,
         "row": scored.external.table["row"].to_numpy(dtype=np.int64),
         "score": scored.table["score"].to_numpy(),
         "residual": scored.table["residual"].to_numpy(),
-        "variance": spread.table["variance"].to_numpy(),
+        **{name: spread.table[name].to_numpy() for name in _scores(bench.molecules) if name in spread.table},
     }
+
+
+def _scores(of: Recipe | Molecules) -> dict[str, str]:
+    """Column of the scores -> what readers call it."""
+    known = {"score": "influence", "residual": "residual", "variance": "uncertainty"}
+    return known if of.classes is None else {**known, "entropy": "entropy", "mutual_information": "BALD"}
 
 
 def external_molecules(settings: Mapping[str, Any]) -> Molecules:
@@ -278,7 +292,12 @@ def external_molecules(settings: Mapping[str, Any]) -> Molecules:
 
 @lru_cache(maxsize=2)
 def _load_external(settings: str) -> Molecules:
-    return load_molecules(None, DataSettings.model_validate_json(settings))
+    values = json.loads(settings)
+    classes = values.pop(CLASSES, None)
+    if classes is None:
+        # Even where an external file happens to hold 0 and 1 alone.
+        return load_molecules(None, DataSettings.model_validate({**values, "task": "regression"}))
+    return load_molecules(None, DataSettings.model_validate(values), classes=(classes[0], classes[1]))
 
 
 def external_digest(settings: Mapping[str, Any]) -> str:
@@ -289,7 +308,8 @@ def external_digest(settings: Mapping[str, Any]) -> str:
 
 def _external(recipe: Recipe) -> dict[str, Any]:
     assert recipe.external is not None
-    return recipe.external.model_dump(mode="json")
+    classes = {} if recipe.classes is None else {CLASSES: list(recipe.classes)}
+    return recipe.external.model_dump(mode="json") | classes
 
 
 def _influence_settings(options: SelectionOptions) -> InfluenceSettings:

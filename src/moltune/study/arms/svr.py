@@ -8,10 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from moltune.config import Settings
+from moltune.config import ProbeSettings, Settings
 from moltune.data.splitting.split import Split, parts_of
+from moltune.errors import ConfigError
 from moltune.features.registry import FeatureTable
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
+from moltune.study.arms.probe import fit_probe
 from moltune.study.arms.steps import check_feature, feature_step, shared_features
 from moltune.study.recipe.protocol import Block
 from moltune.study.recipe.recipe import ArmSpec, Recipe
@@ -27,7 +29,7 @@ class SvrOptions(Settings):
 
 
 class SvrKind(ArmKind):
-    """SVR with an RBF kernel (Drucker et al., NIPS 1996) on standardised features.
+    """SVR with an RBF kernel (Drucker et al., NIPS 1996) on standardised features; with classes the probe of that head.
 
     Missing values become the training median; values further than five standard deviations out are clipped.
     """
@@ -39,8 +41,11 @@ class SvrKind(ArmKind):
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
         """Raise ConfigError for unknown features, ArmUnavailable where their package is missing."""
-        for feature in self.options(arm).features:
+        options = self.options(arm)
+        for feature in options.features:
             check_feature(feature)
+        if recipe.classes is not None and options.gamma == "auto":
+            raise ConfigError(f"arm {arm.name!r}: with two classes gamma is a number or scale")
 
     def uses_seed(self, arm: ArmSpec, recipe: Recipe) -> bool:
         """The solution is unique."""
@@ -51,8 +56,11 @@ class SvrKind(ArmKind):
         return [feature_step(feature) for feature in self.options(arm).features]
 
     def run(self, specification: Mapping[str, Any], split: Split, seed: int, bench: Workbench) -> Outcome:
-        """Fit on the training part and predict; the validation part is not used."""
+        """Fit on the training part and predict; the validation part is not used, unless to make probabilities."""
         from moltune.predictors.probe_heads import Scaler, SvrHead
+
+        if bench.molecules.classes is not None:
+            return fit_probe(ProbeSettings.model_validate({"head": self.name, **specification}), split, seed, bench)
 
         table = FeatureTable(shared_features(bench), remember=False)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from moltune import __version__
@@ -16,8 +17,9 @@ from moltune.data.cleaning.clean import clean
 from moltune.data.load import announce
 from moltune.data.molecules import Molecules
 from moltune.data.reading.read import read_table
+from moltune.data.reading.table import RawTable
 from moltune.data.splitting.split import Split
-from moltune.errors import ConfigError, DataError
+from moltune.errors import DataError
 from moltune.run import library_versions, machine, versions
 from moltune.study.arms.base import Step, run_need
 from moltune.study.arms.registry import find_kind
@@ -79,13 +81,16 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
         ConfigError, ArmUnavailable: an arm is wrong or cannot run.
         DataError: the data cannot be used, or a split has no test part.
     """
-    recipe, notes = check_arms(recipe)
-    notes = [f"Control arm added: {arm.title} – {arm.control}." for arm in recipe.arms if arm.control] + notes
     key, molecules = load_data(recipe.data, store)
+    recipe, notes = check_arms(with_classes(recipe, molecules.classes))
+    notes = [f"Control arm added: {arm.title} – {arm.control}." for arm in recipe.arms if arm.control] + notes
     data = hashlib.sha256(
         molecules.table[["row", "smiles", "target"]].to_csv(index=False, float_format="%.17g").encode()
     ).hexdigest()
     common = {"format": FORMAT, "data": data, "moltune": RESULTS_OF, "_data_key": key}
+    if molecules.classes is not None:
+        # The same 0 and 1 as numbers are another task.
+        common["classes"] = list(molecules.classes)
     splits = {unit: _split_digest(split) for unit, split in _splits(recipe, molecules, store).items()}
     steps: dict[str, Task] = {}
     runs: dict[str, Task] = {}
@@ -111,25 +116,41 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))
 
 
+def with_classes(recipe: Recipe, classes: tuple[str, str] | None) -> Recipe:
+    """The recipe as it is for a target with these classes; None: it holds numbers."""
+    recipe = recipe.model_copy(update={"classes": classes})
+    return recipe.model_copy(update={"statistics": recipe.statistics.model_copy(update={"metric": recipe.metric})})
+
+
+def find_task(recipe: Recipe) -> Recipe:
+    """The recipe with the classes of its target, for which the table is read but no molecule is looked at."""
+    found = _read(recipe.data).provenance.get(CLASSES)
+    return with_classes(recipe, None if found is None else (found[0], found[1]))
+
+
+def _read(settings: DataSettings) -> RawTable:
+    return find_classes(read_table(str(settings.source), settings), settings)
+
+
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
-    raw = read_table(str(settings.source), settings)
-    if CLASSES in find_classes(raw, settings).provenance:
-        raise ConfigError(
-            f"{settings.source} holds two classes, and studies compare errors of numbers only; data.task=regression "
-            "takes 0 and 1 as numbers"
-        )
+    raw = _read(settings)
     rows = pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy()
     specification = {
         "settings": settings.model_dump(mode="json"),
         "table": hashlib.sha256(rows.tobytes()).hexdigest(),
         "libraries": library_versions(("rdkit",)),
         "moltune": __version__,
+        **({CLASSES: raw.provenance[CLASSES]} if CLASSES in raw.provenance else {}),
     }
     key = digest(specification)
     molecules = store.molecules(key)
     if molecules is None:
-        molecules = clean(raw, settings.clean, smiles=settings.smiles, target=settings.target, table=settings)
+        cleaning = settings.clean
+        if CLASSES in raw.provenance and cleaning.duplicates in ("mean", "median"):
+            # Half a class is none.
+            cleaning = cleaning.model_copy(update={"duplicates": "drop-conflicting", "conflict_tolerance": 0.0})
+        molecules = clean(raw, cleaning, smiles=settings.smiles, target=settings.target, table=settings)
         announce(molecules)
         store.save_molecules(molecules, key)
     return key, molecules
@@ -152,6 +173,11 @@ def _splits(recipe: Recipe, molecules: Molecules, store: Store) -> dict[str, Spl
         split = splits[block.unit] = recipe.protocol.make_split(molecules, block)
         if len(split.test) < 2:
             raise DataError("a study needs a test part of two molecules or more; change the protocol's ratios")
+        if molecules.classes is not None and np.ptp(molecules.target[split.test]) == 0:
+            raise DataError(
+                f"the test part of {block.unit} holds one class alone, and no ranking can be measured on it: give the "
+                "protocol larger test parts or another kind of split"
+            )
         store.save_split(block.unit, split, molecules)
     return splits
 

@@ -17,7 +17,7 @@ import pandas as pd
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import Split
 from moltune.errors import DataError, NumericsError, RunFolderError
-from moltune.evaluation.metrics import METRICS
+from moltune.evaluation.metrics import task_of
 from moltune.files import write_json
 from moltune.run import machine
 from moltune.study.arms.base import PREDICTIONS, Outcome, Workbench, load_object
@@ -97,10 +97,16 @@ def measure(outcome: Outcome, split: Split, molecules: Molecules, title: str) ->
         DataError: a molecule is predicted twice or lies outside its part, or too few test molecules are predicted.
         NumericsError: a prediction is not finite.
     """
-    predictions = outcome.predictions
+    predictions, task = outcome.predictions, task_of(molecules.classes)
     bad = predictions.loc[~np.isfinite(predictions["predicted"].to_numpy(dtype=float))]
     if len(bad):
         raise NumericsError(f"{title}: the prediction for row {bad['row'].iloc[0]} is not finite")
+    outside = predictions.loc[~predictions["predicted"].between(0, 1)]
+    if molecules.classes is not None and len(outside):
+        raise DataError(
+            f"{title}: the prediction for row {outside['row'].iloc[0]} is {outside['predicted'].iloc[0]:g}, and the "
+            f"probability of {molecules.classes[1]!r} lies between 0 and 1"
+        )
     rows = molecules.table["row"].to_numpy()
     target = pd.Series(molecules.target, index=rows)
     result: dict[str, Any] = {}
@@ -116,7 +122,7 @@ def measure(outcome: Outcome, split: Split, molecules: Molecules, title: str) ->
             )
         if len(found):
             true, predicted = target.loc[found["row"]].to_numpy(), found["predicted"].to_numpy(dtype=float)
-            values = {name: float(metric(true, predicted)) for name, metric in METRICS.items()}
+            values = {name: float(metric(true, predicted)) for name, metric in task.all_metrics.items()}
             result[part] = {"n": len(found), "of": len(members)} | {
                 name: value if np.isfinite(value) else None for name, value in values.items()
             }

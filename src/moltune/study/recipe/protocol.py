@@ -48,7 +48,8 @@ Numbers = Annotated[list[NonNegativeInt], BeforeValidator(_numbers), Field(min_l
 class Protocol(Settings):
     """Splits x seeds, or repeated cross-validation.
 
-    With ``folds``, each entry of ``splits`` is one repetition of a cross-validation, its folds are random, a share
+    With ``folds``, each entry of ``splits`` is one repetition of a cross-validation, its folds are random (of two
+    classes each fold gets its share), a share
     ``validation`` of all molecules is taken out of the training part, and the repetition's number is the seed.
     """
 
@@ -96,9 +97,10 @@ class Protocol(Settings):
         n = len(molecules)
         if self.folds > n:
             raise ConfigError(f"{n} molecules cannot be divided into {self.folds} folds")
-        from sklearn.model_selection import KFold
+        from sklearn.model_selection import KFold, StratifiedKFold
 
-        folds = list(KFold(self.folds, shuffle=True, random_state=block.split).split(np.arange(n)))
+        deal = KFold if molecules.classes is None else StratifiedKFold
+        folds = list(deal(self.folds, shuffle=True, random_state=block.split).split(np.arange(n), molecules.target))
         rest, test = folds[block.fold]
         shuffled = np.random.default_rng([block.split, block.fold]).permutation(rest)
         cut = round(self.validation * n)

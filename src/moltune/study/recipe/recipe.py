@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, model_va
 
 from moltune.config import DataSettings, ModelSettings, Settings
 from moltune.errors import ConfigError
-from moltune.evaluation.metrics import METRICS
+from moltune.evaluation.metrics import TASKS, Task, task_of
 from moltune.study.recipe.protocol import Protocol, named_protocol
 
 
@@ -56,7 +56,11 @@ class Budget(Settings):
 class Statistics(Settings):
     """How arms are compared."""
 
-    metric: Literal["rmse", "mse", "mae", "median_absolute_error"] = "rmse"
+    metric: (
+        Literal["rmse", "mse", "mae", "median_absolute_error"]
+        | Literal["roc_auc", "pr_auc", "mcc", "balanced_accuracy", "brier", "log_loss"]
+        | None
+    ) = Field(None, description="of the test part; unset: rmse, or roc_auc where the target holds two classes")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="error rate of the whole family of comparisons (Holm)")
     power: float = Field(0.8, gt=0.5, lt=1, description="behind the smallest detectable difference")
     margin: PositiveFloat | None = Field(
@@ -75,9 +79,10 @@ class Published(Settings):
 
     @model_validator(mode="after")
     def _known_metrics(self) -> Self:
-        unknown = sorted(self.metrics.keys() - METRICS.keys())
+        known = [name for task in TASKS for name in task.metrics]
+        unknown = sorted(self.metrics.keys() - set(known))
         if unknown:
-            raise ValueError(f"there is no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+            raise ValueError(f"there is no metric {unknown[0]!r}; choose from {', '.join(known)}")
         return self
 
 
@@ -90,6 +95,7 @@ class Claim(Settings):
     against: str
     expect: Literal["better", "worse", "equivalent"] = Field("better", description="which verdict would confirm it")
     theirs: str = Field("", description="their numbers, as text")
+    metric: str = Field("rmse", description="that it is about; a claim about errors of numbers says nothing of classes")
 
 
 class Recipe(Settings):
@@ -116,6 +122,9 @@ class Recipe(Settings):
     )
     notes: list[str] = Field(default_factory=list, description="what the reader of the report must know")
     folder: Path | None = Field(None, exclude=True, description="where relative paths start; filled by load_recipe")
+    classes: tuple[str, str] | None = Field(
+        None, description="negative and positive class of the target; filled when the data are read"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -130,6 +139,21 @@ class Recipe(Settings):
         if "use" in (self.data.bounds, self.external and self.external.bounds):
             raise ValueError("data.bounds: a study takes exact measurements only; leave it at reject")
         return self
+
+    @property
+    def task(self) -> Task:
+        """What the target is, once the data are read."""
+        return task_of(self.classes)
+
+    @property
+    def metric(self) -> str:
+        """What arms are compared by."""
+        return self.statistics.metric or self.task.primary
+
+    @property
+    def sign(self) -> int:
+        """1 where a lower value of the metric is better, -1 where a higher one is."""
+        return self.task.sign_of(self.metric)
 
     @property
     def reference_arm(self) -> ArmSpec:

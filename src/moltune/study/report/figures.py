@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from moltune.evaluation.classification import reliability
+from moltune.reports.class_figures import cumulated
 from moltune.reports.drawing import BLUE, GREEN, GREY, ORANGE, VERMILION, drawing, plain
 from moltune.reports.summary import format_number
 from moltune.study.analysis.verdicts import Comparison, Ranking
@@ -29,22 +31,23 @@ _WORD_COLOURS = {"better": BLUE, "worse": VERMILION, "equivalent": GREEN, "canno
 
 
 def blocks_figure(
-    frame: pd.DataFrame, metric: str, titles: Mapping[str, str], path_stem: Path, *, label: str
+    frame: pd.DataFrame, metric: str, titles: Mapping[str, str], path_stem: Path, *, label: str, sign: int = 1
 ) -> list[Path]:
     """Draw every run as a dot, one line of dots per arm, means marked: what the verdicts are made of.
 
-    An arm far behind all others, such as the training mean, becomes an arrow at the edge, with its mean.
+    An arm far behind all others, such as the training mean, becomes an arrow at the edge, with its mean. With ``sign``
+    -1 a higher value is better.
     """
     shown = frame.dropna(subset=[metric]).drop_duplicates("hash")
     runs = {arm: shown.loc[shown["arm"] == arm] for arm in titles if arm in set(shown["arm"])}
-    best = shown[metric].min()
-    edge = far_edge([values[metric].max() - best for values in runs.values()])
+    best = sign * (sign * shown[metric]).min()
+    edge = far_edge([(sign * (values[metric] - best)).max() for values in runs.values()])
     units = list(dict.fromkeys(shown["unit"]))
     with _lines([titles[arm] for arm in runs], "Every run, and each arm's mean", path_stem, label) as (axes, paths):
         for at, values in enumerate(runs.values()):
             errors = values[metric]
-            if edge is not None and errors.max() - best > edge:
-                _arrow(axes, best + edge, at, format_number(errors.mean()), VERMILION)
+            if edge is not None and (sign * (errors - best)).max() > edge:
+                _arrow(axes, best + sign * edge, at, format_number(errors.mean()), VERMILION, right=sign > 0)
                 continue
             offset = [(units.index(unit) / max(1, len(units) - 1) - 0.5) * 0.5 for unit in values["unit"]]
             axes.scatter(errors, at + np.array(offset), s=18, color=BLUE, alpha=0.65, linewidths=0, zorder=3)
@@ -53,12 +56,12 @@ def blocks_figure(
 
 
 def differences_figure(
-    comparisons: Sequence[Comparison], titles: Mapping[str, str], path_stem: Path, *, label: str
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], path_stem: Path, *, label: str, sign: int = 1
 ) -> list[Path]:
     """Draw each paired difference with its interval, and the band within which differences do not matter.
 
     A difference many times as large as most, such as that of a control, would squeeze the others into one line: it
-    becomes an arrow at the edge, with its number.
+    becomes an arrow at the edge, with its number. With ``sign`` -1 a higher value is better.
     """
     shown = [(item, item.interval, item.difference or 0.0) for item in comparisons if item.interval is not None]
     edge = far_edge([max(map(abs, interval)) for _, interval, _ in shown])
@@ -66,7 +69,8 @@ def differences_figure(
     common = titles[next(iter(references))] if len(references) == 1 else None
     names = [titles[item.arm] if common else f"{titles[item.arm]} − {titles[item.reference]}" for item, _, _ in shown]
     against = f" against {plain(common)}" if common else ""
-    title = f"Paired differences{against}\n(left of zero: smaller error)"
+    better = "left of zero: smaller error" if sign > 0 else "right of zero: better"
+    title = f"Paired differences{against}\n({better})"
     with _lines(names, title, path_stem, label) as (axes, paths):
         for at, (item, interval, difference) in enumerate(shown):
             colour = _WORD_COLOURS[item.word]
@@ -74,9 +78,9 @@ def differences_figure(
                 band: Any = {"height": 0.8, "color": ORANGE, "alpha": 0.22, "linewidth": 0}
                 axes.barh(at, 2 * item.margin, left=-item.margin, **band)
             if edge is not None and max(map(abs, interval)) > edge:
-                sign = "+" if difference > 0 else "−"
-                words = f"{item.word}, {sign}{format_number(abs(difference))}"
-                _arrow(axes, edge if difference > 0 else -edge, at, words, colour)
+                mark = "+" if difference > 0 else "−"
+                words = f"{item.word}, {mark}{format_number(abs(difference))}"
+                _arrow(axes, edge if difference > 0 else -edge, at, words, colour, right=difference > 0)
                 continue
             axes.plot(interval, [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
             axes.plot([difference], [at], marker="o", color=colour, linestyle="none")
@@ -140,25 +144,26 @@ def intervals_figure(ranking: Ranking, titles: Mapping[str, str], path_stem: Pat
     """
     means = ranking.table.mean(axis=0)
     half = (ranking.tukey[0].upper - ranking.tukey[0].lower) / 4
-    order = np.argsort(means, kind="stable")
+    order = np.argsort(ranking.sign * means, kind="stable")
     best = float(means[order[0]])
     names = [titles[ranking.arms[arm]] for arm in order]
     with _lines(names, "Tukey HSD intervals; red: differs from the best", path_stem, label) as (axes, paths):
         axes.axvspan(best - half, best + half, color=BLUE, alpha=0.12, linewidth=0)
         for at, arm in enumerate(order):
-            alike = means[arm] - half <= best + half
+            alike = abs(means[arm] - best) <= 2 * half
             colour = BLUE if at == 0 else GREY if alike else VERMILION
             axes.errorbar(means[arm], at, xerr=half, fmt="o", color=colour, capsize=3, linewidth=2)
     return paths
 
 
-def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Path]:
-    """Draw a map of one number over two settings, each cell with its value, the smallest one framed.
+def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str, sign: int = 1) -> list[Path]:
+    """Draw a map of one number over two settings, each cell with its value, the best one framed.
 
     Args:
         values: index and columns are the settings, named after them; NaN where there is no run.
         path_stem: where to write, without suffix.
         label: of the number.
+        sign: 1 where the smallest number is the best, -1 where the largest is.
     """
     numbers = values.to_numpy(dtype=float)
     size = (1.8 + 0.95 * numbers.shape[1], 1.4 + 0.62 * numbers.shape[0])
@@ -170,7 +175,7 @@ def grid_figure(values: pd.DataFrame, path_stem: Path, *, label: str) -> list[Pa
             # The map's dark end is that of large values.
             colour = "white" if value > middle else "black"
             axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=10)
-        row, column = np.unravel_index(int(np.nanargmin(numbers)), numbers.shape)
+        row, column = np.unravel_index(int(np.nanargmin(sign * numbers)), numbers.shape)
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.5))
         axes.set_xticks(range(numbers.shape[1]), [f"{value:g}" for value in values.columns])
         axes.set_yticks(range(numbers.shape[0]), [f"{value:g}" for value in values.index])
@@ -241,6 +246,35 @@ def scatter_figure(
     return paths
 
 
+def curves_figure(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], titles: Mapping[str, str], path_stem: Path
+) -> list[Path]:
+    """Draw the ROC curves of arms, and the share of positives against their probabilities in ten bins.
+
+    Args:
+        panels: arm -> (classes 0 and 1, probabilities of class 1), each of shape (n,).
+        titles: arm -> title.
+        path_stem: where to write, without suffix.
+    """
+    with drawing(path_stem, (10.4, 5.2)) as (first, paths):
+        figure: Any = first.figure
+        first.remove()
+        roc, calibration = (figure.add_subplot(1, 2, at) for at in (1, 2))
+        for axes in (roc, calibration):
+            axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+            axes.set(xlim=(0, 1), ylim=(0, 1.01))
+        for at, (arm, (true, predicted)) in enumerate(panels.items()):
+            colour, marker = COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)]
+            tp, fp = cumulated(true, predicted)
+            roc.plot(fp / fp[-1], tp / tp[-1], color=colour, label=_wrapped(titles[arm]))
+            bins = reliability(true, predicted)
+            calibration.plot(bins["predicted"], bins["measured"], color=colour, marker=marker, markersize=4)
+        roc.set(xlabel="False positive rate", ylabel="True positive rate")
+        roc.legend(loc="lower right", fontsize=9)
+        calibration.set(xlabel="Predicted probability", ylabel="Share of positives")
+    return paths
+
+
 @contextmanager
 def _lines(names: Sequence[str], title: str, path_stem: Path, label: str) -> Iterator[tuple[Axes, list[Path]]]:
     """Axes with one line per name, from top to bottom."""
@@ -253,9 +287,8 @@ def _lines(names: Sequence[str], title: str, path_stem: Path, label: str) -> Ite
         axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
 
 
-def _arrow(axes: Axes, place: float, at: int, words: str, colour: str) -> None:
+def _arrow(axes: Axes, place: float, at: int, words: str, colour: str, *, right: bool) -> None:
     """An arrow at the edge for what lies far beyond it."""
-    right = place > 0
     axes.plot([place], [at], marker=">" if right else "<", color=colour, linestyle="none")
     align = "right" if right else "left"
     axes.annotate(words, (place, at), xytext=(-9 if right else 9, 0), ha=align, color=colour, **_BESIDE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from moltune.reports.summary import METRIC_LABELS
+from moltune.evaluation.metrics import CLASSIFICATION
 from moltune.study.analysis.verdicts import Analysis
 from moltune.study.arms.registry import find_kind
 from moltune.study.engine.store import Store
@@ -19,33 +19,35 @@ _MOST_PANELS = 9
 _CAPTIONS = {
     "differences": "Each arm minus the arm that it is compared with, on the same splits. The bar is the 95 % interval "
     "of the corrected t-test; differences inside the orange band do not matter.",
-    "blocks": "Test error of every run; the red bar is the arm's mean. Dots at one height in the line share a split.",
+    "blocks": "Test part of every run; the red bar is the arm's mean. Dots at one height in the line share a split.",
     "critical_differences": "Average ranks over splits; a red bar spans the arms that the tests of Friedman and "
     "Nemenyi cannot distinguish.",
     "intervals": "Tukey's simultaneous intervals: arms whose bars overlap cannot be distinguished. They ignore that "
     "training sets overlap and are narrower than the verdicts above.",
     "losses": "Training of the arms that learn by epochs; a ring marks the epoch with the smallest validation loss.",
     "predictions": "Test molecules of the first block; half of them lie in the band.",
-    "grid": "Validation error on the first block over two settings; the best is framed.",
+    "curves": "Test molecules of the first block: ROC curves, and in ten bins of equal size what share is positive "
+    "against the mean probability; dashed: guessing, and probabilities that are right.",
+    "grid": "Validation part of the first block over two settings; the best is framed.",
 }
 
 
 def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Draw what there is to draw; returns caption -> SVG file."""
-    names, metric, ranking = titles(analysis), analysis.metric, analysis.ranking
+    names, metric, ranking, sign = titles(analysis), analysis.metric, analysis.ranking, analysis.recipe.sign
     unit = str(study["data"].get("unit") or "")
     # A long unit belongs into the text, not on an axis.
-    label = f"{METRIC_LABELS[metric]} ({unit})" if 0 < len(unit) <= 20 else METRIC_LABELS[metric]
+    label = f"{analysis.label} ({unit})" if 0 < len(unit) <= 20 else analysis.label
     drawn: dict[str, list[Path]] = {}
     if any(item.interval for item in analysis.comparisons):
         stem = folder / "differences"
         drawn["differences"] = figures.differences_figure(
-            analysis.comparisons, names, stem, label=f"Difference of {label}"
+            analysis.comparisons, names, stem, label=f"Difference of {label}", sign=sign
         )
     # A map of settings has a figure of its own, of validation errors.
     runs = analysis.frame[~analysis.frame["arm"].isin([arm.name for arm in analysis.recipe.arms if arm.grid])]
     if runs[metric].notna().any():
-        drawn["blocks"] = figures.blocks_figure(runs, metric, names, folder / "blocks", label=label)
+        drawn["blocks"] = figures.blocks_figure(runs, metric, names, folder / "blocks", label=label, sign=sign)
     if ranking is not None:
         if ranking.friedman is not None:
             stem = folder / "critical_differences"
@@ -53,18 +55,21 @@ def draw(analysis: Analysis, store: Store, study: Mapping[str, Any], folder: Pat
         drawn["intervals"] = figures.intervals_figure(ranking, names, folder / "intervals", label=label)
     if histories := _histories(analysis, store):
         drawn["losses"] = figures.losses_figure(histories, names, folder / "losses")
-    if panels := _panels(analysis, store, study):
+    panels = _panels(analysis, store, study)
+    if panels and analysis.recipe.task is CLASSIFICATION:
+        drawn["curves"] = figures.curves_figure(panels, names, folder / "curves")
+    elif panels:
         target = str(study["data"].get("target_column") or "target")
         drawn["predictions"] = figures.scatter_figure(panels, names, folder / "predictions", label=target)
     grid = grid_table(analysis, store)
     if grid is not None:
-        drawn["grid"] = figures.grid_figure(grid, folder / "grid", label=f"Validation {label}")
+        drawn["grid"] = figures.grid_figure(grid, folder / "grid", label=f"Validation {label}", sign=sign)
     shown = {_CAPTIONS[key]: next(path for path in paths if path.suffix == ".svg") for key, paths in drawn.items()}
     return shown | _of_kinds(analysis, store, folder)
 
 
 def grid_table(analysis: Analysis, store: Store) -> pd.DataFrame | None:
-    """Validation error over the two settings of the arms that form a grid; None where there are none."""
+    """The metric of the validation part over the two settings of arms that form a grid; None where there are none."""
     points = {arm.name: arm.grid for arm in analysis.recipe.arms if arm.grid}
     rows = []
     for arm, hash_ in analysis.frame.loc[analysis.frame["arm"].isin(points), ["arm", "hash"]].itertuples(index=False):
@@ -111,7 +116,8 @@ def _panels(analysis: Analysis, store: Store, study: Mapping[str, Any]) -> dict[
     done = done.loc[done["arm"].isin(own)]
     first = done.loc[done["block"].isin(done["block"].head(1))]
     panels = {}
-    for arm, hash_ in first.sort_values(analysis.metric)[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
+    best = first.sort_values(analysis.metric, ascending=analysis.recipe.sign > 0)
+    for arm, hash_ in best[["arm", "hash"]].head(_MOST_PANELS).itertuples(index=False):
         result = store.result(hash_)
         assert result is not None
         test = result.predictions.loc[result.predictions["part"] == "test"]

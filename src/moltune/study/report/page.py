@@ -83,6 +83,7 @@ def results(analysis: Analysis, study: Mapping[str, Any]) -> dict[str, Any]:
         }
     return {
         "study": analysis.recipe.name,
+        "task": analysis.recipe.task.name,
         "metric": analysis.metric,
         "verdicts": [{**item.to_dict(), "sentence": sentence(item, analysis)} for item in analysis.comparisons],
         "arms": {arm.name: {"kind": arm.kind, "control": arm.control} for arm in analysis.recipe.arms},
@@ -155,6 +156,7 @@ def _provenance(analysis: Analysis, study: Mapping[str, Any]) -> list[tuple[str,
         "SHA-256 of the source": data.get("sha256"),
         "Molecules": f"{data['n']:,} of {data['rows_in']:,} rows; {data['rejected']:,} left out or merged",
         "Target": data.get("target_column"),
+        "Classes": " and ".join(analysis.recipe.classes or ()),
         "Unit": data.get("unit"),
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),

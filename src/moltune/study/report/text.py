@@ -9,11 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from moltune.reports.summary import METRIC_LABELS, format_number
-from moltune.study.analysis.verdicts import Analysis, Comparison
+from moltune.evaluation.metrics import CLASSIFICATION
+from moltune.reports.summary import format_number
+from moltune.study.analysis.verdicts import LABELS, Analysis, Comparison
 
 DECIDED, UNDECIDED = ("better", "worse", "equivalent"), "cannot tell"
-SHOWN_METRICS = ("rmse", "mae", "median_absolute_error", "r2", "spearman")
+SHOWN_METRICS = {
+    "regression": ("rmse", "mae", "median_absolute_error", "r2", "spearman"),
+    "classification": ("roc_auc", "pr_auc", "mcc", "balanced_accuracy", "brier", "log_loss", "calibration_error"),
+}
 
 
 def titles(analysis: Analysis) -> dict[str, str]:
@@ -39,9 +43,10 @@ def sentence(comparison: Comparison, analysis: Analysis) -> str:
             f"({numbers}; corrected p of a larger difference {p}) {over}."
         )
     gap = format_number(abs(comparison.difference), decimals)
-    if comparison.reference_mean:
+    # A share of an ROC AUC would be taken for points of it.
+    if comparison.reference_mean and analysis.recipe.sign > 0:
         gap += f", {format_number(100 * abs(comparison.difference) / comparison.reference_mean, 1)} %"
-    found = f"{METRIC_LABELS[analysis.metric]} {'lower' if comparison.difference < 0 else 'higher'} by {gap}"
+    found = f"{analysis.label} {'lower' if comparison.difference < 0 else 'higher'} by {gap}"
     # Of several comparisons one interval can leave out zero, and still decide nothing.
     if comparison.word != UNDECIDED or comparison.interval[0] > 0 or comparison.interval[1] < 0:
         numbers += f"; corrected p {_p(comparison.p_holm)}"
@@ -103,15 +108,16 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
 
     Our cells are mean ± standard deviation over runs; columns: Arm, Kind, Runs, the metrics, after that of the study
     the 95 % interval of its mean, Seconds (median), Trained parameters (with their share), Peak memory (of the
-    process), Saved (weights of one run, + those of a kernel head).
+    process), Saved (weights of one run, + those of a kernel head). Of classes, the calibration error before
+    calibration stands beside that of the probabilities, where an arm calibrates.
     """
-    interval = f"{METRIC_LABELS[analysis.metric]}, 95 % interval"
+    interval, task = f"{analysis.label}, 95 % interval", analysis.recipe.task
     theirs = [_with_rmse(published.metrics) for published in analysis.recipe.published]
     # Published squared errors are read beside ours in that unit, too.
-    shown = [*SHOWN_METRICS, *(["mse"] if any("mse" in metrics for metrics in theirs) else [])]
+    shown = [*SHOWN_METRICS[task.name], *(["mse"] if any("mse" in metrics for metrics in theirs) else [])]
     rows = []
     done = analysis.frame.dropna(subset=[analysis.metric])
-    means = done.groupby("arm")[analysis.metric].mean()
+    means = analysis.recipe.sign * done.groupby("arm")[analysis.metric].mean()
     ours = [arm for arm in analysis.recipe.arms if not arm.grid]
     for arm in sorted(ours, key=lambda arm: means.get(arm.name, float("inf"))):
         runs = done.loc[done["arm"] == arm.name].drop_duplicates("hash")
@@ -119,16 +125,18 @@ def arms_table(analysis: Analysis) -> pd.DataFrame:
         row = {"Arm": arm.title + (" (control)" if arm.control else ""), "Kind": arm.kind}
         row["Runs"] = str(len(runs)) if len(runs) == all_runs else f"{len(runs)} of {all_runs}"
         for metric in shown:
-            row[METRIC_LABELS[metric]] = _spread(runs[metric])
+            row[LABELS[metric]] = _spread(runs[metric])
             if metric == analysis.metric:
                 row[interval] = _ends(analysis.interval(arm.name))
+        if task is CLASSIFICATION:
+            row["Before calibration"] = _spread(_before_calibration(runs))
         # The median, as one run that waited for a busy machine says nothing of the arm.
         row["Seconds"] = format_number(runs["seconds"].astype(float).median())
         row |= _costs(runs)
         rows.append(row)
     for published, metrics in zip(analysis.recipe.published, theirs, strict=True):
         row = dict.fromkeys(rows[0], "–") | {"Arm": f"{published.label} (published)", "Kind": "theirs, not tested"}
-        shown_here = {METRIC_LABELS[metric]: format_number(value) for metric, value in metrics.items()}
+        shown_here = {LABELS[metric]: format_number(value) for metric, value in metrics.items()}
         rows.append(row | {label: text for label, text in shown_here.items() if label in row})
     return pd.DataFrame(rows)
 
@@ -142,6 +150,12 @@ def _spread(values: pd.Series) -> str:
     known = values.dropna().astype(float)
     sd = f" ± {format_number(known.std(), 3)}" if len(known) > 1 else ""
     return f"{format_number(known.mean(), 3)}{sd}"
+
+
+def _before_calibration(runs: pd.DataFrame) -> pd.Series:
+    """Calibration error of each run's test part before its probabilities were calibrated; NaN where nothing was."""
+    facts = (entry.get("calibration") or {} if isinstance(entry, Mapping) else {} for entry in runs["facts"])
+    return pd.Series([entry.get("before", {}).get("calibration_error") for entry in facts], dtype="float64")
 
 
 def _costs(runs: pd.DataFrame) -> dict[str, str]:
@@ -179,7 +193,7 @@ def comparisons_table(analysis: Analysis) -> pd.DataFrame:
                 "Arm": names[item.arm],
                 "Against": names[item.reference],
                 "Verdict": item.word,
-                f"Δ {METRIC_LABELS[analysis.metric]}": format_number(item.difference, decimals),
+                f"Δ {analysis.label}": format_number(item.difference, decimals),
                 "95 % interval": _ends(item.interval, decimals),
                 "Bootstrap": _ends(item.bootstrap, decimals),
                 "p": _p(item.p),

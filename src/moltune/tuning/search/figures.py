@@ -13,12 +13,13 @@ from moltune.errors import DataError
 from moltune.reports.drawing import BLUE, GREY, VERMILION, drawing, plain
 
 
-def draw_search_history(trials: pd.DataFrame, path_stem: str | Path) -> None:
-    """Draw the validation RMSE of each trial, and the best one so far.
+def draw_search_history(trials: pd.DataFrame, path_stem: str | Path, label: str = "RMSE") -> None:
+    """Draw the validation error of each trial, and the best one so far.
 
     Args:
         trials: columns ``number``, ``state`` ("complete" or "pruned") and ``value``.
         path_stem: where to write, without suffix: ``.png`` and ``.svg`` are added.
+        label: of the error.
 
     Raises:
         DataError: no trial is complete.
@@ -37,8 +38,8 @@ def draw_search_history(trials: pd.DataFrame, path_stem: str | Path) -> None:
         low, high = float(complete["value"].min()), float(np.quantile(trials["value"].dropna().astype(float), 0.9))
         margin = 0.08 * max(high - low, 1e-6)
         axes.set_ylim(low - margin, max(high, float(best.iloc[0])) + margin)
-        axes.set(xlabel="Trial", ylabel="Validation RMSE")
-        axes.set_title("Search: mean validation RMSE by trial")
+        axes.set(xlabel="Trial", ylabel=f"Validation {label}")
+        axes.set_title(f"Search: mean validation {label} by trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axes.legend(loc="upper right")
 

@@ -36,11 +36,12 @@ class Searched:
         folder: of the study.
         best: settings that won, ready for :func:`moltune.tuning.finetune.finetune`.
         best_values: those of them that were searched.
-        value: their mean validation RMSE, in the target's unit.
+        value: their mean validation RMSE in the target's unit, or of classes log loss.
         default: that of the settings as given; None where that trial was pruned.
         trials: one line per finished trial.
         warnings: best values that lie at a bound.
         importances: share of the variance by setting; empty where there are too few trials.
+        metric: what trials were compared by, ``rmse`` or ``log_loss``.
     """
 
     folder: Path
@@ -51,13 +52,19 @@ class Searched:
     trials: pd.DataFrame
     warnings: list[str]
     importances: dict[str, float]
+    metric: str = "rmse"
+
+    @property
+    def label(self) -> str:
+        """Name of the metric for readers."""
+        return {"rmse": "RMSE", "log_loss": "log loss"}[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         states = self.trials["state"].value_counts()
         return {
-            "best_validation_rmse": self.value,
-            "default_validation_rmse": self.default,
+            f"best_validation_{self.metric}": self.value,
+            f"default_validation_{self.metric}": self.default,
             "best": self.best_values,
             "trials": {"complete": int(states.get("complete", 0)), "pruned": int(states.get("pruned", 0))},
             "warnings": self.warnings,
@@ -66,7 +73,7 @@ class Searched:
         }
 
 
-def summarise(folder: Path, config: FinetuneConfig, space: Space, study: optuna.Study) -> Searched:
+def summarise(folder: Path, config: FinetuneConfig, space: Space, study: optuna.Study, metric: str) -> Searched:
     """Write what is known after the trials so far, and return it.
 
     Raises:
@@ -85,6 +92,7 @@ def summarise(folder: Path, config: FinetuneConfig, space: Space, study: optuna.
         trials=table,
         warnings=bound_warnings(study.best_params, space),
         importances=_importances(study),
+        metric=metric,
     )
     for words in result.warnings:
         logger.warning(words)
@@ -94,7 +102,7 @@ def summarise(folder: Path, config: FinetuneConfig, space: Space, study: optuna.
     values = settings_of(result.best.model_copy(update={"output": None}))
     write_text(folder / BEST, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     write_json(folder / SUMMARY, result.to_dict())
-    draw_search_history(table, folder / "history")
+    draw_search_history(table, folder / "history", result.label)
     if result.importances:
         draw_importances(result.importances, folder / "importances")
     return result

@@ -6,7 +6,7 @@
     trials.csv          number, state, value, seconds, one column per setting
     best.yaml           settings for `moltune finetune --config`
     summary.json        best value, default value, warnings, importances
-    history.*           validation RMSE by trial
+    history.*           validation error by trial
     importances.*       how much of its variance each setting explains (fANOVA)
 
 The test part of the configured split is set aside before anything else; the rest is divided anew for each split of the
@@ -35,6 +35,7 @@ from moltune.config import FinetuneConfig, SearchSettings, SplitSettings, make_c
 from moltune.data.molecules import Molecules
 from moltune.data.splitting.split import Split, make_split, parts_of
 from moltune.errors import ConfigError, DataError, NumericsError, RunFolderError
+from moltune.evaluation.metrics import task_of
 from moltune.models.methods.registry import make_method
 from moltune.run import settings_of
 from moltune.tuning.check import check_files, default_output
@@ -67,7 +68,11 @@ def search(
     molecules: Molecules | None = None,
     report: TrialReport | None = None,
 ) -> Searched:
-    """Search for the settings of a method with the lowest mean validation RMSE.
+    """Search for the settings of a method with the lowest mean validation error.
+
+    That is the RMSE; of two classes the log loss, which training lowers and reports after each epoch, so that a trial
+    can be stopped on the number that it is compared by. The ROC AUC would be blind to probabilities that are wrong, and
+    changes in steps on a small validation part.
 
     Called again with the same settings and folder it goes on; called at the same time by several processes, they share
     the trials. The first trial has the settings as given.
@@ -96,20 +101,18 @@ def search(
     if not space:
         raise ConfigError(f"there is nothing to search: name settings of {config.method.name} with --space")
     prepared = prepare(config, molecules)
-    if prepared.classes is not None:
-        raise ConfigError("a search compares errors of numbers, and the target holds classes")
     parts = tuning_parts(prepared.molecules, prepared.split, config.split, settings.splits)
     config = with_epochs(config, len(parts[0][0][0]))
     trial_config(config, start_values(config, space))
     usual = Path("runs") / f"tune-{default_output(config).name.rpartition('-seed')[0]}"
-    work = _Search(usual if output is None else Path(output), config, settings, space, parts)
+    work = _Search(usual if output is None else Path(output), config, settings, space, parts, prepared.classes)
     study = work.open(prepared.molecules)
     stop = float("inf") if settings.hours is None else time.monotonic() + settings.hours * 3600
     while time.monotonic() < stop and (trial := work.claim(study)):
         work.run(study, trial)
         if report is not None:
             report(_known(study, trial.number, settings.trials))
-    return summarise(work.folder, config, space, study)
+    return summarise(work.folder, config, space, study, work.metric)
 
 
 def with_epochs(config: FinetuneConfig, molecules: int) -> FinetuneConfig:
@@ -167,6 +170,12 @@ class _Search:
     settings: SearchSettings
     space: Space
     parts: list[tuple[Part, Part]]
+    classes: tuple[str, str] | None
+
+    @property
+    def metric(self) -> str:
+        """What trials are compared by; lower is better."""
+        return "rmse" if self.classes is None else "log_loss"
 
     @property
     def lock(self) -> FileLock:
@@ -258,7 +267,8 @@ class _Search:
             study.tell(trial, value)
 
     def objective(self, trial: optuna.Trial, config: FinetuneConfig) -> float:
-        """Mean validation RMSE over the splits, in the target's unit."""
+        """Mean validation error over the splits: RMSE in the target's unit, or log loss."""
+        metric = task_of(self.classes).metrics[self.metric]
         errors: list[float] = []
         for number, (train, (smiles, true)) in enumerate(self.parts):
             scale, losses = float(np.std(train[1])), list[float]()
@@ -268,7 +278,8 @@ class _Search:
             ) -> None:
                 if not self.settings.prune or "eval_loss" not in known:
                     return
-                losses.append(scale * known["eval_loss"] ** 0.5)
+                loss = known["eval_loss"]
+                losses.append(scale * loss**0.5 if self.classes is None else loss)
                 trial.report(float(np.mean([*errors, min(losses)])), number * _STRIDE + round(known["epoch"]))
                 if trial.should_prune():
                     raise load_optuna().TrialPruned
@@ -282,9 +293,10 @@ class _Search:
                     training=config.training,
                     seed=config.seed,
                     folder=Path(folder),
+                    classes=self.classes,
                     report=watch,
                 )
-            errors.append(float(np.sqrt(np.mean((tuned.model.predict(smiles) - true) ** 2))))
+            errors.append(float(metric(true, tuned.model.predict(smiles))))
         return float(np.mean(errors))
 
 
