@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from moltune.bulk.ray import OnRay
 from moltune.bulk.work import Finished, Function, Work, do_pieces, folder_for
 from moltune.bulk.writers import (
     FULL_PRECISION,
@@ -119,6 +120,7 @@ def predict_file(
     batch_size: int = 32,
     full_precision: bool = False,
     workers: int = 1,
+    ray: str | None = None,
     restartable: bool = True,
     piece: int = PIECE,
     report: StageReport = no_report,
@@ -140,11 +142,13 @@ def predict_file(
         batch_size: of a language model.
         full_precision: write all digits; otherwise no more than the run's error deserves (Parquet has them all).
         workers: processes, each with one thread; 1: this process, with all threads.
+        ray: address of a Ray cluster that works instead, or "local"; see :class:`moltune.bulk.ray.OnRay`.
         restartable: keep finished pieces where a kill leaves them.
         piece: rows that are done at a time.
         report: told how far the work is.
 
     Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
         DataError: the source cannot be read, or the output cannot be written.
         RunFolderError: the run is unfinished, or the folder for finished pieces holds something else.
         CheckpointError: there is no tuned model.
@@ -153,6 +157,7 @@ def predict_file(
     output = Path(output)
     check_place(output, *([source] if isinstance(source, str | Path) else []))
     models = tuple(str(one) for one in ([models] if isinstance(models, str | Path) else models))
+    way = None if ray is None else OnRay(ray)
     predictors = Predictors.load(models, base, blend=blend, level=level)
     opened = open_source(source, table, piece)
     check_rows(output, opened.rows)
@@ -161,7 +166,8 @@ def predict_file(
     report = report if opened.rows > piece else no_report
     work = PredictWork(models, base, blend, level, column, batch_size, predictors)
     with folder_for(output if restartable else None, opened, work, piece) as finished:
-        do_pieces(opened, work, finished, report, workers=workers, stage=f"predicting {opened.rows:,} rows")
+        stage = f"predicting {opened.rows:,} rows"
+        do_pieces(opened, work, finished, report, workers=workers, stage=stage, way=way)
         full = full_precision or format_of(output) in FULL_PRECISION
         return _write(output, opened, finished, predictors, column, full, report)
 

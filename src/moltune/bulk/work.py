@@ -17,6 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 ENDING, SETTINGS = ".unfinished", "settings.json"
 _SAY_EVERY = 60.0
 # One thread in each worker: as many processes as cores would otherwise fight for them.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
 
 Function = Callable[[Piece], pa.Table]
 
@@ -71,10 +72,19 @@ class Finished:
         """Result of a piece."""
         return pq.read_table(self.path(index))
 
+    def write(self, index: int, result: pa.Table) -> None:
+        """Keep the result of a piece; its file is whole or absent."""
+        with replacing(self.path(index)) as temporary:
+            pq.write_table(result, temporary)
+
     def schemas(self) -> Iterator[pa.Schema]:
         """Columns of the result of each piece, in their order."""
         for path in sorted(self.folder.glob("*.parquet")):
             yield pq.read_schema(path)
+
+
+Way = Callable[[Work, Callable[[], Iterator[Piece]], Finished], Iterator[int]]
+"""Does the pieces that are missing, and tells the number of rows of each when its file is there."""
 
 
 @contextmanager
@@ -127,7 +137,16 @@ def _empty(folder: Path) -> None:
     (folder / SETTINGS).unlink(missing_ok=True)
 
 
-def do_pieces(source: Source, work: Work, finished: Finished, report: StageReport, *, workers: int, stage: str) -> None:
+def do_pieces(
+    source: Source,
+    work: Work,
+    finished: Finished,
+    report: StageReport,
+    *,
+    workers: int,
+    stage: str,
+    way: Way | None = None,
+) -> None:
     """Do what is not done yet.
 
     Args:
@@ -137,6 +156,7 @@ def do_pieces(source: Source, work: Work, finished: Finished, report: StageRepor
         report: told the share of rows that are done.
         workers: processes; 1: this one.
         stage: name of the work for ``report``.
+        way: how pieces are done; unset: on ``workers`` processes of this machine.
 
     Raises:
         MoltuneError: a process died, or see the work itself.
@@ -145,25 +165,33 @@ def do_pieces(source: Source, work: Work, finished: Finished, report: StageRepor
     for path in finished.folder.glob("*.parquet"):
         done += pq.read_metadata(path).num_rows
     progress.begin(done)
-    missing = (piece for piece in source.pieces() if not finished.path(piece.index).is_file())
     if done == source.rows:
         return
-    if workers == 1:
-        function = work.open()
-        for piece in missing:
-            _do(function, piece, finished)
-            progress.more(piece.rows)
-        return
+    way = way or (_here if workers == 1 else partial(_on_processes, workers))
+    for rows in way(work, lambda: (one for one in source.pieces() if not finished.path(one.index).is_file()), finished):
+        progress.more(rows)
+
+
+def _here(work: Work, missing: Callable[[], Iterator[Piece]], finished: Finished) -> Iterator[int]:
+    function = work.open()
+    for piece in missing():
+        finished.write(piece.index, function(piece))
+        yield piece.rows
+
+
+def _on_processes(
+    workers: int, work: Work, missing: Callable[[], Iterator[Piece]], finished: Finished
+) -> Iterator[int]:
     try:
         with _pool(work, workers) as pool:
             waiting: deque[tuple[Future[None], int]] = deque()
-            for piece in missing:
+            for piece in missing():
                 waiting.append((pool.submit(_do_in_worker, piece, finished), piece.rows))
                 # Pieces are read no faster than they are done, so that memory stays as it is.
                 while len(waiting) > 2 * workers:
-                    _take(waiting, progress)
+                    yield _take(waiting)
             while waiting:
-                _take(waiting, progress)
+                yield _take(waiting)
     except BrokenProcessPool:
         raise MoltuneError(
             "a worker process died, perhaps for want of memory; "
@@ -199,21 +227,16 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 60 else "less than a minute"
 
 
-def _take(waiting: deque[tuple[Future[None], int]], progress: _Progress) -> None:
+def _take(waiting: deque[tuple[Future[None], int]]) -> int:
     future, rows = waiting.popleft()
     future.result()
-    progress.more(rows)
-
-
-def _do(function: Function, piece: Piece, finished: Finished) -> None:
-    with replacing(finished.path(piece.index)) as temporary:
-        pq.write_table(function(piece), temporary)
+    return rows
 
 
 @contextmanager
 def _pool(work: Work, workers: int) -> Iterator[ProcessPoolExecutor]:
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work,))
     try:
@@ -242,4 +265,4 @@ def _start(work: Work) -> None:
 
 def _do_in_worker(piece: Piece, finished: Finished) -> None:
     assert _function is not None
-    _do(_function, piece, finished)
+    finished.write(piece.index, _function(piece))

@@ -84,6 +84,9 @@ def predict(
         bool, option("--full-precision", help="All digits, not only those that the model's error deserves.")
     ] = False,
     workers: Workers = 1,
+    ray: Annotated[
+        str | None, option("--ray", metavar="ADDRESS", help="Work on a Ray cluster; local starts one.")
+    ] = None,
     blend: Blend = None,
     base: Base = None,
     as_json: Json = False,
@@ -119,6 +122,7 @@ def predict(
             batch_size=given.settings(TrainingSettings).eval_batch_size,
             full_precision=full_precision,
             workers=workers,
+            ray=ray,
             restartable=output is not None,
             report=report,
         )

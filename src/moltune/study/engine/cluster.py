@@ -7,7 +7,6 @@ does the task again elsewhere.
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import time
 import traceback
@@ -15,14 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from moltune.errors import ConfigError
+from moltune.cluster import connect
 from moltune.study.engine.store import Store, Task
 from moltune.study.engine.task import Event, compute
 from moltune.study.engine.workers import Executor
 
 Files = dict[str, bytes]
-
-_SECONDS_TO_ANSWER = 10.0
 
 
 class RayExecutor(Executor):
@@ -38,23 +35,12 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, folder: str | Path, address: str, threads: int = 1) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError("--ray needs Ray; run `pip install moltune[ray]`") from None
-        self._ray = ray
-        self._own = not ray.is_initialized()
-        if self._own:
-            _knock(address)
-            try:
-                ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"there is no Ray cluster at {address}: {error}") from None
+        self._ray, self._own = connect(address)
         self.threads = threads
         self.store = Store(folder)
         # A killed node must not be retried behind the runner's back: the runner counts deaths.
         environment = {"env_vars": dict.fromkeys(("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), str(threads))}
-        self._remote = ray.remote(num_cpus=threads, max_retries=0, runtime_env=environment)(_perform_remotely)
+        self._remote = self._ray.remote(num_cpus=threads, max_retries=0, runtime_env=environment)(_perform_remotely)
         self._shared: dict[Path, Any] = {}
         self._running: dict[Any, tuple[Task, float, ExitStack]] = {}
 
@@ -114,16 +100,6 @@ class RayExecutor(Executor):
         if path not in self._shared:
             self._shared[path] = self._ray.put(_pack(path, self.store.folder))
         return self._shared[path]
-
-
-def _knock(address: str) -> None:
-    """Raise ConfigError where a machine does not answer; Ray itself would try for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
-        except OSError as error:
-            raise ConfigError(f"there is no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 def _perform_remotely(task: Task, threads: int, *inputs: Files) -> tuple[Files, str, str]:
