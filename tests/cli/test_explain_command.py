@@ -60,3 +60,12 @@ def test_what_cannot_be_explained_is_refused(moltune: Invoke, finished: Run, arg
     done = moltune("explain", finished.path, *arguments)
     assert done.exit_code == 2
     assert reason in done.output + done.stderr
+
+
+def test_a_classifier_is_explained_by_log_odds(moltune: Invoke, finished_classes: Run) -> None:
+    done = moltune("explain", finished_classes.path, "CCCCO", "--edits", 40)
+    assert done.exit_code == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "contributions to the log-odds of soluble" in shown
+    assert "Nearest measured 1" in shown
+    assert ": soluble, " in shown or ": insoluble, " in shown

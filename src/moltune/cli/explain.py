@@ -82,21 +82,23 @@ def _show(found: Explanation) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from moltune.explanation.explain import decimals, short, signed
+    from moltune.explanation.explain import decimals, signed
 
     out.print(f"[bold]{escape(found.smiles)}[/]", soft_wrap=True)
     if found.note:
         out.print(f"[yellow]{escape(found.note)}[/]", soft_wrap=True)
     out.print(found.summary(), soft_wrap=True)
     digits = decimals(found.contributions.values)
-    table = Table(box=None, pad_edge=False)
+    table = Table(
+        box=None, pad_edge=False, title=f"contributions to the {escape(found.scale)}" if found.scale else None
+    )
     for heading in ("Atom", "Element", "Contribution", "Standard error"):
         table.add_column(heading, justify="left" if heading == "Element" else "right")
     for atom, element, value, error in found.table().itertuples(index=False, name=None):
         table.add_row(str(atom), element, signed(value, digits), f"{error:.{digits}f}")
     out.print(table)
     for at, one in enumerate(found.neighbours, 1):
-        near = f"[bold]Nearest measured {at}[/] (similarity {one.similarity:.2f}): {short(one.value)}, "
+        near = f"[bold]Nearest measured {at}[/] (similarity {one.similarity:.2f}): {escape(found.measured(one))}, "
         out.print(f"{near}{escape(one.smiles)}\n   {escape(found.compared(one))}", soft_wrap=True)
     if found.sites is not None:
         listed = ", ".join(f"{found.symbols[one.atom]} {one.atom} {one.kind} {one.pka:.1f}" for one in found.sites)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from moltune.calibration.platt import score_of
 from moltune.data.chemistry import parse_smiles
 from moltune.data.load import molecules_from_lists
 from moltune.errors import DataError
@@ -39,12 +40,14 @@ class Explanation:
         smiles: as it was predicted; atoms are numbered from 0 in its order.
         symbols: elements of the n atoms.
         target: the property, with its unit where that is known.
-        prediction: in the property's unit.
+        prediction: in the property's unit, or the probability of the positive class.
         note: what the predictor remarks about the molecule; mostly empty.
-        contributions: of the n atoms.
+        contributions: of the n atoms, to the prediction, or to the log-odds log(p/(1 - p)) of the positive class: atoms
+            add up there, while a probability can but approach 0 and 1.
         neighbours: the nearest measured molecules, the most similar first.
         error: RMSE of the predictor; None: not known.
         sites: ionisable sites with their pKa; None where the prediction does not depend on them.
+        classes: negative and positive class; None: the property is a number.
     """
 
     given: str
@@ -57,11 +60,32 @@ class Explanation:
     neighbours: tuple[Neighbour, ...]
     error: float | None
     sites: tuple[Site, ...] | None
+    classes: tuple[str, str] | None = None
+
+    @property
+    def explained(self) -> float:
+        """What atoms contribute to: the prediction, or the log-odds of the positive class."""
+        return self.prediction if self.classes is None else float(log_odds(np.array([self.prediction]))[0])
+
+    @property
+    def scale(self) -> str:
+        """What that is called; empty: the property itself."""
+        return "" if self.classes is None else f"log-odds of {self.classes[1]}"
+
+    @property
+    def predicted(self) -> str:
+        """The prediction in words."""
+        value = short(self.prediction)
+        return value if self.classes is None else f"probability of {self.classes[1]} {value}"
+
+    def measured(self, neighbour: Neighbour) -> str:
+        """What was measured of a neighbour: a number, or a class."""
+        return short(neighbour.value) if self.classes is None else self.classes[int(neighbour.value > 0.5)]
 
     @property
     def rest(self) -> float:
-        """The prediction minus the sum of the contributions: what belongs to no atom."""
-        return self.prediction - float(self.contributions.values.sum())
+        """What is explained minus the sum of the contributions: what belongs to no atom."""
+        return self.explained - float(self.contributions.values.sum())
 
     @property
     def is_faithful(self) -> bool:
@@ -90,7 +114,8 @@ class Explanation:
         if not neighbour.has or text.startswith("this molecule shares only"):
             return text
         share = signed(self.share(neighbour), decimals(self.contributions.values))
-        return f"{text} The atoms that only this molecule has contribute {share}."
+        scale = f" to the {self.scale}" if self.scale else ""
+        return f"{text} The atoms that only this molecule has contribute {share}{scale}."
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, ready for JSON."""
@@ -100,13 +125,19 @@ class Explanation:
             "smiles": self.smiles,
             "property": self.target,
             "prediction": self.prediction,
+            **({} if self.classes is None else {"classes": list(self.classes), "contributions_to": self.scale}),
             "note": self.note,
             "atoms": table.to_dict("records"),
             "rest": self.rest,
             "fidelity": self.contributions.fidelity,
             "edits": self.contributions.edits,
             "neighbours": [
-                {**asdict(one), "difference": one.difference, "contribution": self.share(one)}
+                {
+                    **asdict(one),
+                    **({} if self.classes is None else {"class": self.measured(one)}),
+                    "difference": one.difference,
+                    "contribution": self.share(one),
+                }
                 for one in self.neighbours
             ],
             **({} if self.sites is None else {"sites": [asdict(site) for site in self.sites]}),
@@ -115,25 +146,27 @@ class Explanation:
     def summary(self) -> str:
         """The result in two sentences."""
         found, total = self.contributions, short(float(self.contributions.values.sum()))
-        text = f"Predicted {self.target}: {short(self.prediction)}. "
+        text = f"Predicted {self.target}: {self.predicted}. "
+        whole = f" to the {self.scale} ({short(self.explained)})" if self.scale else ""
         if not found.edits:
             return text + "Nothing of the molecule can be edited, so that its atoms have no contributions."
         text += (
-            f"The contributions of the atoms sum to {total}, and {short(self.rest)} belongs to no atom; they foretell "
-            f"{max(found.fidelity, 0):.0%} of how the prediction changes under {found.edits} edits."
+            f"The contributions of the atoms{whole} sum to {total}, and {short(self.rest)} belongs to no atom; they "
+            f"foretell {max(found.fidelity, 0):.0%} of how {'it' if whole else 'the prediction'} changes under "
+            f"{found.edits} edits."
         )
         return text if self.is_faithful else text + " That is little: do not read much into them."
 
     def drawing(self) -> str:
         """The molecule with its contributions, as SVG."""
-        caption = f"predicted {self.target}: {short(self.prediction)}"
-        title, least = f"contribution to {self.target}", (self.error or 0.0) * PALE
+        caption = f"predicted {self.target}: {self.predicted}"
+        title, least = f"contribution to {self.scale or self.target}", (self.error or 0.0) * PALE
         return draw_contributions(self.smiles, self.contributions.values, title, caption, least)
 
     def pair(self, neighbour: Neighbour) -> str:
         """The molecule beside a neighbour with what differs highlighted, as SVG."""
-        measured = f"measured {short(neighbour.value)} (similarity {neighbour.similarity:.2f})"
-        return draw_pair(self.smiles, neighbour, f"this molecule: predicted {short(self.prediction)}", measured)
+        measured = f"measured {self.measured(neighbour)} (similarity {neighbour.similarity:.2f})"
+        return draw_pair(self.smiles, neighbour, f"this molecule: predicted {self.predicted}", measured)
 
     def page(self) -> str:
         """Everything as one HTML page that loads nothing from elsewhere."""
@@ -155,6 +188,7 @@ class Explanation:
             note=self.note,
             drawing=self.drawing(),
             atoms=pd.DataFrame(rows, columns=["atom", "element", "contribution", "standard error"]),
+            scale=self.scale,
             neighbours=near,
             sites=sites,
             form=draw_svg(self.smiles, PH) if self.sites is not None else "",
@@ -174,10 +208,11 @@ def explain(
     """Explain one prediction, whatever predicts.
 
     Args:
-        predictor: its prediction is explained: that of the blend where it has one.
+        predictor: its prediction is explained: that of the blend where it has one. Of a classifier the log-odds of the
+            positive class are, as calibrated.
         smiles: the molecule, which is cleaned as the training data were.
-        known: measured molecules, columns ``smiles`` and ``value`` in the property's unit; unset: those that the
-            predictor was trained on, where it knows them.
+        known: measured molecules, columns ``smiles`` and ``value`` in the property's unit, 0 or 1 for classes; unset:
+            those that the predictor was trained on, where it knows them.
         neighbours: how many of them to compare with.
         edits: how many edited molecules to predict at most.
         seed: of what is random about edits.
@@ -208,7 +243,13 @@ def explain(
         neighbours=tuple(near),
         error=predictor.error,
         sites=tuple((predict_pka([used])[0]) or ()) if _depends_on_charge(predictor) else None,
+        classes=predictor.model.class_names,
     )
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """log(p/(1 - p)), shape (n,); within ±16 where a probability is 0 or 1."""
+    return score_of(probabilities, (1.0, 0.0))
 
 
 def decimals(values: np.ndarray) -> int:
@@ -228,7 +269,7 @@ def short(value: float) -> str:
 
 
 def _asks(predictor: Predictor) -> Any:
-    """The predictor as a function of SMILES, without what else it says of a molecule."""
+    """The predictor as a function of SMILES, without what else it says of a molecule; log-odds of a classifier."""
 
     def predict(smiles: Sequence[str]) -> np.ndarray:
         # Of an edit that the model cannot read whole, the molecule itself excepted.
@@ -236,8 +277,9 @@ def _asks(predictor: Predictor) -> Any:
         read = [at for at in range(len(smiles)) if at == 0 or at not in issues]
         texts = [smiles[at] for at in read]
         values = predictor.model.predict(texts)
+        values = values if predictor.blend is None else predictor.blend.predict(texts, values)
         found = np.full(len(smiles), np.nan)
-        found[read] = values if predictor.blend is None else predictor.blend.predict(texts, values)
+        found[read] = values if predictor.model.class_names is None else log_odds(values)
         return found
 
     return predict
