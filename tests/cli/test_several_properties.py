@@ -54,6 +54,7 @@ def test_from_a_table_with_gaps_to_predictions_of_each(moltune: Invoke, quick: l
         ["export", runs, "-o", tmp_path / "exported"],
         ["influence", runs, table, "-o", tmp_path / "scores"],
         ["uncertainty", runs, table, "-o", tmp_path / "spread"],
+        ["audit", table, "--against", runs, "--target", "polar"],
         ["explain", runs, "CCO", "-o", tmp_path / "page.html"],
     ):
         refused = moltune(*command)

@@ -68,7 +68,7 @@ def test_each_property_has_an_ordinary_run(joint: dict[str, Run], gaps: Path) ->
             assert part_of.setdefault(smiles, part) == part
         others = [other for other in NAMES if other != name]
         assert loaded.provenance["together_with"] == others
-        assert f"together with {', '.join(others)}" in (run.path / "report.html").read_text()
+        assert f"learned together with {', '.join(others)}:" in (run.path / "report.html").read_text()
         assert not (run.path.parent / "checkpoints").exists()
         assert set(loaded.metrics["blend"]["weights"]) == {"model", "gp:rdkit-fast"}
         stored = loaded.predictions[:20]

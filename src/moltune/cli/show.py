@@ -72,10 +72,10 @@ def show_runs(runs: dict[str, Run], as_json: bool) -> None:
         unit = str(run.provenance.get("data", {}).get("unit") or "")
         out.print(f"\n[bold]{escape(name)}[/]  {escape(verdict(run.metrics, unit=unit))}")
         out.print(_table(run))
-    folder = next(iter(runs.values())).path.parent
-    out.print(
-        "One encoder was tuned on all of them; one split and one seed, so differences between runs may be noise\n"
-    )
+    first = next(iter(runs.values()))
+    folder, probe = first.path.parent, first.config.method.name == "probe"
+    how = "Each has a probe of its own" if probe else "One encoder was tuned on all of them"
+    out.print(f"{how}; one split and one seed, so differences between runs may be noise\n")
     for label, place in (("report", REPORT), ("all metrics", PROPERTIES)):
         out.print(f"{label:<12}{folder / place}", soft_wrap=True)
     for name, run in runs.items():

@@ -23,7 +23,7 @@ from moltune.evaluation.statistics import holm
 from moltune.features.embedding import Encoder
 from moltune.features.physchem import DESCRIPTORS, physchem
 from moltune.progress import StageReport, no_report
-from moltune.run import CONFIG, Run
+from moltune.run import Run
 from moltune.selection.class_findings import ClassAudit, class_disagreement
 from moltune.selection.findings import Audit
 from moltune.selection.noise import class_noise, label_noise
@@ -142,7 +142,7 @@ def _known(
 ) -> tuple[Molecules, np.ndarray | None, CleanSettings | None]:
     if isinstance(against, Molecules):
         return against, None, None
-    if isinstance(against, str | Path) and (Path(against) / CONFIG).is_file():
+    if isinstance(against, str | Path) and Path(against).is_dir():
         run = Run.load(against)
         molecules, parts = run.molecules()
         return molecules, parts, run.config.data.clean

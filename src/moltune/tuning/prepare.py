@@ -100,8 +100,8 @@ class Prepared:
             )
         if self.beside:
             notes.append(
-                f"one encoder was tuned on this property together with {', '.join(self.beside)}; the losses by epoch, "
-                "the time and the memory are those of all of them, and a molecule lies in the same part for each"
+                f"this was learned together with {', '.join(self.beside)}: a molecule lies in the same part for "
+                "each; an encoder that was tuned is one for all, as are the losses by epoch, the time and the memory"
             )
         conflicts = len(self.molecules.conflicts)
         if conflicts:

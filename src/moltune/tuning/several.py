@@ -147,8 +147,8 @@ def write_summary(joint: Run, runs: Mapping[str, Run]) -> None:
         shown[f"{name}{tail}: test part"] = pd.DataFrame(rows)
     page = render(
         "analysis.html",
-        title=f"{', '.join(runs)} with {joint.config.model.name}, tuned together",
-        verdict="One encoder and a head for each property; the report of each lies in its folder: "
+        title=f"{', '.join(runs)} with {joint.config.model.name}, {joint.config.method.name} fine-tuning",
+        verdict="Several properties of one table, split together. The report of each lies in its folder: "
         + ", ".join(f"{run.path.name}/{REPORT}" for run in runs.values()),
         findings=[("note", f"{name}. {verdict(own, unit=units[name])}") for name, own in metrics.items()],
         tables=shown,

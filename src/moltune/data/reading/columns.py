@@ -53,7 +53,8 @@ def find_columns(
         if others:
             raise DataError(
                 f"One target column is wanted here, and {target!r} names {_listed([target_column, *others])}: choose "
-                f"one, such as --target {shlex.quote(target_column)}. Several at once are for `moltune finetune`."
+                f"one, such as --target {shlex.quote(target_column)}. Several at once are for `moltune finetune`, "
+                "in Python moltune.finetune_several."
             )
         if target_column == smiles_column:
             raise DataError(f"Column {target!r} cannot be both the SMILES and the target.")
