@@ -2,7 +2,8 @@
 
 chemprop lives in an environment of its own. For every split file that ``moltune study splits RECIPE -o DIR`` wrote,
 this trains chemprop with its defaults and writes ``split<n>.csv`` (row, predicted) for validation and test part. A
-split that is there already is not repeated.
+target of 0 and 1 alone is one of two classes, and probabilities are written. A split that is there already is not
+repeated.
 
     moltune study splits baselines -o runs/studies/baselines
     python benchmarks/chemprop_arm.py runs/studies/baselines/splits external/chemprop --chemprop runs/chemprop-venv
@@ -20,10 +21,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from moltune.evaluation.metrics import CLASSIFICATION, REGRESSION
+
 
 def run_split(path: Path, output: Path, chemprop: Path, epochs: int, seed: int) -> None:
     """Train on one split and write its predictions atomically."""
     frame = pd.read_csv(path)
+    task = CLASSIFICATION if set(frame["target"]) == {0, 1} else REGRESSION
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         named = frame.assign(split=frame["split"].replace({"validation": "val"}))
@@ -32,7 +36,7 @@ def run_split(path: Path, output: Path, chemprop: Path, epochs: int, seed: int) 
         asked[["smiles"]].to_csv(folder / "asked.csv", index=False)
         common = ["--smiles-columns", "smiles", "--num-workers", "0", "--accelerator", "cpu"]
         train = ["train", "--data-path", "train.csv", "--target-columns", "target", "--splits-column", "split"]
-        train += ["--task-type", "regression", "--epochs", str(epochs), "--pytorch-seed", str(seed), "-o", "model"]
+        train += ["--task-type", task.name, "--epochs", str(epochs), "--pytorch-seed", str(seed), "-o", "model"]
         predict = ["predict", "--test-path", "asked.csv", "--preds-path", "predicted.csv"]
         for arguments in (train, predict):
             if arguments is predict:
@@ -46,9 +50,9 @@ def run_split(path: Path, output: Path, chemprop: Path, epochs: int, seed: int) 
     temporary = output.with_name(f".{output.name}.tmp")
     result.to_csv(temporary, index=False)
     os.replace(temporary, output)
-    error = result["predicted"].to_numpy() - asked["target"].to_numpy()
     test = (asked["split"] == "test").to_numpy()
-    print(f"{path.stem}: test RMSE {float((error[test] ** 2).mean() ** 0.5):.4f}", flush=True)
+    value = task.metrics[task.primary](asked["target"].to_numpy()[test], result["predicted"].to_numpy()[test])
+    print(f"{path.stem}: test {task.primary} {float(value):.4f}", flush=True)
 
 
 def main() -> None:

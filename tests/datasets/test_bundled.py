@@ -5,6 +5,9 @@ import hashlib
 import pytest
 
 from moltune import datasets
+from moltune.config import DataSettings
+from moltune.data.classes import find_classes
+from moltune.data.reading.read import read_table
 from moltune.datasets import bundled
 from moltune.errors import DataError
 
@@ -38,6 +41,14 @@ def test_values_are_those_of_the_source():
     assert barrier.loc["1", "smiles"] == "O=C(O)c1cc(N=Nc2ccc(S(=O)(=O)Nc3ccccn3)cc2)ccc1O"
     assert (barrier.loc["1", "bbb"], barrier.loc["1500", "bbb"]) == (0.0, 1.0)
     assert datasets.load("freesolv").set_index("id").loc["methanesulfonyl chloride", "hydration_free_energy"] == -4.87
+
+
+def test_the_barrier_is_a_target_of_two_classes_by_itself():
+    settings = DataSettings(source="b3db")
+    found = find_classes(read_table("b3db", settings), settings).provenance
+    assert found["classes"] == ["0", "1"]
+    assert found["licence"] == "CC0-1.0"
+    assert any("'0' (2851 rows) and '1' (4956)" in note for note in found["notes"])
 
 
 def test_names_and_info_are_frozen_and_complete():
