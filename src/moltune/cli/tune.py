@@ -149,9 +149,9 @@ def tune(
     values = found.to_dict()
     if as_json:
         return print_json(values)
-    before = values["default_validation_rmse"]
+    before = found.default
     out.print(
-        f"\nbest mean validation RMSE {found.value:.4f}"
+        f"\nbest mean validation {found.label} {found.value:.4f}"
         + (f" (settings as given: {before:.4f})" if before is not None else "")
         + "; chosen among many, so expect a little worse on new molecules\n"
     )
