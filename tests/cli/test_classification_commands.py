@@ -94,3 +94,17 @@ def test_scores_selection_and_addition(
     tuned = moltune("finetune", classes_csv, *quick, *options, "--add", tmp_path / "one.csv", "-o", tmp_path / "run")
     assert tuned.exit_code == 0, tuned.stderr
     assert Run.load(tmp_path / "run").splits["added"].any()
+
+
+def test_tune_searches_classes_by_log_loss(
+    moltune: Invoke, quick: list[str], classes_csv: Path, tmp_path: Path
+) -> None:
+    probe = ["--method", "probe", "--set", "method.probe.features=[rdkit-fast]", "--set", "method.probe.head=svr"]
+    space = ["--space", "method.probe.C=1:10:log"]
+    found = moltune(
+        "tune", classes_csv, "--target", "solvation", *probe, *space, "--trials", 2, "-o", tmp_path / "tune"
+    )
+    assert found.exit_code == 0, found.stderr
+    assert "best mean validation log loss 0." in found.stdout
+    assert "settings as given" in found.stdout
+    assert json.loads((tmp_path / "tune" / "summary.json").read_text())["best_validation_log_loss"] < 1
