@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moltune.evaluation.classification import CLASSIFICATION_METRICS, confusion, reliability
+from moltune.evaluation.classification import CLASSIFICATION_METRICS, calibration_error, confusion, reliability
 from moltune.evaluation.metrics import CLASSIFICATION, compare_paired, evaluate, task_of
 
 THEIRS = {
@@ -76,3 +78,19 @@ def test_reliability_of_exact_probabilities_is_small_and_of_wrong_ones_large() -
     assert wrong["error"] > 0.15
     assert sum(exact["molecules"]) == 20_000
     np.testing.assert_allclose(exact["predicted"], exact["measured"], atol=0.05)
+
+
+@given(CASES, st.randoms(use_true_random=False))
+def test_reliability_does_not_depend_on_the_order_of_the_molecules(
+    cases: list[tuple[bool, float]], random: Random
+) -> None:
+    mixed = random.sample(cases, len(cases))
+    one, other = (reliability(*map(np.array, zip(*rows, strict=True))) for rows in (cases, mixed))
+    assert one["error"] == pytest.approx(other["error"], abs=1e-12)
+    assert one["measured"] == pytest.approx(other["measured"], abs=1e-12)
+
+
+def test_the_share_of_positives_is_a_calibrated_probability() -> None:
+    true = np.repeat([0.0, 1.0], [30, 70])
+    assert calibration_error(true, np.full(100, 0.7)) == pytest.approx(0.0, abs=1e-12)
+    assert calibration_error(true, np.full(100, 0.5)) == pytest.approx(0.2)

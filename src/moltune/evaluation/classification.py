@@ -90,10 +90,15 @@ CLASSIFICATION_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 def reliability(true: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> dict[str, Any]:
     """Probabilities beside what happened, in bins of equal numbers of molecules.
 
+    Molecules of one probability count with the share of positives among them, whichever bin they fall into, so that
+    nothing depends on the order of the molecules.
+
     Returns:
         ``predicted`` (mean probability of each bin), ``measured`` (share of positives in it), ``molecules`` in it, and
         ``error``: the expected calibration error, the mean distance of the two, weighted by the molecules.
     """
+    _, place, counts = np.unique(predicted, return_inverse=True, return_counts=True)
+    true = (np.bincount(place, weights=true) / counts)[place]
     groups = [group for group in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(group)]
     mean = np.array([predicted[group].mean() for group in groups])
     share = np.array([true[group].mean() for group in groups])
