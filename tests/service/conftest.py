@@ -14,6 +14,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 from tests.tiny import RunSettings
 
+from moltune import datasets
 from moltune.run import Run
 from moltune.service.app import create_app
 from moltune.service.models import Served, served
@@ -29,6 +30,18 @@ def probe(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Ru
     """A ridge on Morgan counts: cheap, with intervals and a domain."""
     changes = {"method.name": "probe", "method.probe.head": "ridge", "method.probe.features": "morgan"}
     return finetune(settings(output=tmp_path_factory.mktemp("served") / "hydration", **changes))
+
+
+@pytest.fixture(scope="session")
+def classifier(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same for two classes, with prediction sets."""
+    folder = tmp_path_factory.mktemp("classes")
+    table = datasets.load("freesolv").iloc[:300]
+    table["solvation"] = table.pop("hydration_free_energy").lt(-4).map({True: "soluble", False: "insoluble"})
+    table.to_csv(folder / "classes.csv", index=False)
+    changes = {"method.name": "probe", "method.probe.head": "ridge", "method.probe.features": "morgan"}
+    changes |= {"data.source": str(folder / "classes.csv"), "data.target": "solvation"}
+    return finetune(settings(output=folder / "solvation", **changes))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import pytest
 from tests.service.conftest import listening, make_settings
 
 from moltune import datasets
-from moltune.service.models import Served
+from moltune.run import Run
+from moltune.service.models import Served, served
 from moltune.service.page import assets
 
 CHROMIUM = which("chromium") or which("chromium-browser")
@@ -211,6 +212,45 @@ def test_every_state_is_accessible_and_fits(page: Any, tmp_path: Path) -> None:
     check()
     upload(page, tmp_path)
     check()
+
+
+@pytest.fixture(scope="module")
+def address_of_classes(probe: Run, classifier: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    models = served([str(probe.path), str(classifier.path)], only=True)
+    yield from listening(make_settings(tmp_path_factory.mktemp("classes")), models)
+
+
+@pytest.mark.parametrize("options", [*SCHEMES, {"viewport": {"width": 360, "height": 800}}])
+def test_a_classifier(browser: Any, address_of_classes: str, options: dict[str, Any], tmp_path: Path) -> None:
+    page = browser.new_page(base_url=address_of_classes, **options)
+    page.set_default_timeout(SECONDS)
+    page.goto("./#/?smiles=OCC(O)CO")
+    card = page.get_by_role("article", name="Solvation")
+    card.locator(".drawing img").wait_for()
+    page.locator(".drawing img").nth(1).wait_for()
+    assert card.locator(".number strong").inner_text() == "soluble"
+    text = card.inner_text()
+    assert re.search(r"probability of soluble (0\.\d\d|1\.00)\n", text)
+    assert "90 % prediction set" in text
+    assert re.search(r"\d+ % of the training are soluble", text)
+    assert re.search(r"(in)?soluble measured", text)
+    scale = card.locator("svg.scale").first
+    assert "on a scale from 0 (insoluble) to 1" in scale.get_attribute("aria-label")
+    assert scale.locator("rect.positive").count() == 30
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    check_accessible(page)
+    page.goto("./#/models")
+    card = page.get_by_role("article", name="Solvation")
+    card.wait_for()
+    assert "ROC AUC" in card.inner_text()
+    assert "RMSE" not in card.inner_text()
+    check_accessible(page)
+    upload(page, tmp_path)
+    assert "probability of soluble" in page.locator("thead").inner_text()
+    assert "set: " in page.locator("table.rows tbody").inner_text()
+    assert "predicted: insoluble\u00a0" in page.locator(".summaries").inner_text()
+    check_accessible(page)
+    page.close()
 
 
 def test_a_token_is_asked_for_once(browser: Any, models: list[Served], tmp_path: Path) -> None:

@@ -5,6 +5,15 @@ export interface Histogram {
   counts: number[];
 }
 
+export interface ClassHistogram {
+  edges: number[];
+  negative: number[];
+  positive: number[];
+}
+
+/** Names of the negative and of the positive class. */
+export type Classes = [string, string];
+
 export interface Model {
   name: string;
   property: string;
@@ -14,7 +23,11 @@ export interface Model {
   features: string[];
   molecules: number | null;
   date: string;
+  classes: Classes | null;
+  prevalence: number | null;
+  held_out: ClassHistogram | null;
   rmse: number | null;
+  scores: Record<string, number>;
   error_from: string;
   coverage: number | null;
   level: number;
@@ -31,6 +44,9 @@ export interface Prediction {
   property: string;
   unit: string;
   value: number | null;
+  classes: Classes | null;
+  predicted_class: string | null;
+  prediction_set: string[] | null;
   low: number | null;
   high: number | null;
   level: number;
@@ -56,6 +72,7 @@ export interface Result {
 
 export interface Explanation {
   summary: string;
+  contributions_to: string | null;
   faithful: boolean;
   atoms: { atom: number; element: string; contribution: number; standard_error: number | null }[];
   rest: number;
@@ -69,6 +86,7 @@ export interface JobModel {
   model: string;
   columns: Record<string, string>;
   domain: Record<Flag, number>;
+  classes: Record<string, number>;
   histogram: Histogram | null;
 }
 

@@ -46,7 +46,7 @@ async function png(svg: string): Promise<Blob> {
 }
 
 export function csv(result: Result): string {
-  const head = ["smiles", "model", "property", "unit", "value", "low", "high", "level", "domain", "reason"];
+  const head = ["smiles", "model", "property", "unit", "value", "low", "high", "class", "set", "level", "domain", "reason"];
   const lines = result.predictions.map((one) => [
     result.smiles,
     one.model,
@@ -55,6 +55,8 @@ export function csv(result: Result): string {
     one.value,
     one.low,
     one.high,
+    one.predicted_class,
+    one.prediction_set?.join(" or "),
     one.level,
     one.domain,
     one.reason,

@@ -1,6 +1,6 @@
 // Draw or paste a molecule, and see its cards.
 
-import { models, predict, type Result } from "./api";
+import { models, predict, type Prediction, type Result } from "./api";
 import { card } from "./card";
 import { editor, type Editor, smilesOfBlock } from "./chem";
 import { copyText, csv } from "./copy";
@@ -120,11 +120,16 @@ async function answer(place: HTMLElement, smiles: string): Promise<void> {
     });
     place.replaceChildren(tools(result, used), h("div", { class: "cards" }, ...cards));
     announce(
-      result.predictions.map((one) => `${one.property.replaceAll("_", " ")}: ${number(one.value)} ${one.unit}`).join("; "),
+      result.predictions.map((one) => `${one.property.replaceAll("_", " ")}: ${spoken(one)}`).join("; "),
     );
   } catch (error) {
     place.replaceChildren(failure(error));
   }
+}
+
+function spoken(one: Prediction): string {
+  if (!one.classes) return `${number(one.value)} ${one.unit}`;
+  return `${one.predicted_class}, probability of ${one.classes[1]} ${number(one.value, 2)}`;
 }
 
 function tools(result: Result, smiles: string): HTMLElement {

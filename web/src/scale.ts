@@ -1,6 +1,6 @@
 // An interval on a scale above the histogram of the training values; and a histogram alone.
 
-import type { Histogram, Prediction } from "./api";
+import type { ClassHistogram, Classes, Histogram, Model, Prediction } from "./api";
 import { number, s, unit } from "./dom";
 
 const WIDE = 440;
@@ -71,6 +71,52 @@ export function scale(one: Prediction, training: Histogram | null, decimals: num
     "svg",
     { viewBox: `0 0 ${WIDE} 126`, class: "scale", role: "img", "aria-label": words.filter(Boolean).join(", ") },
     ...parts,
+  );
+}
+
+function stacked(found: ClassHistogram, x: (value: number) => number, base: number, tall: number): SVGElement[] {
+  const most = Math.max(...found.negative.map((count, at) => count + (found.positive[at] ?? 0)), 1);
+  return found.negative.flatMap((below, at) => {
+    const left = x(found.edges[at] ?? 0);
+    const width = Math.max(x(found.edges[at + 1] ?? 0) - left - 0.6, 0.4);
+    const above = found.positive[at] ?? 0;
+    const bar = (kind: string, from: number, count: number) =>
+      s("rect", { class: `bar ${kind}`, x: left, y: base - ((from + count) / most) * tall, width, height: (count / most) * tall });
+    return [bar("negative", 0, below), bar("positive", below, above)];
+  });
+}
+
+/** A probability between 0 and 1 above those of molecules that were held out, with the share of positives. */
+export function probability(one: Prediction, model: Model, [negative, positive]: Classes): SVGElement {
+  const x = (value: number) => LEFT + value * (WIDE - 2 * LEFT);
+  const [line, base] = [16, model.held_out ? 104 : 34];
+  const value = one.value ?? 0;
+  const share = model.prevalence;
+  const words = [
+    `probability of ${positive} ${number(value, 2)} on a scale from 0 (${negative}) to 1`,
+    share !== null && `share of ${positive} in the training ${number(share, 2)}`,
+    model.held_out && `above a histogram of the probabilities of molecules that were held out`,
+  ];
+  return s(
+    "svg",
+    { viewBox: `0 0 ${WIDE} ${base + 22}`, class: "scale", role: "img", "aria-label": words.filter(Boolean).join(", ") },
+    ...(model.held_out ? stacked(model.held_out, x, base, 66) : []),
+    ...axis(0, 1, x, base),
+    share === null ? null : s("line", { class: "share", x1: x(share), x2: x(share), y1: line + 10, y2: base }),
+    s("line", { class: "track", x1: x(0), x2: x(1), y1: line, y2: line }),
+    s("line", { class: "filled", x1: x(0), x2: x(value), y1: line, y2: line }),
+    s("line", { class: "guide", x1: x(value), x2: x(value), y1: line, y2: base }),
+    s("circle", { class: "value", cx: x(value), cy: line, r: 6 }),
+  );
+}
+
+export function classHistogram(found: ClassHistogram, label: string): SVGElement {
+  const x = (value: number) => LEFT + value * (WIDE - 2 * LEFT);
+  return s(
+    "svg",
+    { viewBox: `0 0 ${WIDE} 118`, class: "scale", role: "img", "aria-label": label },
+    ...stacked(found, x, 94, 84),
+    ...axis(0, 1, x, 94),
   );
 }
 

@@ -112,16 +112,20 @@ function headings(
     sortable("row", "Row"),
     h("th", { scope: "col" }, "Structure"),
     ...job.results.flatMap((one) => {
-      const unitOf = unit(known.find((other) => other.name === one.model)?.unit ?? "");
       const flag = one.columns._domain;
       return [
-        sortable(one.columns[""] ?? "", `${one.model.replaceAll("_", " ")}${unitOf ? ` (${unitOf})` : ""}`),
+        sortable(one.columns[""] ?? "", heading(one, known.find((other) => other.name === one.model))),
         ...(flag ? [sortable(flag, "Domain")] : []),
       ];
     }),
     ...job.others.map((name) => sortable(name, name)),
     h("th", { scope: "col" }, "Note"),
   ];
+}
+
+function heading(one: JobModel, model: Model | undefined): string {
+  const more = model?.classes ? `probability of ${model.classes[1]}` : unit(model?.unit ?? "");
+  return `${one.model.replaceAll("_", " ")}${more ? ` (${more})` : ""}`;
 }
 
 function arrow(here: boolean, descending: boolean): HTMLElement {
@@ -140,11 +144,14 @@ function line(row: Row, job: Job, of: (one: JobModel) => Model | undefined): HTM
       const digits = of(one)?.decimals ?? null;
       const flag = one.columns._domain ? (row[one.columns._domain] as Flag | null) : null;
       const why = one.columns._reason ? row[one.columns._reason] : null;
+      const held = one.columns._set ? row[one.columns._set] : null;
       return [
         h(
           "td",
           { class: "figure" },
           h("strong", {}, number(cell(""), digits)),
+          one.columns._class && h("span", { class: "small" }, String(row[one.columns._class] ?? "")),
+          held ? h("span", { class: "small" }, `set: ${held}`) : null,
           typeof cell("_low") === "number" && h("span", { class: "small" }, `${number(cell("_low"), digits)} to ${number(cell("_high"), digits)}`),
         ),
         ...(one.columns._domain
@@ -165,11 +172,17 @@ function summary(one: JobModel, model: Model | undefined): HTMLElement {
     { class: "card" },
     h("h3", {}, name),
     one.histogram
-      ? h("figure", { class: "histogram" }, histogram(one.histogram, `Histogram of the predictions, ${name}`), h("figcaption", {}, `predictions${model && unit(model.unit) ? ` (${model.unit})` : ""}`))
+      ? h("figure", { class: "histogram" }, histogram(one.histogram, `Histogram of the predictions, ${name}`), h("figcaption", {}, caption(one, model)))
       : h("p", {}, "No predictions."),
     inside + near + out > 0 &&
       h("p", { class: "flag" }, badge("in", true), ` ${inside.toLocaleString("en")} `, badge("near", true), ` ${near.toLocaleString("en")} `, badge("out", true), ` ${out.toLocaleString("en")}`),
   );
+}
+
+function caption(one: JobModel, model: Model | undefined): string {
+  if (!model?.classes) return `predictions${model && unit(model.unit) ? ` (${model.unit})` : ""}`;
+  const counts = Object.entries(one.classes).map(([name, count]) => `${name}\u00a0${count.toLocaleString("en")}`);
+  return `probability of ${model.classes[1]}; predicted: ${counts.join(", ")}`;
 }
 
 function download(job: Job): HTMLElement {

@@ -26,7 +26,7 @@ _NUMBERS = {
     **{f"_{name}": name for name in ("low", "high", "sd", "nearest_measured", "similarity", "measured")},
     **{f"_{name}": name for name in ("acid_pka", "base_pka", "charge")},
 }
-_TEXTS = {"_domain": "domain", "_nearest": "nearest", "_main_form": "main_form"}
+_TEXTS = {"_domain": "domain", "_nearest": "nearest", "_main_form": "main_form", "_class": "predicted_class"}
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class Answers:
             "smiles": found.smiles,
             "property": found.target,
             "prediction": found.prediction,
+            "classes": found.classes,
+            "contributions_to": found.scale or None,
             "note": found.note,
             "summary": found.summary(),
             "atoms": [
@@ -176,8 +178,20 @@ def _prediction(name: str, predictor: Predictor, row: dict[Hashable, Any]) -> di
         "reason": str(row.get("_reason") or ""),
         "note": str(row.get(NOTE) or ""),
     }
+    classes = predictor.model.class_names
+    if classes is not None:
+        found["classes"] = classes
+        found["prediction_set"] = _listed(row.get("_set"), classes)
     found |= {own: finite(row[suffix]) for suffix, own in _NUMBERS.items() if suffix in row}
     return found | {own: row[suffix] or None for suffix, own in _TEXTS.items() if suffix in row}
+
+
+def _listed(held: str | None, classes: tuple[str, str]) -> list[str] | None:
+    """The classes in a set that a table of predictions has in words; None: there is none."""
+    if not held:
+        return None
+    negative, positive = classes
+    return {"none": [], negative: [negative], positive: [positive]}.get(held, [positive, negative])
 
 
 NOT_PREDICTED = (DataError, NumericsError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moltune.bulk.predict import Summary, predict_file, structure_column
+from moltune.data.reading.columns import is_empty
 from moltune.data.reading.stream import open_source
 from moltune.errors import DataError
 from moltune.files import replacing
@@ -22,7 +24,7 @@ VIEW = "view.parquet"
 ROW = "row"
 _PIECE = 200
 _OTHERS = 4
-_TEXTS = {"_domain", "_reason", "_nearest", "_main_form"}
+_TEXTS = {"_class", "_set", "_domain", "_reason", "_nearest", "_main_form"}
 Tell = Callable[[dict[str, Any]], bool]
 """Says how far a job is; whether it is asked to stop."""
 
@@ -81,6 +83,7 @@ def _view(result: Path, structure: str, models: Sequence[str], done: Summary) ->
     others: list[str] | None = None
     values: list[list[np.ndarray]] = [[] for _ in kept]
     flags: list[dict[str, int]] = [dict.fromkeys(("in", "near", "out"), 0) for _ in kept]
+    classes: list[Counter[str]] = [Counter() for _ in kept]
     writer: pq.ParquetWriter | None = None
     with replacing(result.with_name(VIEW)) as temporary:
         for frame in _frames(result):
@@ -109,6 +112,8 @@ def _view(result: Path, structure: str, models: Sequence[str], done: Summary) ->
                 for flag, count in frame.get(names.get("_domain", ""), pd.Series(dtype=object)).value_counts().items():
                     if flag in flags[at]:
                         flags[at][str(flag)] += int(count)
+                if "_class" in names:
+                    classes[at].update(str(one) for one in frame[names["_class"]] if not is_empty(one))
         if writer is not None:
             writer.close()
     return {
@@ -116,8 +121,14 @@ def _view(result: Path, structure: str, models: Sequence[str], done: Summary) ->
         "others": others or [],
         "note": done.note,
         "results": [
-            {"model": name, "columns": names, "domain": counted, "histogram": histogram(np.concatenate(found))}
-            for name, names, counted, found in zip(models, kept, flags, values, strict=True)
+            {
+                "model": name,
+                "columns": names,
+                "domain": counted,
+                "classes": dict(sorted(sorts.items())),
+                "histogram": histogram(np.concatenate(found), (0, 1) if "_class" in names else None),
+            }
+            for name, names, counted, sorts, found in zip(models, kept, flags, classes, values, strict=True)
         ],
     }
 

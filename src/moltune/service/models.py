@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moltune.errors import RunFolderError
+from moltune.evaluation.classification import CLASSIFICATION_METRICS
 from moltune.files import unpacked
+from moltune.predictors.base import BLEND, MODEL
 from moltune.ready import catalogue
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BINS = 30
+_DECIMALS = 2
+"""Of a probability."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,11 @@ def served(models: Sequence[str], only: bool = False) -> list[Served]:
 def describe(one: Served, predictor: Predictor) -> dict[str, Any]:
     """What the list of models says of one, as :class:`moltune.service.schemas.Model` has it."""
     folder = catalogue.path_of(one.place) if one.ready else Path(one.place)
-    card = _card(folder)
+    card, metrics, classes = _card(folder), _metrics(folder), predictor.model.class_names
     measured = np.empty(0) if predictor.confidence is None else predictor.confidence.measured
     if not len(measured) and predictor.known:
         measured = np.array([value for part, value in predictor.known.values() if part == "train"])
-    coverage = None if card is None else card.get("intervals", {}).get("coverage")
+    coverage = _coverage(metrics) if card is None else card.get("intervals", {}).get("coverage")
     return {
         "name": one.name,
         "property": predictor.target_name,
@@ -84,12 +88,16 @@ def describe(one: Served, predictor: Predictor) -> dict[str, Any]:
         "features": [] if card is None else card["features"],
         "molecules": len(measured) or None if card is None else card["molecules"],
         "date": _date(folder) if card is None else card["date"],
+        "classes": classes,
+        "prevalence": None if classes is None or not len(measured) else float(measured.mean()),
+        "held_out": None if classes is None else _held_out(predictor),
         "rmse": finite(predictor.error),
+        "scores": {} if classes is None else _scores(metrics),
         "error_from": "held-out molecules of the run" if card is None else "cross-validation",
-        "coverage": finite(coverage if card is not None else _coverage(folder)),
+        "coverage": finite(coverage),
         "level": predictor.level,
-        "decimals": decimals(predictor.error),
-        "training": histogram(measured),
+        "decimals": decimals(predictor.error) if classes is None else _DECIMALS,
+        "training": histogram(measured) if classes is None else None,
         "caveats": [] if card is None else card["caveats"],
         "data": {} if card is None else card["data"],
         "card": card or {},
@@ -103,12 +111,12 @@ def decimals(error: float | None) -> int | None:
     return max(0, 1 - math.floor(math.log10(error)))
 
 
-def histogram(values: np.ndarray) -> dict[str, list[Any]] | None:
-    """Counts of finite values between edges; None where there are none."""
+def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> dict[str, list[Any]] | None:
+    """Counts of finite values between edges, the outer ones at the limits, if any; None where there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
-    counts, edges = np.histogram(values, bins=_BINS)
+    counts, edges = np.histogram(values, bins=_BINS, range=limits)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
@@ -138,12 +146,36 @@ def _date(folder: Path | None) -> str:
     return datetime.fromtimestamp(place.stat().st_mtime, UTC).date().isoformat()
 
 
-def _coverage(folder: Path | None) -> float | None:
-    """Of the intervals of a run on molecules that neither model nor calibration has seen."""
+def _metrics(folder: Path | None) -> dict[str, Any]:
+    """Of a run or its export; empty where there is none."""
     from moltune.run import CONFIG, Run
 
-    if folder is None or not (folder / CONFIG).is_file():
-        return None
-    found = Run.load(folder).metrics.get("intervals") or {}
-    own = found.get("blend") or found.get("model") or {}
+    return {} if folder is None or not (folder / CONFIG).is_file() else Run.load(folder).metrics
+
+
+def _coverage(metrics: dict[str, Any]) -> float | None:
+    """Of the intervals or prediction sets of a run on molecules that neither model nor calibration has seen."""
+    found = metrics.get("intervals") or metrics.get("prediction_sets") or {}
+    own = found.get(BLEND) or found.get(MODEL) or {}
     return own.get("coverage")
+
+
+def _scores(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a classifier on the test part, or else on the validation part, on which its scale was chosen."""
+    own = metrics.get(BLEND) or metrics
+    found = own.get("test") or own.get("validation") or {}
+    scores = {name: finite(value["value"]) for name, value in found.items() if name in CLASSIFICATION_METRICS}
+    reliable = metrics.get("reliability") or {}
+    scores["calibration_error"] = finite((reliable.get(BLEND) or reliable.get(MODEL) or {}).get("error"))
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def _held_out(predictor: Predictor) -> dict[str, list[Any]] | None:
+    """Probabilities of the molecules behind the prediction sets, by their class."""
+    source = MODEL if predictor.blend is None else BLEND
+    sets = None if predictor.confidence is None else predictor.confidence.sets.get(source)
+    if sets is None:
+        return None
+    edges = np.linspace(0, 1, _BINS + 1)
+    pairs = (("negative", 1 - sets.negative), ("positive", sets.positive))
+    return {"edges": edges.tolist(), **{name: np.histogram(own, bins=edges)[0].tolist() for name, own in pairs}}

@@ -13,6 +13,7 @@ def _listed(value: Any) -> Any:
 
 EXAMPLES = ["CC(=O)Oc1ccccc1C(=O)O", "CN1CCC[C@H]1c1cccnc1"]
 Flag = Literal["in", "near", "out"]
+Classes = tuple[str, str]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -34,15 +35,18 @@ class PredictRequest(_Body):
 
 
 class Prediction(BaseModel):
-    """One property of one molecule; numbers are in the property's unit."""
+    """One property of one molecule; numbers are in the property's unit, or where there are two classes, 0 and 1."""
 
     model: str
     property: str
     unit: str
-    value: float | None
+    value: float | None = Field(description="of two classes the calibrated probability of the positive one")
+    classes: Classes | None = Field(None, description="names of the negative and of the positive class")
+    predicted_class: str | None = Field(None, description="the more probable one")
+    prediction_set: list[str] | None = Field(None, description="the classes that cannot be excluded at the level")
     low: float | None = Field(None, description="lower end of the interval")
     high: float | None = Field(None, description="upper end of the interval")
-    level: float = Field(description="share of measurements that intervals hold")
+    level: float = Field(description="share of measurements that intervals and prediction sets hold")
     sd: float | None = None
     domain: Flag | None = Field(None, description="whether the molecule is like those of the training")
     reason: str = Field("", description="why it is not, or not quite")
@@ -115,10 +119,14 @@ class ExplainResponse(BaseModel):
     smiles: str
     property: str
     prediction: float
+    classes: Classes | None = Field(None, description="as beside a prediction")
+    contributions_to: str | None = Field(
+        None, description="what the atoms add up to, where it is not the prediction: log-odds of the positive class"
+    )
     note: str
     summary: str
     atoms: list[Atom]
-    rest: float = Field(description="the prediction without the atoms' contributions")
+    rest: float = Field(description="the prediction, or its log-odds, without the atoms' contributions")
     fidelity: float | None = Field(description="share of the changes under edits that the contributions foretell")
     faithful: bool
     drawing: str = Field(description="SVG with the atoms' contributions and a scale")
@@ -134,6 +142,14 @@ class Histogram(BaseModel):
     counts: list[int]
 
 
+class ClassHistogram(BaseModel):
+    """Probabilities of molecules that the model was not trained on, by the class that they were measured to be of."""
+
+    edges: list[float]
+    negative: list[int]
+    positive: list[int]
+
+
 class Model(BaseModel):
     """A model that predicts."""
 
@@ -145,9 +161,13 @@ class Model(BaseModel):
     features: list[str]
     molecules: int | None = Field(description="that it was trained on")
     date: str
+    classes: Classes | None = Field(description="of a classifier: names of the negative and of the positive class")
+    prevalence: float | None = Field(description="share of the positive class in the training")
+    held_out: ClassHistogram | None
     rmse: float | None
+    scores: dict[str, float] = Field(description="of a classifier, such as roc_auc and calibration_error")
     error_from: str = Field(description="where the error was measured")
-    coverage: float | None = Field(description="share of measurements that intervals held")
+    coverage: float | None = Field(description="share of measurements that intervals or prediction sets held")
     level: float
     decimals: int | None = Field(description="digits that the error deserves")
     training: Histogram | None = Field(description="of the training values")
@@ -173,6 +193,7 @@ class JobModel(BaseModel):
     model: str
     columns: dict[str, str] = Field(description="what is said → column of the result")
     domain: dict[str, int]
+    classes: dict[str, int] = Field(default_factory=dict, description="of a classifier: molecules by predicted class")
     histogram: Histogram | None
 
 
