@@ -13,6 +13,7 @@ import torch
 from tests.tiny import RunSettings, assert_same_run, table_with_gaps, weights_of, without_seconds
 
 from moltune.config import TrainingSettings
+from moltune.data.reading.read import read_table
 from moltune.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from moltune.models.batches import SmilesDataset
 from moltune.models.checkpoints import load_tokenizer, make_regression
@@ -20,7 +21,7 @@ from moltune.models.joint import JointModel
 from moltune.predictors.base import TunedModel
 from moltune.predictors.load import load_model
 from moltune.predictors.predictor import Predictor
-from moltune.predictors.several import Predictors
+from moltune.predictors.several import OneOfSeveral, Predictors
 from moltune.run import Run
 from moltune.tuning.finetune import finetune
 from moltune.tuning.loop import fit
@@ -109,13 +110,33 @@ def test_all_rows_are_in_one_table(joint: dict[str, Run]) -> None:
         assert words in page
 
 
-def test_the_joint_folder_predicts_every_property(joint: dict[str, Run], small_table: pd.DataFrame) -> None:
-    rows = small_table[["id", "smiles"]].iloc[100:110].reset_index(drop=True)
-    found = Predictors.load([joint["dG"].path.parent]).predict_source(rows)
+def test_the_joint_folder_predicts_every_property_and_its_encoder_runs_once(
+    joint: dict[str, Run], small_table: pd.DataFrame
+) -> None:
+    rows = small_table[["id", "smiles"]].iloc[90:120].reset_index(drop=True)
+    predictors = Predictors.load([joint["dG"].path.parent])
+    first, *others = (one.model for one in predictors.members)
+    assert isinstance(first, OneOfSeveral)
+    assert all(one.network.encoder is first.network.encoder for one in others)
+    calls: list[int] = []
+    first.network.encoder.register_forward_hook(lambda *of: calls.append(1))
+    for _ in range(2):
+        found = predictors.predict_source(rows)
+        assert not first.known
+    # The model's encoder in one batch for all properties; members of the blends have features of their own.
+    assert len(calls) == 2
     for name, run in joint.items():
         alone = Predictors.load([run.path]).predict_source(rows)
         np.testing.assert_allclose(found[name], alone[name])
     assert set(found["polar_class"]) <= {"yes", "no"}
+
+
+def test_other_encoders_run_by_themselves(joint: dict[str, Run], finished: Run, small_table: pd.DataFrame) -> None:
+    predictors = Predictors.load([joint["dG"].path, finished.path, joint["logS"].path])
+    assert [isinstance(one.model, OneOfSeveral) for one in predictors.members] == [True, False, True]
+    rows = small_table[["smiles"]].iloc[:5]
+    [_, found, _] = predictors.predict_rows(read_table(rows), "smiles")
+    np.testing.assert_allclose(found[""], Predictor.load(finished.path).predict(rows["smiles"].tolist())["predicted"])
 
 
 def test_the_same_runs_twice_also_after_a_kill(of_several: RunSettings, tmp_path: Path) -> None:

@@ -31,10 +31,15 @@ def predict_smiles(
     """
     options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     values = run_batches(model, tokenizer, smiles, lambda **batch: model(**batch).logits, **options).reshape(-1)
+    check_finite(smiles, values)
+    return values
+
+
+def check_finite(smiles: Sequence[str], values: np.ndarray) -> None:
+    """Raise NumericsError, which names the molecule, where a prediction is not finite; ``values`` are (n,)."""
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise NumericsError(f"the prediction for {smiles[bad[0]]} is {values[bad[0]]}")
-    return values
 
 
 def embed_smiles(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
 
 from moltune.calibration import LEVEL
@@ -19,10 +20,14 @@ from moltune.data.reading.read import read_table
 from moltune.data.reading.table import RawTable
 from moltune.features.registry import FeatureTable
 from moltune.predictors.base import Progress
+from moltune.predictors.language import LanguageModel
 from moltune.predictors.names import NOTE, Names, Property, column_names, joined
 from moltune.predictors.predictor import Predictor
 from moltune.predictors.probe import Probe
 from moltune.run import joint_folders
+
+if TYPE_CHECKING:
+    from moltune.models.joint import JointModel
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,12 @@ class Predictors:
 
     @classmethod
     def of(cls, members: list[Predictor]) -> Self:
-        """Let probes that embed with the same checkpoint compute each feature once."""
+        """Let probes that embed with the same checkpoint compute each feature once, and run an encoder once for all."""
         shared: dict[str, FeatureTable] = {}
         for probe in _probes(members):
             encoder = "" if probe.encoder is None else json.dumps(probe.encoder.facts, sort_keys=True)
             probe.features = shared.setdefault(encoder, FeatureTable(probe.features.given))
-        return cls(members, list(shared.values()))
+        return cls(_on_one_encoder(members), list(shared.values()))
 
     @property
     def properties(self) -> list[Property]:
@@ -101,6 +106,9 @@ class Predictors:
         finally:
             for table in self.tables:
                 table.forget()
+            for one in self.members:
+                if isinstance(one.model, OneOfSeveral):
+                    one.model.known.clear()
         return found
 
     def predict_source(
@@ -147,6 +155,58 @@ class Predictors:
         """Names of the columns in a table that has columns already; ``found`` has those of each member's results."""
         suffixes = [[name for name in columns if name != NOTE] for columns in found]
         return column_names(list(zip(self.properties, suffixes, strict=True)), list(taken))
+
+
+class OneOfSeveral(LanguageModel):
+    """A language model whose encoder others have, too: it runs once for all of them.
+
+    Args:
+        own: the model.
+        joint: all of them as one.
+        at: place of the model among them.
+        known: SMILES → predictions of all; they share it, and whoever uses them empties it.
+    """
+
+    def __init__(self, own: LanguageModel, joint: JointModel, at: int, known: dict[str, np.ndarray]) -> None:
+        super().__init__(own.network, own.tokenizer, own.truncate)
+        self.joint, self.at, self.known = joint, at, known
+
+    def _predict(self, smiles: Sequence[str], batch_size: int, progress: Progress | None) -> np.ndarray:
+        from moltune.models.inference import check_finite, run_batches
+
+        new = [text for text in smiles if text not in self.known]
+        options: dict[str, Any] = {"batch_size": batch_size, "max_length": self._limit if self.truncate else None}
+        found = run_batches(self.network, self.tokenizer, new, lambda **batch: self.joint(**batch).logits, **options)
+        self.known.update(zip(new, found, strict=True))
+        if progress is not None:
+            progress(len(smiles))
+        values = np.array([self.known[text][self.at] for text in smiles])
+        check_finite(smiles, values)
+        return values
+
+
+def _on_one_encoder(members: list[Predictor]) -> list[Predictor]:
+    """The predictors, in which equal encoders of language models are one."""
+    own = {at: one.model for at, one in enumerate(members) if type(one.model) is LanguageModel}
+    if len(own) < 2:
+        return members
+    from moltune.models.digest import tensor_digest
+    from moltune.models.joint import JointModel
+
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for at, model in own.items():
+        words = model.tokenizer.backend_tokenizer.to_str()
+        groups.setdefault((tensor_digest(model.network.encoder), words, model.truncate), []).append(at)
+    found = list(members)
+    for places in groups.values():
+        networks = [own[at].network for at in places]
+        for network in networks[1:]:
+            network.encoder = networks[0].encoder
+        joint, known = JointModel(networks, [1.0] * len(networks)), dict[str, np.ndarray]()
+        for number, at in enumerate(places):
+            if len(places) > 1:
+                found[at] = replace(members[at], model=OneOfSeveral(own[at], joint, number, known))
+    return found
 
 
 def _probes(members: Sequence[Predictor]) -> Iterator[Probe]:
