@@ -54,10 +54,12 @@ class ClassAudit(Audit):
         return "bad" if share > _CONTRADICTION or (one_way and share > _ONE_WAY) else "note"
 
     def _contradiction(self, facts: dict[str, Any]) -> str:
-        return f"of the {facts['labelled']} molecules that both have with a label, {self._flipped(facts)}."
+        both = "" if facts["labelled"] == facts["molecules"] else " with a label"
+        return f"of the {facts['labelled']} molecules that both have{both}, {self._flipped(facts)}."
 
     def _differences(self, facts: dict[str, Any]) -> str:
-        return f"of the {facts['labelled']} with both labels {self._flipped(facts)}."
+        both = "them" if facts["labelled"] == facts["molecules"] else f"the {facts['labelled']} with both labels"
+        return f"of {both}, {self._flipped(facts)}."
 
     def _flipped(self, facts: dict[str, Any]) -> str:
         negative, positive = self._names
