@@ -6,6 +6,7 @@
     python benchmarks/predict_commands.py bulk --chemprop runs/peers/chemprop --admet runs/peers/admet \
         --smiles molecules.csv [--count 100000] [--few 1000] [--admet-count 2000] [--workers 1]
     python benchmarks/predict_commands.py memory --smiles molecules.csv --sizes 10000,100000,1000000
+    python benchmarks/predict_commands.py kills --smiles molecules.csv --model lipophilicity-fast --count 6000
 
 ``--model NAME|RUN`` (repeatable) says which models of ours; chemprop's is its default one, trained for an epoch on a
 few hundred molecules, since speed does not depend on the weights; admet-ai predicts its 41 properties with an ensemble,
@@ -14,19 +15,24 @@ the smallest thing that it does. All have one thread for each worker.
 cold    one molecule, ``--runs`` times each in turn: medians of seconds
 bulk    CSV to CSV; ``rate`` is that of the rows beyond ``--few``, which leaves the start aside
 memory  largest resident memory of ours, in MiB, for files of growing length (the molecules are repeated)
+kills   CSV to CSV, killed by SIGKILL ``--kills`` times at random moments and begun again, beside a run left in peace:
+        whether the bytes are the same, and which rows are lost or doubled; seed 0
 
 Processor time, of all processes together, is disturbed least by other work on the machine.
-Writes ``benchmarks/results/predict_{cold,bulk,memory}.json``.
+Writes ``benchmarks/results/predict_{cold,bulk,memory,kills}.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -197,6 +203,47 @@ def memory(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return result
 
 
+def kills(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Ours killed again and again, each time after a share of the time that a whole run takes."""
+    molecules, draw, result = read(arguments), random.Random(0), dict[str, Any]()
+    table = pd.DataFrame({COLUMN: [molecules[at % len(molecules)] for at in range(arguments.count)]})
+    table.rename_axis("id").to_csv(folder / "in.csv")
+    for model in arguments.model:
+        peaceful, killed = folder / "peaceful.csv", folder / "killed.csv"
+        for path in (peaceful, killed):
+            path.unlink(missing_ok=True)
+        seconds = timed(ours(model, str(folder / "in.csv"), peaceful, arguments.workers)).clock
+        command, record = ours(model, str(folder / "in.csv"), killed, arguments.workers), []
+        while sum(moment["killed"] for moment in record) < arguments.kills:
+            after = draw.uniform(0, seconds)
+            child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(after)
+            moment: dict[str, Any] = {"after_seconds": after, "killed": child.poll() is None}
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            finished = folder.glob("killed.csv.unfinished/[0-9]*.parquet")
+            moment["finished_rows"] = sum(len(pd.read_parquet(path)) for path in finished)
+            record.append(moment)
+            print(model, moment, flush=True)
+            # Where it had ended before, it begins again.
+            killed.unlink(missing_ok=True)
+        timed(command)
+        ids = pd.read_csv(killed)["id"]
+        result[f"moltune {Path(model).name}"] = {
+            "rows": arguments.count,
+            "workers": arguments.workers,
+            "seconds_without_a_kill": seconds,
+            "kills": record,
+            "same_bytes": killed.read_bytes() == peaceful.read_bytes(),
+            "rows_lost": len(set(range(arguments.count)) - set(ids)),
+            "rows_doubled": int(ids.duplicated().sum()),
+            "rows_in_order": ids.is_monotonic_increasing,
+            "left_behind": sorted(path.name for path in folder.glob("*.unfinished")),
+        }
+    return result
+
+
 def read(arguments: argparse.Namespace) -> list[str]:
     """Molecules in random order."""
     path = arguments.smiles
@@ -206,7 +253,7 @@ def read(arguments: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cold", "bulk", "memory"))
+    parser.add_argument("what", choices=("cold", "bulk", "memory", "kills"))
     parser.add_argument("--model", action="append", help="of ours, repeatable; unset: lipophilicity, best and fast")
     parser.add_argument("--chemprop", type=Path, help="virtual environment")
     parser.add_argument("--admet", type=Path, help="virtual environment")
@@ -218,11 +265,12 @@ def main() -> None:
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=5)
     arguments = parser.parse_args()
     arguments.model = arguments.model or ["lipophilicity", "lipophilicity-fast"]
     machine = describe_machine("onnxruntime", "numpy", "rdkit")
     with tempfile.TemporaryDirectory() as folder:
-        found = {"cold": cold, "bulk": bulk, "memory": memory}[arguments.what](arguments, Path(folder))
+        found = {"cold": cold, "bulk": bulk, "memory": memory, "kills": kills}[arguments.what](arguments, Path(folder))
     versions = {}
     for name, environment in (("chemprop", arguments.chemprop), ("admet_ai", arguments.admet)):
         if environment:
