@@ -71,6 +71,8 @@ def study(wet_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"name": "probe", "kind": "probe", "head": "ridge", "features": ["rdkit-fast"]},
             {"name": "svr", "kind": "svr", "features": ["rdkit-fast"], "C": 2},
             {"name": "trees", "kind": "baseline", "baseline": "xgboost", "label": "XGBoost"},
+            {"name": "ridge", "kind": "baseline", "baseline": "ridge"},
+            {"name": "forest", "kind": "baseline", "baseline": "random-forest"},
             {"name": "both", "kind": "blend", "arms": ["probe", "trees"]},
             {"name": "theirs", "kind": "external", "files": "{split}.csv", "seeded": False},
         ],
@@ -244,9 +246,6 @@ def test_arms_and_metrics_that_need_numbers_say_so(wet: dict[str, Any], values: 
     def plan(**changes: Any) -> None:
         make_plan(make_recipe({**wet, **changes}, tmp_path), Store(tmp_path / "study"))
 
-    ridge = {"name": "ridge", "kind": "baseline", "baseline": "ridge"}
-    with pytest.raises(ConfigError, match="the baseline ridge knows no classes; take a probe"):
-        plan(arms=[*wet["arms"], ridge])
     with pytest.raises(ConfigError, match=r"statistics\.metric is rmse, and the target holds two classes: .*roc_auc"):
         plan(statistics={"metric": "rmse"})
     with pytest.raises(ConfigError, match=r"statistics\.metric is roc_auc, and the target is a number"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.tiny import RunSettings
 
-from moltune.baselines.classical import XGBoostBaseline
+from moltune.baselines.classical import XGBoostBaseline, load_baseline, save_baseline
 from moltune.baselines.compare import run_baselines
 from moltune.config import ProbeSettings, make_config
 from moltune.errors import ConfigError
@@ -185,18 +185,24 @@ def test_a_run_of_a_probe(of_classes: RunSettings, tmp_path: Path) -> None:
     assert "prediction_sets" in run.metrics
 
 
-def test_xgboost_learns_probabilities_and_ridge_refuses(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_classical_baselines_learn_probabilities(table: pd.DataFrame, tmp_path: Path) -> None:
     smiles, labels = table["smiles"].tolist(), (table["solvation"] == "soluble").to_numpy(dtype=float)
     parts = {"train": (smiles[:80], labels[:80]), "test": (smiles[80:], labels[80:])}
-    found = run_baselines(["xgboost", "random-forest"], parts, task=CLASSIFICATION, bootstrap=0)
+    calibrated = {**parts, "validation": (smiles[60:], labels[60:])}
+    for given in (parts, calibrated):
+        ridge = run_baselines(["ridge"], given, task=CLASSIFICATION, bootstrap=0)["ridge"]
+        save_baseline(ridge.baseline, tmp_path / "ridge")
+        loaded = load_baseline("ridge", tmp_path / "ridge").predict(smiles[80:])
+        np.testing.assert_allclose(loaded, ridge.predictions["test"], rtol=1e-12)
+        assert (loaded.min() == 0) == (given is parts), "cut at 0, where no part could calibrate it"
+        assert ridge.metrics["test"]["roc_auc"]["value"] > 0.7
+    found = run_baselines(["xgboost", "random-forest", "ridge"], parts, task=CLASSIFICATION, bootstrap=0)
     for result in found.values():
         assert 0 <= result.predictions["test"].min() < result.predictions["test"].max() <= 1
     found["xgboost"].baseline.save(tmp_path)
     again = XGBoostBaseline(FeatureTable())
     again.restore(tmp_path)
     np.testing.assert_allclose(again.predict(smiles[80:]), found["xgboost"].predictions["test"], rtol=1e-6)
-    with pytest.raises(ConfigError, match="the baseline ridge knows no classes"):
-        run_baselines(["ridge"], parts, task=CLASSIFICATION, bootstrap=0)
 
 
 def test_weights_of_classes_need_classes(settings: RunSettings, of_classes: RunSettings, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moltune.baselines.trees import Trees
+from moltune.calibration.platt import fit_scale, probability
 from moltune.errors import ConfigError, RunFolderError, one_line
 from moltune.features.registry import CLASSICAL, FeatureTable
 
+_LEAST_VALIDATION = 20
 Part = tuple[Sequence[str], np.ndarray]
 """n SMILES, and their measurements in the target's unit, shape (n,)."""
 
@@ -33,10 +35,8 @@ class Baseline(ABC):
 
     name: str
     columns = CLASSICAL
-    classifies = True
-    """Whether it can learn the probability of the positive of two classes."""
     classes = False
-    """Whether its targets are the classes 0 and 1; set before it is fitted."""
+    """Whether its targets are the classes 0 and 1, and it predicts probabilities of 1; set before it is fitted."""
 
     def __init__(self, features: FeatureTable | None = None) -> None:
         self.features = FeatureTable() if features is None else features
@@ -99,14 +99,17 @@ class RidgeBaseline(Baseline):
     Features are imputed by their median, brought to sign(x) log(1 + |x|) (some descriptors span thirty orders of
     magnitude), standardised, and clipped at five standard deviations so that one odd molecule cannot be thrown far
     outside the range of the target.
+
+    Two classes are regressed as 0 and 1 (least-squares classification). Platt's scaling on a validation part of 20 or
+    more molecules with both classes makes probabilities of that; without one it is cut at 0 and 1.
     """
 
-    name, classifies = "ridge", False
+    name = "ridge"
     penalties = tuple(float(10.0**power) for power in range(0, 6))
     _file = "arrays.safetensors"
 
     def fit(self, train: Part, validation: Part | None = None, seed: int = 0) -> Self:
-        """Fit on the training part; the validation part and the seed are not used."""
+        """Fit on the training part; the validation part makes probabilities, and the seed is not used."""
         from sklearn.impute import SimpleImputer
         from sklearn.linear_model import Ridge, RidgeCV
         from sklearn.preprocessing import StandardScaler
@@ -119,26 +122,38 @@ class RidgeBaseline(Baseline):
         linear = RidgeCV(alphas=self.penalties) if len(train[1]) > 2 else Ridge(alpha=self.penalties[-1])
         linear.fit(self._scaled(features), train[1])
         self.arrays_ |= {"coefficients": linear.coef_, "intercept": np.atleast_1d(linear.intercept_)}
+        if self.classes:
+            tells = validation is not None and len(validation[1]) >= _LEAST_VALIDATION and np.ptp(validation[1]) > 0
+            scale = fit_scale(self._answer(validation[0]), validation[1]) if validation and tells else ()
+            self.arrays_["platt"] = np.array(scale)
         return self
 
     def predict(self, smiles: Sequence[str]) -> np.ndarray:
         """Predict n molecules, shape (n,)."""
+        answer = self._answer(smiles)
+        scale = self.arrays_.get("platt")
+        if scale is None:
+            return answer
+        return probability(answer, (float(scale[0]), float(scale[1]))) if len(scale) else np.clip(answer, 0.0, 1.0)
+
+    def _answer(self, smiles: Sequence[str]) -> np.ndarray:
         scaled = self._scaled(self._x(smiles).astype(np.float64))
-        return scaled @ self.arrays_["coefficients"] + self.arrays_["intercept"][0]
+        return np.asarray(scaled @ self.arrays_["coefficients"] + self.arrays_["intercept"][0])
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
         filled = np.where(np.isnan(features), self.arrays_["median"], features)
         return np.clip((_signed_log(filled) - self.arrays_["mean"]) / self.arrays_["scale"], -5.0, 5.0)
 
     def save(self, folder: Path) -> None:
-        """Medians, means and scales of the features, and the linear model."""
+        """Medians, means and scales of the features, the linear model, and of classes Platt's scaling."""
         arrays = {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in self.arrays_.items()}
         save_file(arrays, folder / self._file)
 
     def restore(self, folder: Path) -> None:
         """Read them."""
         stored = load_file(folder / self._file)
-        self.arrays_ = {name: stored[name].copy() for name in ("median", "mean", "scale", "coefficients", "intercept")}
+        names = ("median", "mean", "scale", "coefficients", "intercept", *({"platt"} & stored.keys()))
+        self.arrays_ = {name: stored[name].copy() for name in names}
         if len({self.arrays_[name].shape for name in ("median", "mean", "scale", "coefficients")}) > 1:
             raise ValueError("its arrays do not have one length")
 

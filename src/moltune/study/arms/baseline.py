@@ -10,7 +10,6 @@ from pydantic import Field
 from moltune.baselines.classical import MeanBaseline, RidgeBaseline, make_baseline
 from moltune.config import Settings
 from moltune.data.splitting.split import Split, parts_of
-from moltune.errors import ConfigError
 from moltune.features.registry import FeatureTable
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.steps import feature_step, shared_features
@@ -35,12 +34,7 @@ class BaselineKind(ArmKind):
     libraries = ("numpy", "rdkit", "scikit-learn", "xgboost")
 
     def check(self, arm: ArmSpec, recipe: Recipe) -> None:
-        """Raise ConfigError where there is no such baseline, or it cannot learn classes."""
-        if recipe.classes is not None and not make_baseline(self.options(arm).baseline).classifies:
-            raise ConfigError(
-                f"arm {arm.name!r}: the baseline {self.options(arm).baseline} knows no classes; take a probe, such as "
-                "kind: probe, head: ridge, features: [rdkit]"
-            )
+        """Raise ConfigError where there is no such baseline."""
         make_baseline(self.options(arm).baseline)
 
     def controls(self, recipe: Recipe) -> list[ArmSpec]:
