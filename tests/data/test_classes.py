@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moltune.config import DataSettings, SplitSettings, make_config, make_settings
-from moltune.data.load import load_molecules
+from moltune.data.classes import column_of_classes
+from moltune.data.load import load_molecules, load_molecules_labelled_or_not
 from moltune.data.molecules import Molecules
 from moltune.data.reading.measurements import Reading
 from moltune.data.splitting.split import make_split
@@ -118,3 +119,20 @@ def test_the_file_with_words_is_read(tmp_path: Path) -> None:
     path.write_text("SMILES,activity\nCCO,inactive\nCCN,active\nCCCl,inactive\n")
     found = load_molecules(path, DataSettings(target="activity"))
     assert found.classes == ("inactive", "active")
+
+
+def test_a_column_that_holds_the_classes_of_a_model_is_the_target() -> None:
+    known = ("inactive", "active")
+    frame = pd.DataFrame({"smiles": ["C", "CC", "CCC"], "mass": [1.5, 2.5, 3.5], "effect": ["Active", "?", "ACTIVE"]})
+    assert column_of_classes(frame, known) == "effect"
+    molecules = load_molecules(frame, DataSettings(task="classification"), classes=known)
+    # All may be of one class, since the model knows the other.
+    assert molecules.target.tolist() == [1.0, 1.0]
+    assert molecules.labels()["label"].tolist() == ["active", "active"]
+    assert len(molecules.rejected) == 1
+    twice = frame.assign(again=frame["effect"])
+    with pytest.raises(DataError, match="Several columns may be the target: effect, again"):
+        load_molecules(twice, DataSettings(task="classification"), classes=known)
+    assert column_of_classes(twice.rename(columns={"again": "label"}), known) == "label"
+    bare = load_molecules_labelled_or_not(frame[["smiles", "mass"]], DataSettings(task="classification"), known)
+    assert np.isnan(bare.target).all()
