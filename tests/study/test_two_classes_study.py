@@ -21,7 +21,7 @@ from moltune.evaluation.classification import calibration_error
 from moltune.study.analysis.claims import claims_table
 from moltune.study.analysis.compare import compare_studies
 from moltune.study.analysis.verdicts import Comparison, analyse, compare, rank
-from moltune.study.engine.plan import make_plan, with_classes, write_splits
+from moltune.study.engine.plan import for_classes, make_plan, write_splits
 from moltune.study.engine.run import Ran, run_study
 from moltune.study.engine.store import Store
 from moltune.study.engine.workers import InlineExecutor
@@ -170,11 +170,11 @@ def test_a_verdict_on_roc_auc_is_that_on_what_it_lacks(seed: int, gap: float) ->
     areas = errors.assign(roc_auc=1 - errors["rmse"])
     recipe = recipe_of(["b", "a"])
     one = compare(errors, recipe, RATIO, plan=False)[0]
-    other = compare(areas, with_classes(recipe, CLASSES), RATIO, plan=False)[0]
+    other = compare(areas, for_classes(recipe, CLASSES), RATIO, plan=False)[0]
     assert one.word == other.word
     assert one.p == pytest.approx(other.p)
     assert one.difference == pytest.approx(-(other.difference or 0))
-    ranks = [rank(f, r) for f, r in ((errors, recipe_of(["b", "a"])), (areas, with_classes(recipe, CLASSES)))]
+    ranks = [rank(f, r) for f, r in ((errors, recipe_of(["b", "a"])), (areas, for_classes(recipe, CLASSES)))]
     assert [ranks[0].sign, ranks[1].sign] == [1, -1]  # type: ignore[union-attr]
 
 
@@ -280,7 +280,7 @@ def test_validate_names_task_and_metric(wet: dict[str, Any], tmp_path: Path) -> 
     facts = json.loads(shown.stdout)
     assert (facts["task"], facts["metric"]) == ("classification", "roc_auc")
     recipe = load_recipe("classification")
-    kept, notes = check_arms(with_classes(recipe, ("0", "1")))
+    kept, notes = check_arms(for_classes(recipe, ("0", "1")))
     assert [arm.name for arm in kept.arms] == ["full", "probe", "blend", "xgboost", "mean"]
     assert any("chemprop" in note for note in notes)
 

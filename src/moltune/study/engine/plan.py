@@ -13,11 +13,9 @@ import pandas as pd
 from moltune import __version__
 from moltune.config import DataSettings
 from moltune.data.classes import CLASSES, find_classes
-from moltune.data.cleaning.clean import clean
-from moltune.data.load import announce
+from moltune.data.load import clean_table
 from moltune.data.molecules import Molecules
 from moltune.data.reading.read import read_table
-from moltune.data.reading.table import RawTable
 from moltune.data.splitting.split import Split
 from moltune.errors import DataError
 from moltune.run import library_versions, machine, versions
@@ -82,7 +80,7 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
         DataError: the data cannot be used, or a split has no test part.
     """
     key, molecules = load_data(recipe.data, store)
-    recipe, notes = check_arms(with_classes(recipe, molecules.classes))
+    recipe, notes = check_arms(for_classes(recipe, molecules.classes))
     notes = [f"Control arm added: {arm.title} – {arm.control}." for arm in recipe.arms if arm.control] + notes
     data = hashlib.sha256(
         molecules.table[["row", "smiles", "target"]].to_csv(index=False, float_format="%.17g").encode()
@@ -116,7 +114,7 @@ def make_plan(recipe: Recipe, store: Store) -> Plan:
     return Plan(recipe, notes, key, molecules, [*steps.values(), *runs.values()], pd.DataFrame(index, dtype=object))
 
 
-def with_classes(recipe: Recipe, classes: tuple[str, str] | None) -> Recipe:
+def for_classes(recipe: Recipe, classes: tuple[str, str] | None) -> Recipe:
     """The recipe as it is for a target with these classes; None: it holds numbers."""
     recipe = recipe.model_copy(update={"classes": classes})
     return recipe.model_copy(update={"statistics": recipe.statistics.model_copy(update={"metric": recipe.metric})})
@@ -124,34 +122,25 @@ def with_classes(recipe: Recipe, classes: tuple[str, str] | None) -> Recipe:
 
 def find_task(recipe: Recipe) -> Recipe:
     """The recipe with the classes of its target, for which the table is read but no molecule is looked at."""
-    found = _read(recipe.data).provenance.get(CLASSES)
-    return with_classes(recipe, None if found is None else (found[0], found[1]))
-
-
-def _read(settings: DataSettings) -> RawTable:
-    return find_classes(read_table(str(settings.source), settings), settings)
+    raw = read_table(str(recipe.data.source), recipe.data)
+    found = find_classes(raw, recipe.data).provenance.get(CLASSES)
+    return for_classes(recipe, None if found is None else (found[0], found[1]))
 
 
 def load_data(settings: DataSettings, store: Store) -> tuple[str, Molecules]:
     """Cleaned molecules from the store, or from their source; with the key under which they are kept."""
-    raw = _read(settings)
+    raw = read_table(str(settings.source), settings)
     rows = pd.util.hash_pandas_object(raw.frame.astype(str), index=False).to_numpy()
     specification = {
         "settings": settings.model_dump(mode="json"),
         "table": hashlib.sha256(rows.tobytes()).hexdigest(),
         "libraries": library_versions(("rdkit",)),
         "moltune": __version__,
-        **({CLASSES: raw.provenance[CLASSES]} if CLASSES in raw.provenance else {}),
     }
     key = digest(specification)
     molecules = store.molecules(key)
     if molecules is None:
-        cleaning = settings.clean
-        if CLASSES in raw.provenance and cleaning.duplicates in ("mean", "median"):
-            # Half a class is none.
-            cleaning = cleaning.model_copy(update={"duplicates": "drop-conflicting", "conflict_tolerance": 0.0})
-        molecules = clean(raw, cleaning, smiles=settings.smiles, target=settings.target, table=settings)
-        announce(molecules)
+        molecules = clean_table(raw, settings)
         store.save_molecules(molecules, key)
     return key, molecules
 
