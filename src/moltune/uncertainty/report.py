@@ -60,5 +60,5 @@ def sorted_scores(
         axes.axhline(threshold, color=VERMILION, linewidth=1.2, linestyle="--")
         axes.set(xlabel="Molecules, the surest first", ylabel=axis_label(label, square))
         axes.set(title="Sorted uncertainty")
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
     return paths
