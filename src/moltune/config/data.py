@@ -87,7 +87,9 @@ class DataSettings(TableSettings):
 
     later: ClassVar[frozenset[str]] = TableSettings.later | {"bounds", "task"}
 
-    source: str | None = Field(None, description="a file, a bundled set (lipophilicity, esol, freesolv, b3db) or a hub id")
+    source: str | None = Field(
+        None, description="a file, a bundled set (lipophilicity, esol, freesolv, b3db) or a hub id"
+    )
     smiles: str | None = Field(None, description="SMILES column; unset: found by its name")
     target: Annotated[str, BeforeValidator(join_names)] | None = Field(
         None,
