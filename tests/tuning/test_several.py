@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.tiny import RunSettings, assert_same_run, table_with_gaps, weights_of, without_seconds
 
-from moltune.config import TrainingSettings
+from moltune.config import TrainingSettings, make_config
 from moltune.data.reading.read import read_table
 from moltune.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from moltune.models.batches import SmilesDataset
@@ -24,7 +24,7 @@ from moltune.predictors.predictor import Predictor
 from moltune.predictors.several import OneOfSeveral, Predictors
 from moltune.run import Run
 from moltune.tuning.finetune import finetune
-from moltune.tuning.loop import fit
+from moltune.tuning.loop import fit, planned_epochs
 from moltune.tuning.several import finetune_several, folder_names
 
 NAMES = ["dG", "logS", "polar"]
@@ -179,6 +179,16 @@ def test_other_ways_to_tune(of_several: RunSettings, tmp_path: Path, changes: di
         assert model.class_names == (("no", "yes") if name == "polar" else None)
         stored = run.predictions
         np.testing.assert_allclose(model.predict(stored["smiles"].tolist()), stored["predicted"], atol=1e-4)
+
+
+def test_other_properties_do_not_shorten_the_training(of_several: RunSettings, tmp_path: Path) -> None:
+    changes = {"data.target": "dG,logS", "method.name": "head", "training.epochs": None, "training.patience": 50}
+    settings = make_config(of_several(tmp_path / "multi", **changes, **{"training.batch_size": 4}))
+    runs = finetune_several(settings)
+    counts = [(run.splits["split"] == "train").sum() for run in runs.values()]
+    together = len(set.union(*(set(run.splits["smiles"][run.splits["split"] == "train"]) for run in runs.values())))
+    epochs = planned_epochs(settings.training, round(np.mean(counts)))
+    assert len(runs["dG"].history) == epochs > planned_epochs(settings.training, together)
 
 
 # --- one property -------------------------------------------------------------------------------------------------

@@ -177,8 +177,9 @@ def tune_models(
                 start_head(network, tokenizer, *task.train, max_length=cut)
             if task.bounds is not None and len(task.bounds):
                 network.noise = measure_noise(network, tokenizer, *task.train, max_length=cut)
-                # Bounds are not to shorten what is learned of the exact measurements.
-                training = training.model_copy(update={"epochs": planned_epochs(training, len(task.train[1]))})
+        # Neither bounds nor molecules of other properties are to shorten what is learned of exact measurements.
+        usual = round(np.mean([len(task.train[1]) for task in tasks]))
+        training = training.model_copy(update={"epochs": planned_epochs(training, usual)})
         way = make_method(method)
         way.switch_on(networks[0])
         for other in networks[1:]:
