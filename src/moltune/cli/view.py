@@ -66,7 +66,8 @@ def show_cards(cards: Sequence[Card], as_json: bool) -> None:
         error, held = f"{card.error['rmse']:.2f}{unit}", f"{card.intervals['coverage']:.1%}"
         table.add_row(card.name, card.predicts, f"{card.molecules:,}", error, held)
     out.print(table)
-    err.print("Errors are cross-validated, and so is the share of molecules that 90 % intervals hold. More: moltune models NAME", style="dim")
+    about = "Errors are cross-validated, and so is the share of molecules that 90 % intervals hold."
+    err.print(f"{about} More: moltune models NAME", style="dim")
 
 
 def show_card(card: Card, as_json: bool) -> None:
