@@ -23,6 +23,7 @@ from moltune.predictors.load import load_model
 from moltune.predictors.predictor import Predictor
 from moltune.predictors.several import OneOfSeveral, Predictors
 from moltune.run import Run
+from moltune.service.models import served
 from moltune.tuning.finetune import finetune
 from moltune.tuning.loop import fit, planned_epochs
 from moltune.tuning.several import finetune_several, folder_names
@@ -239,6 +240,11 @@ def test_whoever_wants_one_run_says_which_there_are(joint: dict[str, Run], of_se
         DataError, match=r"One target column is wanted here.*Several at once are for `moltune finetune`"
     ):
         finetune(of_several())
+
+
+def test_the_service_takes_the_folder_for_the_runs_in_it(joint: dict[str, Run]) -> None:
+    found = served([str(joint["dG"].path.parent)], only=True)
+    assert {one.name: Path(one.place) for one in found} == {name: run.path for name, run in joint.items()}
 
 
 def test_what_cannot_be_shared_is_refused(of_several: RunSettings, tmp_path: Path) -> None:

@@ -47,14 +47,17 @@ def served(models: Sequence[str], only: bool = False) -> list[Served]:
     """Name the models of the service.
 
     Args:
-        models: run folders, exports and ready-made models.
+        models: run folders, exports and ready-made models; a folder of several properties stands for the runs in it.
         only: serve these alone; otherwise beside the best ready-made ones.
 
     Raises:
         RunFolderError: there is none, or no such run.
     """
+    from moltune.run import joint_folders
+
     ready = [] if only else catalogue.names()
-    listed = [*ready, *(one for one in dict.fromkeys(models) if one not in ready)]
+    places = [str(place) for one in models for place in joint_folders(Path(one)).values() or [one]]
+    listed = [*ready, *(one for one in dict.fromkeys(places) if one not in ready)]
     if not listed:
         raise RunFolderError("this installation has no ready-made models: name a run with --model")
     found: list[Served] = []
