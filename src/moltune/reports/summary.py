@@ -247,12 +247,12 @@ def class_words(metrics: Mapping[str, Any]) -> list[str]:
     if table := (metrics.get("confusion") or {}).get(source):
         (tn, fp), (fn, tp) = table
         said.append(
-            f"Cut at a probability of one half, {tp:,} of {tp + fn:,} {positive} and {tn:,} of {tn + fp:,} {negative} "
-            "molecules are predicted to be what they are."
+            f"Cut at a probability of one half, {tp:,} of {tp + fn:,} molecules of class {positive!r} and {tn:,} of "
+            f"{tn + fp:,} of class {negative!r} are predicted to be what they are."
         )
     if own := (metrics.get("prediction_sets") or {}).get(source):
         parts = [
-            f"{100 * share:.1f} % of the {name} molecules"
+            f"{100 * share:.1f} % of the molecules of class {name!r}"
             for name, share in zip((positive, negative), reversed(own["by_class"]), strict=True)
             if share is not None
         ]
