@@ -193,7 +193,7 @@ def prepare_mol(mol: Chem.Mol, source: tuple[int, ...]) -> Prepared:
         for index in ring:
             rings[index] |= 1 << len(ring)
     # A matrix of bond orders would lose bonds of order zero.
-    bonded = np.stack(np.nonzero(Chem.GetAdjacencyMatrix(mol)))
+    bonded = np.array(np.nonzero(Chem.GetAdjacencyMatrix(mol)))
     bonded_to = np.bincount(bonded[0], minlength=size).tolist()
     types, hydrogens, classes = [], [], []
     for index in range(size):
@@ -204,11 +204,12 @@ def prepare_mol(mol: Chem.Mol, source: tuple[int, ...]) -> Prepared:
         types.append(AtomType(element, degree, hybridisation, aromatic, rings[index], atom.GetFormalCharge()))
         hydrogens.append(protons)
         classes.append(_CLASS_OF.get((element, aromatic), _OTHER_CLASS))
-    orders = np.triu(Chem.GetAdjacencyMatrix(mol, useBO=True, prefix="orders"))
-    begins, ends = np.nonzero(orders)
-    bonds = np.stack([begins, ends, (2 * orders[begins, ends]).astype(np.int64)])
+    orders = Chem.GetAdjacencyMatrix(mol, useBO=True, prefix="orders")
+    begins, ends = bonded[:, bonded[0] < bonded[1]]
     carrying = np.repeat(np.arange(size), hydrogens)
-    bonds = np.hstack([bonds, [carrying, size + np.arange(len(carrying)), np.full(len(carrying), _ORDERS["-"])]])
+    bonds = np.zeros((3, len(begins) + len(carrying)), np.int64)
+    bonds[:, : len(begins)] = begins, ends, 2 * orders[begins, ends]
+    bonds[:, len(begins) :] = carrying, size + np.arange(len(carrying)), np.full(len(carrying), _ORDERS["-"])
     classes += [_HYDROGEN_CLASS] * len(carrying)
     acids, bases = _find_sites(mol, _count_traits(np.array(classes), bonds))
     return Prepared(
