@@ -26,6 +26,7 @@ from moltune.features.ionisation.molecules import Kind
 
 _LAYERS = 5
 Room = dict[int, np.ndarray]
+"""Width of an array → the array."""
 # A larger batch shares more, and holds about seven kilobytes for each node.
 _NODES_AT_ONCE = 32_000
 _NODES_POOLED_AT_ONCE = _ROWS_AT_ONCE = 2_000
