@@ -1,7 +1,6 @@
 """Are the contributions of atoms faithful to the predictor? Deletion test on molecules that it was not trained on.
 
-    moltune finetune lipophilicity --method probe --set 'method.probe.features=[embedding,rdkit,ionisation]' \
-        --set method.probe.head=svr -o runs/explained
+    moltune finetune lipophilicity --method probe -o runs/explained
     python benchmarks/explanation.py runs/explained [--molecules 200] [--random 3]
 
 Molecules are drawn from the run's test part. Methods, the first three with the same predictions of edited molecules:
