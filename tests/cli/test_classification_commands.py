@@ -43,6 +43,9 @@ def test_from_a_table_of_words_to_a_class(
     out = pd.read_csv(tmp_path / "out.csv")
     assert set(out["solvation_predicted_class"]) <= {"soluble", "insoluble"}
     assert out["solvation_predicted"].between(0, 1).all()
+    # What was measured is named as in the table, of the molecule itself and of its nearest neighbour.
+    assert (out["solvation_predicted_measured"] == out["solvation"]).mean() > 0.9
+    assert set(out["solvation_predicted_nearest_measured"]) == {"soluble", "insoluble"}
 
     shown = moltune("evaluate", run, table, "--target", "solvation")
     assert "ROC AUC" in shown.stdout

@@ -40,10 +40,13 @@ def _show_one(name: str, own: dict[str, Any], level: float) -> None:
         held = f", {level:.0%} set: {escape(str(own['_set']))}" if own.get("_set") else ""
         head = f"  {escape(name)}  [bold]{escape(str(own['_class']))}[/], probability {own['']:.3g}{held}"
     out.print(f"{head}  [{_COLOURS.get(flag, '')}]{_DOMAIN.get(flag, '')}[/]", soft_wrap=True)
-    if own.get("_measured") is not None:
-        out.print(f"    measured {own['_measured']:g}: this molecule is in the data of the model")
-    elif own.get("_nearest_measured") is not None:
-        near = f"similarity {own['_similarity']:.2f}, measured {own['_nearest_measured']:g}"
+    from moltune.predictors.names import MEASURED
+
+    measured, nearest = (_measured(own.get(suffix)) for suffix in MEASURED)
+    if measured:
+        out.print(f"    measured {measured}: this molecule is in the data of the model")
+    elif nearest:
+        near = f"similarity {own['_similarity']:.2f}, measured {nearest}"
         out.print(f"    nearest training molecule: {escape(str(own['_nearest']))} ({near})", soft_wrap=True)
     if own.get("_main_form"):
         sites = [f"{kind} {own[key]:g}" for kind, key in (("acid", "_acid_pka"), ("base", "_base_pka")) if own.get(key)]
@@ -52,6 +55,11 @@ def _show_one(name: str, own: dict[str, Any], level: float) -> None:
         out.print(f"    at pH 7.4, estimated (pKa ±0.5 to 0.8): {pka}{form}", soft_wrap=True)
     if own.get("_reason"):
         out.print(f"    why: {escape(str(own['_reason']))}", soft_wrap=True)
+
+
+def _measured(value: float | str | None) -> str:
+    """A measured number, or the name of a measured class; empty where there is none."""
+    return f"{value:g}" if isinstance(value, int | float) else escape(value or "")
 
 
 def show_cards(cards: Sequence[Card], as_json: bool) -> None:

@@ -14,6 +14,8 @@ from moltune.data.reading.units import is_neg_log, split_header
 
 NOTE = "note"
 IONISATION = ("_acid_pka", "_base_pka", "_charge", "_main_form")
+MEASURED = ("_measured", "_nearest_measured")
+"""Suffixes of columns that hold a measurement."""
 WITHOUT_UNIT = ("_class", "_set", "_domain", "_reason", "_nearest", "_similarity", *IONISATION)
 """Suffixes of columns that are not in the property's unit."""
 _LOGD = re.compile(r"log\s*_?d\b|logd|lipophilicity|distribution", re.IGNORECASE)
@@ -30,11 +32,13 @@ class Property:
         target: its name; a unit may stand in it.
         unit: empty where it is not known.
         error: what digits are cut to, such as the RMSE on a test part; None: not known.
+        classes: names of the negative and of the positive class; None: it is a number.
     """
 
     target: str
     unit: str
     error: float | None
+    classes: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def joined(
     for one, values, own in zip(properties, found, names.of, strict=True):
         for suffix, name in own.items():
             column = values[suffix] if suffix in values else pd.Series(np.nan, index=values.index)
+            if one.classes is not None and suffix in MEASURED:
+                column = column.map(dict(enumerate(one.classes))).fillna("")
             if not full and pd.api.types.is_float_dtype(column):
                 deserved = _OF_SHARES if suffix in WITHOUT_UNIT else one.error
                 column = pd.Series(rounded(column.to_numpy(dtype=np.float64), deserved), index=values.index)

@@ -72,7 +72,7 @@ class Predictors:
     @property
     def properties(self) -> list[Property]:
         """Name, unit and error of each."""
-        return [Property(one.target_name, one.unit, one.error) for one in self.members]
+        return [Property(one.target_name, one.unit, one.error, one.model.class_names) for one in self.members]
 
     def predict_rows(
         self,
