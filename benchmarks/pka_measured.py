@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from moltune import datasets
 from moltune.features.ionisation import IONISATION_NAMES, Site, ionisation_block, predict_pka
 from moltune.features.ionisation.molecules import prepare, prepare_mol
-from moltune.features.ionisation.sites import predict_sites
+from moltune.features.ionisation.sites import _remembered, predict_sites
 
 
 def as_drawn(smiles: Sequence[str]) -> list[list[Site] | None]:
@@ -61,8 +61,9 @@ def errors(table: pd.DataFrame, found: list[list[Site] | None]) -> dict[str, Any
 
 
 def rate(function: Callable[[list[str]], Any], smiles: list[str]) -> float:
-    """Molecules per second of processor time."""
+    """Molecules per second of processor time, none of which is remembered."""
     function(smiles[:5])
+    _remembered.clear()
     started = time.process_time()
     function(smiles)
     return round(len(smiles) / (time.process_time() - started), 1)
