@@ -173,7 +173,7 @@ def test_bundled_names_come_before_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["nothing.csv", "data/nothing.csv", "", "lipo", "a\x00b", "x" * 5000, "a/b/c"])
 def test_unknown_sources_say_what_was_tried(source):
-    with pytest.raises(DataError, match=r"no bundled dataset \(lipophilicity, esol, freesolv\) and no file"):
+    with pytest.raises(DataError, match=r"no bundled dataset \(lipophilicity, esol, freesolv, b3db\) and no file"):
         read_table(source)
 
 
