@@ -18,13 +18,13 @@ from moltune.explanation.contributions import EDITS, Contributions, contribution
 from moltune.explanation.drawing import draw_contributions, draw_pair
 from moltune.explanation.neighbours import Neighbour, nearest_measured
 from moltune.features.ionisation import Site, draw_svg, predict_pka
+from moltune.features.registry import PH
 from moltune.predictors.names import is_logd
 from moltune.reports.page import render
 
 if TYPE_CHECKING:
     from moltune.predictors.predictor import Predictor
 
-PH = 7.4
 FAITHFUL = 0.5
 """With a fidelity below it, contributions of atoms are no good description of a prediction."""
 PALE = 0.25

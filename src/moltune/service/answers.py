@@ -92,8 +92,9 @@ class Answers:
         Raises:
             DataError: the molecule cannot be predicted.
         """
-        from moltune.explanation.explain import PH, explain
+        from moltune.explanation.explain import explain
         from moltune.features.ionisation import draw_svg
+        from moltune.features.registry import PH
 
         found = explain(self._member(name), read_molecule(text, self.limits.atoms))
         shares = found.contributions
