@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from moltune.calibration.platt import fit_scale, probability, score_of
+from moltune.calibration.platt import answer_probability, fit_answer_scale, fit_scale, probability, score_of
 from moltune.calibration.sets import PredictionSets, in_words
 
 
@@ -38,6 +38,33 @@ def test_a_few_molecules_that_are_all_right_do_not_make_certainties() -> None:
     found = probability(scores, fit_scale(scores, labels))
     assert 0.5 < found.max() < 0.999
     assert fit_scale(scores, np.ones(20)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["probability", "score"])
+def test_answers_of_a_regression_become_probabilities(kind: str) -> None:
+    """Where the answer is the probability itself, and where it is a score that a logistic function makes one."""
+    rng = np.random.default_rng(1)
+    true = rng.beta(0.7, 0.7, 40_000)
+    answers = true if kind == "probability" else 0.5 + np.log(true / (1 - true)) / 12
+    labels = (rng.random(len(true)) < true).astype(float)
+    found = answer_probability(answers, fit_answer_scale(answers[::2], labels[::2]))
+    assert np.sqrt(np.mean((found - true)[1::2] ** 2)) < 0.015
+
+
+@given(st.sets(st.integers(-500, 1500), min_size=30, max_size=60), st.integers(0, 99))
+def test_the_order_of_answers_stays(thousandths: set[int], seed: int) -> None:
+    values = np.array(sorted(thousandths)) / 1000
+    labels = np.random.default_rng(seed).integers(0, 2, len(values)).astype(float)
+    found = answer_probability(values, fit_answer_scale(values, labels))
+    unsure = (found > 1e-6) & (found < 1 - 1e-6)
+    assert (np.diff(found) >= 0).all()
+    assert (np.diff(found[unsure]) > 0).all()
+
+
+def test_answers_of_one_class_stay_as_they_are() -> None:
+    assert fit_answer_scale(np.linspace(0, 1, 20), np.ones(20)) == (1.0, 0.0, 0.0)
+    answers = np.linspace(0.02, 0.98, 9)
+    np.testing.assert_allclose(answer_probability(answers, (1.0, 0.0, 0.0)), answers)
 
 
 @given(st.floats(-8, 8), st.floats(0.1, 3), st.floats(-2, 2))

@@ -17,11 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moltune.baselines.trees import Trees
-from moltune.calibration.platt import fit_scale, probability
+from moltune.calibration.platt import answer_probability, fit_answer_scale, tells
 from moltune.errors import ConfigError, RunFolderError, one_line
 from moltune.features.registry import CLASSICAL, FeatureTable
 
-_LEAST_VALIDATION = 20
 Part = tuple[Sequence[str], np.ndarray]
 """n SMILES, and their measurements in the target's unit, shape (n,)."""
 
@@ -123,8 +122,8 @@ class RidgeBaseline(Baseline):
         linear.fit(self._scaled(features), train[1])
         self.arrays_ |= {"coefficients": linear.coef_, "intercept": np.atleast_1d(linear.intercept_)}
         if self.classes:
-            tells = validation is not None and len(validation[1]) >= _LEAST_VALIDATION and np.ptp(validation[1]) > 0
-            scale = fit_scale(self._answer(validation[0]), validation[1]) if validation and tells else ()
+            found = validation is not None and tells(validation[1])
+            scale = fit_answer_scale(self._answer(validation[0]), validation[1]) if validation and found else ()
             self.arrays_["platt"] = np.array(scale)
         return self
 
@@ -134,7 +133,7 @@ class RidgeBaseline(Baseline):
         scale = self.arrays_.get("platt")
         if scale is None:
             return answer
-        return probability(answer, (float(scale[0]), float(scale[1]))) if len(scale) else np.clip(answer, 0.0, 1.0)
+        return answer_probability(answer, tuple(scale)) if len(scale) else np.clip(answer, 0.0, 1.0)
 
     def _answer(self, smiles: Sequence[str]) -> np.ndarray:
         scaled = self._scaled(self._x(smiles).astype(np.float64))

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from moltune.baselines.classical import Baseline, Part
 from moltune.calibration.folds import FOLDS, out_of_fold
-from moltune.calibration.platt import Scale, fit_scale, probability
+from moltune.calibration.platt import AnswerScale, answer_probability, fit_answer_scale, tells
 from moltune.config import ModelSettings, ProbeSettings, explain
 from moltune.errors import CheckpointError, DataError, NumericsError
 from moltune.features.embedding import Encoder, OnnxEncoder
@@ -31,7 +31,7 @@ from moltune.predictors.probe_heads import ProbeHead, RidgeHead, Scaler, SvrHead
 
 CONFIG, ARRAYS = "config.json", "probe.safetensors"
 _CHUNK = 2048
-_LEAST_VALIDATION = 20
+_ENOUGH = 1000  # molecules of a validation part that can make probabilities by themselves
 
 
 def make_probe_head(settings: ProbeSettings, blocks: Sequence[int] = ()) -> ProbeHead:
@@ -54,7 +54,7 @@ class Probe(TunedModel, Baseline):
         scaler: of the features.
         head: fitted on standardised targets.
         target: ``mean``, ``std`` and ``name`` of the training targets; of classes also their names, and the ``scale``
-            that makes probabilities.
+            that makes probabilities of answers.
     """
 
     scaler: Scaler
@@ -78,9 +78,9 @@ class Probe(TunedModel, Baseline):
         """Fit scaler and head on the training part.
 
         With classes the head is fitted to 0 and 1 as numbers (least-squares classification, Rasmussen & Williams 2006,
-        section 6.5), and Platt's scaling makes probabilities of what it predicts: on the validation part where that has
-        20 molecules and both classes, else on five folds of the training part. Without classes the validation part is
-        not used.
+        section 6.5), and Platt's scaling makes probabilities of what it answers, on the validation part. Where that has
+        fewer than 1,000 molecules, five folds of the training part, each answered by a head that did not see it, stand
+        beside it. Without classes the validation part is not used.
 
         Raises:
             DataError: fewer than two training molecules, a constant target, or too many for a Gaussian process.
@@ -100,29 +100,28 @@ class Probe(TunedModel, Baseline):
             self.target["scale"] = list(self._scale(train, validation, seed))
         return self
 
-    def _scale(self, train: Part, validation: Part | None, seed: int) -> Scale:
-        if validation is not None and len(validation[1]) >= _LEAST_VALIDATION and np.ptp(validation[1]) > 0:
-            return fit_scale(self._scores(validation[0]), validation[1])
+    def _scale(self, train: Part, validation: Part | None, seed: int) -> AnswerScale:
         texts, labels = np.array(train[0], dtype=object), np.asarray(train[1], dtype=np.float64)
 
-        def score(learn: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        def answer(learn: np.ndarray, rest: np.ndarray) -> np.ndarray:
             part = Probe(self.settings, self.features).fit((list(texts[learn]), labels[learn]), seed=seed)
             return part.predict(list(texts[rest]))
 
-        fewest = int(min(labels.sum(), (1 - labels).sum()))
-        if fewest < FOLDS:
-            return 1.0, 0.0
-        # Each class is dealt out by itself, so that no fold lacks one.
-        order = np.argsort(labels + np.random.default_rng(seed).random(len(labels)), kind="stable")
-        folds = np.empty(len(labels), dtype=np.int64)
-        folds[order] = np.arange(len(labels)) % FOLDS
-        return fit_scale(self._standardise(out_of_fold(folds, score)), labels)
+        answers, known = np.empty(0), np.empty(0)
+        if validation is not None and tells(validation[1]):
+            answers, known = self.answers(validation[0]), np.asarray(validation[1], dtype=np.float64)
+        if len(known) < _ENOUGH and min(labels.sum(), (1 - labels).sum()) >= FOLDS:
+            # Each class is dealt out by itself, so that no fold lacks one.
+            order = np.argsort(labels + np.random.default_rng(seed).random(len(labels)), kind="stable")
+            folds = np.empty(len(labels), dtype=np.int64)
+            folds[order] = np.arange(len(labels)) % FOLDS
+            answers, known = np.append(answers, out_of_fold(folds, answer)), np.append(known, labels)
+        return fit_answer_scale(answers, known)
 
-    def _standardise(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray((values - self.target["mean"]) / self.target["std"], dtype=np.float64)
-
-    def _scores(self, smiles: Sequence[str]) -> np.ndarray:
-        return np.asarray(self.head.predict(self.scaler.transform(self.features.get(self.columns, smiles))))
+    def answers(self, smiles: Sequence[str]) -> np.ndarray:
+        """What the head says, in the target's unit, shape (n,); of classes before it is made a probability."""
+        features = self.scaler.transform(self.features.get(self.columns, smiles))
+        return np.asarray(self.head.predict(features) * self.target["std"] + self.target["mean"], dtype=np.float64)
 
     @property
     def target_name(self) -> str:
@@ -150,11 +149,10 @@ class Probe(TunedModel, Baseline):
         result = np.empty(len(smiles), dtype=np.float64)
         for start in range(0, len(smiles), _CHUNK):
             part = smiles[start : start + _CHUNK]
-            standardised = self._scores(part)
-            scaled = standardised * self.target["std"] + self.target["mean"]
+            found = self.answers(part)
             if "scale" in self.target:
-                scaled = probability(standardised, tuple(self.target["scale"]))
-            result[start : start + len(part)] = scaled
+                found = answer_probability(found, tuple(self.target["scale"]))
+            result[start : start + len(part)] = found
             if progress is not None:
                 progress(len(part))
         bad = np.flatnonzero(~np.isfinite(result))

@@ -10,13 +10,11 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from moltune.calibration.platt import Scale, fit_scale, probability, score_of
+from moltune.calibration.platt import Scale, fit_scale, probability, score_of, tells
 from moltune.errors import ConfigError
 from moltune.evaluation.classification import log_loss, reliability
 from moltune.models.inference import run_batches
 from moltune.models.regression import RegressionModel
-
-LEAST_VALIDATION = 20
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def calibrate(
         None, and the model as it was, where that part has fewer than 20 molecules, or one class alone.
     """
     smiles, labels = ([], np.empty(0)) if validation is None else validation
-    if len(labels) < LEAST_VALIDATION or np.ptp(labels) == 0:
+    if not tells(labels):
         return None
 
     def logits(input_ids: Tensor, attention_mask: Tensor) -> Tensor:

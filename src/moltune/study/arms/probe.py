@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from moltune.calibration.platt import score_of
 from moltune.config import ModelSettings, ProbeSettings
 from moltune.data.splitting.split import Split, parts_of
 from moltune.errors import ConfigError
@@ -118,9 +117,7 @@ def fit_probe(settings: ProbeSettings, split: Split, seed: int, bench: Workbench
 
 def _judged(probe: Probe, smiles: Sequence[str], true: np.ndarray) -> dict[str, Any]:
     """Log loss and calibration error of the head's own answer, cut at 0 and 1, and of the probabilities made of it."""
-    after = probe.predict(smiles)
-    scale = (float(probe.target["scale"][0]), float(probe.target["scale"][1]))
-    before = np.clip(probe.target["mean"] + probe.target["std"] * score_of(after, scale), 0.0, 1.0)
+    before, after = np.clip(probe.answers(smiles), 0.0, 1.0), probe.predict(smiles)
     return {
         name: {"log_loss": float(log_loss(true, values)), "calibration_error": calibration_error(true, values)}
         for name, values in (("before", before), ("after", after))
