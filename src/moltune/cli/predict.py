@@ -15,7 +15,7 @@ from moltune.calibration import LEVEL
 from moltune.cli.console import facts, out, print_json, stage_progress
 from moltune.cli.options import Base, Given, Json, Quiet, argument, flags, option, with_settings
 from moltune.cli.view import show_card, show_cards, show_predictions
-from moltune.config import DataSettings, EvaluationSettings, TrainingSettings
+from moltune.config import PH, DataSettings, EvaluationSettings, TrainingSettings
 from moltune.errors import DataError, RunFolderError
 from moltune.files import unpacked
 from moltune.models.names import is_export
@@ -332,7 +332,7 @@ def _show(metrics: dict[str, Any], title: str) -> None:
 
 def ionisation(
     smiles: Annotated[str, argument("SMILES", "A molecule.")],
-    ph: Annotated[float, option("--ph", help="pH of the water.")] = 7.4,
+    ph: Annotated[float, option("--ph", help="pH of the water.")] = PH,
     svg: Annotated[
         Path | None, option("--svg", help="Also draw the molecule with its sites into this file.", default="no drawing")
     ] = None,

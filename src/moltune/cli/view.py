@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moltune.cli.console import err, facts, out, print_json
+from moltune.config import PH
 
 if TYPE_CHECKING:
     from moltune.bulk.predict import Summary
@@ -52,7 +53,7 @@ def _show_one(name: str, own: dict[str, Any], level: float) -> None:
         sites = [f"{kind} {own[key]:g}" for kind, key in (("acid", "_acid_pka"), ("base", "_base_pka")) if own.get(key)]
         pka = f"pKa {', '.join(sites)}, " if sites else ""
         form = f"net charge {own['_charge']:+.1f}, main form {escape(str(own['_main_form']))}"
-        out.print(f"    at pH 7.4, estimated (pKa ±0.5 to 0.8): {pka}{form}", soft_wrap=True)
+        out.print(f"    at pH {PH:g}, estimated (pKa ±0.5 to 0.8): {pka}{form}", soft_wrap=True)
     if own.get("_reason"):
         out.print(f"    why: {escape(str(own['_reason']))}", soft_wrap=True)
 

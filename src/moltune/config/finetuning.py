@@ -27,6 +27,7 @@ DEFAULT_FEATURES = ["embedding", "rdkit-fast", "ionisation"]
 # Averaged with a tuned language model; a Gaussian process is too large for as many molecules as the second is for.
 DEFAULT_BLEND, LARGE_BLEND = [f"gp:{'+'.join(DEFAULT_FEATURES)}"], ["xgboost"]
 FEATURE_NAMES = ("embedding", "rdkit", "rdkit-fast", "morgan", "ionisation", "minimol")
+PH = 7.4  # of blood, at which logD is measured
 
 
 def split_ph(name: str) -> tuple[str, float | None]:

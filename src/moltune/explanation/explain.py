@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moltune.calibration.platt import score_of
+from moltune.config import PH
 from moltune.data.chemistry import parse_smiles
 from moltune.data.load import molecules_from_lists
 from moltune.errors import DataError
@@ -18,7 +19,6 @@ from moltune.explanation.contributions import EDITS, Contributions, contribution
 from moltune.explanation.drawing import draw_contributions, draw_pair
 from moltune.explanation.neighbours import Neighbour, nearest_measured
 from moltune.features.ionisation import Site, draw_svg, predict_pka
-from moltune.features.registry import PH
 from moltune.predictors.names import is_logd
 from moltune.reports.page import render
 

@@ -12,13 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from moltune.config import split_ph
+from moltune.config import PH, split_ph
 from moltune.errors import ConfigError, DataError
 from moltune.features.descriptors import morgan_counts, rdkit_descriptors
 from moltune.features.physchem import physchem
 
 EMBEDDING, CLASSICAL = "embedding", "rdkit-fast+morgan+ionisation"
-PH = 7.4
 # Starting worker processes takes longer than a few hundred molecules do.
 _WORTH_WORKERS = 500
 

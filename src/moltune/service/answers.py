@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rdkit import Chem
 
+from moltune.config import PH
 from moltune.data.chemistry import parse_smiles, rdkit_log
 from moltune.data.cleaning.clean import clean
 from moltune.data.reading.formats import from_frame
@@ -94,7 +95,6 @@ class Answers:
         """
         from moltune.explanation.explain import explain
         from moltune.features.ionisation import draw_svg
-        from moltune.features.registry import PH
 
         found = explain(self._member(name), read_molecule(text, self.limits.atoms))
         shares = found.contributions

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from rdkit.Chem import rdMolDescriptors
 
+from moltune.config import PH
 from moltune.features.ionisation.molecules import Prepared
 from moltune.features.ionisation.sites import (
     Site,
@@ -49,7 +50,7 @@ Three to four for most drugs; see Avdeef 2012, Absorption and Drug Development, 
 """
 
 
-def ionisation_block(smiles: Sequence[str], *, ph: float = 7.4, n_jobs: int = 1) -> np.ndarray:
+def ionisation_block(smiles: Sequence[str], *, ph: float = PH, n_jobs: int = 1) -> np.ndarray:
     """What protons do to a molecule at a pH, as 17 numbers.
 
     The columns, by :data:`IONISATION_NAMES`:

@@ -9,6 +9,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from moltune.config import PH
 from moltune.errors import DataError
 from moltune.features.ionisation.graphs import site_graphs
 from moltune.features.ionisation.molecules import Kind, Prepared, move_proton, prepare
@@ -117,7 +118,7 @@ def prepared_sites(smiles: Sequence[str]) -> list[tuple[Prepared | None, list[Si
     return [own[text] for text in smiles]
 
 
-def ionise(smiles: Sequence[str], ph: float = 7.4) -> list[Ionisation | None]:
+def ionise(smiles: Sequence[str], ph: float = PH) -> list[Ionisation | None]:
     """Sites, expected charges and main form of n molecules; None where RDKit cannot read one."""
     return [
         None if molecule is None or sites is None else _at(text, molecule, sites, ph)
@@ -125,7 +126,7 @@ def ionise(smiles: Sequence[str], ph: float = 7.4) -> list[Ionisation | None]:
     ]
 
 
-def ionisation(smiles: str, ph: float = 7.4) -> Ionisation:
+def ionisation(smiles: str, ph: float = PH) -> Ionisation:
     """Sites, expected charges and main form of one molecule.
 
     Args:
@@ -145,7 +146,7 @@ def _at(smiles: str, molecule: Prepared, sites: Sequence[Site], ph: float) -> Io
     return Ionisation(smiles, ph, tuple(sites), positive, negative, plain, Chem.GetFormalCharge(form))
 
 
-def draw_svg(smiles: str, ph: float = 7.4, *, size: tuple[int, int] = (480, 320)) -> str:
+def draw_svg(smiles: str, ph: float = PH, *, size: tuple[int, int] = (480, 320)) -> str:
     """Draw the main form at a pH: acids red, bases blue, each labelled by its pKa.
 
     Args:
