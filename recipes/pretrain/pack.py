@@ -5,6 +5,8 @@
 Reads ``corpus.parquet``, and of the following what there is: ``physchem.npy`` (+ ``physchem.json``), the teacher cache
 ``teacher/`` and ``ionisation/part-*.npy``. Molecules are sorted by SMILES, which compresses best. Where the file would
 be larger than ``--max-mib`` (a trial on a sample says so), the teacher's step grows; then the descriptors' too.
+
+``--distil CHECKPOINT`` adds what this larger encoder makes of every molecule, as a further target for a smaller one.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from packed import UNKNOWN, Block, Pack, quantise, write_pack
 
 SETS = ("lipophilicity", "esol", "freesolv")
 IONISATION_STEP, IONISATION_CLIP = 0.1, 12.0
+EMBEDDING_STEP = 2.0**-5
 _SAMPLE = 30_000
 _CHUNK = 20_000
 _TRIAL = 40_000
@@ -114,6 +117,19 @@ def standardised(values: np.ndarray, clip: float) -> tuple[np.ndarray, dict[str,
     return scaled, {"mean": mean.tolist(), "sd": spread.tolist(), "clip": clip}
 
 
+def embeddings(checkpoint: str, smiles: list[str]) -> np.ndarray:
+    """Mean-pooled embeddings by another encoder, float16, shape (n, width)."""
+    from moltune.config import ModelSettings
+    from moltune.features.embedding import Encoder
+
+    encoder = Encoder(ModelSettings(name=checkpoint, too_long="truncate"), batch_size=128)
+    parts = []
+    for start in range(0, len(smiles), _CHUNK):
+        parts.append(encoder(smiles[start : start + _CHUNK]).astype(np.float16))
+        print(f"{start + len(parts[-1])} of {len(smiles)} molecules embedded", flush=True)
+    return np.concatenate(parts)
+
+
 def evaluation_sets(splits: int) -> dict[str, Any]:
     """Canonical SMILES, labels, and training and validation parts of the first stratified splits; no test part.
 
@@ -142,7 +158,7 @@ def evaluation_sets(splits: int) -> dict[str, Any]:
 
 
 def gather(
-    folder: Path, most: int, components: int, splits: int, left_out: frozenset[str]
+    folder: Path, most: int, components: int, splits: int, left_out: frozenset[str], checkpoint: str
 ) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     """Sorted SMILES, the blocks before quantisation (values, names, notes), and the evaluation sets."""
     smiles = corpus_smiles(folder, most)
@@ -164,7 +180,12 @@ def gather(
         names = path.read_text().split("\n")[: scaled.shape[1]] if path.is_file() else []
         names = names or [f"number {number}" for number in range(scaled.shape[1])]
         blocks["ionisation"] = scaled.astype(np.float16)[order], names, notes
-    return [smiles[row] for row in order], blocks, evaluation_sets(splits)
+    sorted_smiles = [smiles[row] for row in order]
+    if checkpoint:
+        scaled, notes = standardised(embeddings(checkpoint, sorted_smiles).astype(np.float32), 127 * EMBEDDING_STEP)
+        names = [f"dimension {number}" for number in range(scaled.shape[1])]
+        blocks["embedding"] = scaled.astype(np.float16), names, {"checkpoint": checkpoint, **notes}
+    return sorted_smiles, blocks, evaluation_sets(splits)
 
 
 def report(pack: Pack, blocks: dict[str, Any], sizes: dict[str, float]) -> None:
@@ -228,6 +249,7 @@ def main() -> None:
     parser.add_argument("--max-mib", type=float, default=40.0)
     parser.add_argument("--exclude", type=Path, help="text file of SMILES to leave out, one a line")
     parser.add_argument("--molecules", type=int, default=10**9, help="only the first ones of the corpus")
+    parser.add_argument("--distil", default="", help="checkpoint whose embeddings are a target, too")
     parser.add_argument("--components", type=int, default=96, help="of the teacher")
     parser.add_argument("--teacher-step", type=float, default=0.25)
     parser.add_argument("--descriptor-step", type=float, default=0.25)
@@ -236,9 +258,14 @@ def main() -> None:
     started = time.monotonic()
     left_out = frozenset(arguments.exclude.read_text(encoding="utf-8").split() if arguments.exclude else [])
     smiles, blocks, evaluation = gather(
-        arguments.corpus, arguments.molecules, arguments.components, arguments.splits, left_out
+        arguments.corpus, arguments.molecules, arguments.components, arguments.splits, left_out, arguments.distil
     )
-    steps = {"mtr": arguments.descriptor_step, "teacher": arguments.teacher_step, "ionisation": IONISATION_STEP}
+    steps = {
+        "mtr": arguments.descriptor_step,
+        "teacher": arguments.teacher_step,
+        "ionisation": IONISATION_STEP,
+        "embedding": EMBEDDING_STEP,
+    }
     print(f"{len(smiles)} molecules read after {time.monotonic() - started:.0f} s", flush=True)
     pack = quantised(smiles, blocks, steps, evaluation)
     if len(smiles) > 2 * _TRIAL:

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from moltune import datasets
+from moltune.config import ModelSettings
+from moltune.features.embedding import Encoder
 from moltune.models.molformer import MolformerConfig, MolformerForMaskedLM
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +98,20 @@ def test_prediction_from_other_columns_makes_a_pack_smaller(tmp_path: Path) -> N
     alone = write_pack(Pack(["C"] * 4000, {"teacher": blocks["teacher"]}, {}), tmp_path / "b")
     assert together["teacher"] < 0.6 * alone["teacher"]
     assert np.array_equal(read_pack(tmp_path / "a").blocks["teacher"].values, blocks["teacher"].values)
+
+
+def test_a_larger_encoder_is_a_target_for_a_smaller_one(tmp_path: Path) -> None:
+    smiles = datasets.load("esol")["smiles"].drop_duplicates().tolist()[:40]
+    pd.DataFrame({"smiles": smiles}).to_parquet(tmp_path / "corpus.parquet")
+    command = [sys.executable, str(RECIPES / "pack.py"), str(tmp_path), str(tmp_path / "pack")]
+    subprocess.run([*command, "--distil", "moltune/mini", "--splits", "1"], check=True, capture_output=True, cwd=ROOT)
+    read = read_pack(tmp_path / "pack")
+    found = read.blocks["embedding"].values * read.blocks["embedding"].step
+    wanted = Encoder(ModelSettings(name="moltune/mini"))(read.smiles)
+    wanted = (wanted - wanted.mean(0)) / wanted.std(0)
+    assert sorted(read.smiles) == sorted(smiles)
+    # Half precision and a thirty-second of a standard deviation.
+    assert np.abs(found - np.clip(wanted, -127 / 32, 127 / 32)).max() < 0.03
 
 
 def test_quantising_keeps_what_is_unknown_apart() -> None:
