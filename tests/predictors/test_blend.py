@@ -38,8 +38,11 @@ def test_weights_are_the_best_on_the_simplex(seed: int, members: int, scale: flo
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
 
+    sizes = (((predicted - true[:, None]) / scale) ** 2).mean(axis=0)
+
     def error(w: np.ndarray) -> float:
-        return float((((predicted @ w - true) / scale) ** 2).mean())
+        """Sum of squares over the 40 molecules and 30 more with independent errors of the same size."""
+        return float((((predicted @ w - true) / scale) ** 2).sum() + 30 * sizes @ w**2)
 
     start = np.full(members, 1 / members)
     constraint = {"type": "eq", "fun": lambda w: w.sum() - 1}
@@ -47,6 +50,17 @@ def test_weights_are_the_best_on_the_simplex(seed: int, members: int, scale: flo
     assert error(weights) <= error(solved.x) * (1 + 1e-6)
     for other in [*np.eye(members), *rng.dirichlet(np.ones(members), 20)]:
         assert error(weights) <= error(other) * (1 + 1e-9)
+
+
+def test_few_molecules_leave_weights_near_those_of_independent_errors() -> None:
+    rng = np.random.default_rng(0)
+    errors = rng.normal(size=(5000, 2)) * [1.0, 2.0] + 1.5 * rng.normal(size=(5000, 1))
+    few = [blend_weights(np.zeros(12), errors[start : start + 12])[0] for start in range(0, 4800, 12)]
+    many = blend_weights(np.zeros(5000), errors)[0]
+    # The common error cancels, which leaves 1/1² against 1/2²; independent errors would give 1/3.25 against 1/6.25.
+    assert many == pytest.approx(0.8, abs=0.03)
+    assert np.mean(few) == pytest.approx(0.7, abs=0.05)
+    assert np.std(few) < 0.15
 
 
 def test_weights_of_special_cases() -> None:
