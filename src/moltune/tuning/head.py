@@ -14,6 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from transformers import PreTrainedTokenizerBase
 
+from moltune.calibration.folds import FOLDS
 from moltune.data.splitting.bounds import Bounds
 from moltune.errors import NumericsError
 from moltune.models.heads import MeanHead, fit_by_logistic, fit_by_ridge
@@ -26,7 +27,7 @@ Part = tuple[Sequence[str], np.ndarray]
 """SMILES, and targets in their own unit, shape (n,)."""
 
 PRICES = (0.5, 1.0, 2.0, 5.0)
-LEAST_VALIDATION, FOLDS = 20, 5
+LEAST_VALIDATION = 20
 LEAST_NOISE = 0.05
 
 
