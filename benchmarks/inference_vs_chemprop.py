@@ -3,7 +3,8 @@
 Both commands run as a user would start them, in turn, from a CSV file to a CSV file, on one thread; then each is
 timed inside one process, stage by stage. Chemprop lives in an environment of its own, and its model is trained for
 one epoch on a few hundred molecules: speed does not depend on the weights. Ratios compare processor time, which
-other work on the machine disturbs least. Writes ``benchmarks/results/inference_vs_chemprop.json``.
+other work on the machine disturbs least. Writes ``benchmarks/results/inference_vs_chemprop.json``, or another
+name.
 
     python -m venv runs/chemprop-venv
     runs/chemprop-venv/bin/pip install chemprop==2.3.1 torch==2.13.0 -c constraints.txt
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--smiles", type=Path, required=True, help="CSV or Parquet file with a column smiles")
     parser.add_argument("--model", help="tuned model, run folder or encoder; unset: a random small encoder")
     parser.add_argument("--earlier", help="tuned model, run folder or encoder that ours is compared with")
+    parser.add_argument("--name", default="inference_vs_chemprop", help="of the file of results")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
@@ -201,7 +203,7 @@ def main() -> None:
         inside = result["model_molecules_per_processor_second"][name]
         print(f"{name:9s} command {rate:7.0f}/s   model alone {inside:7.0f}/s   (per second of processor time)")
         print("          " + "   ".join(f"{stage} {spent:.1f} s" for stage, spent in stages[name].items()))
-    print(write_result("inference_vs_chemprop", result))
+    print(write_result(arguments.name, result))
 
 
 if __name__ == "__main__":

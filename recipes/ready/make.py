@@ -1,8 +1,8 @@
 """Train the ready-made models: two for each bundled property, on all of its molecules.
 
-    python recipes/ready/make.py [--checkpoint NAME] [--output FOLDER] [PROPERTY ...]
+    python recipes/ready/make.py [--output FOLDER] [NAME ...]
 
-The best model reads the embedding, RDKit's descriptors and the ionisation block, the fast one the embedding alone.
+The best model reads mini's embedding, RDKit's descriptors and ionisation, the fast one nano's embedding alone.
 Errors and intervals come from five-fold cross-validation (see moltune/tuning/cross_validation.py). What a prediction
 does not need is left out of the folder.
 """
@@ -57,9 +57,10 @@ PROPERTIES = {
 }
 
 
-def make(name: str, checkpoint: str, folder: Path) -> None:
+def make(name: str, folder: Path) -> None:
     """Train one model and write its folder."""
-    own, features = PROPERTIES[name.removesuffix(FAST)], ["embedding"] if name.endswith(FAST) else BEST
+    own, fast = PROPERTIES[name.removesuffix(FAST)], name.endswith(FAST)
+    features, checkpoint = (["embedding"], "moltune/nano") if fast else (BEST, "moltune/mini")
     config = {
         "data": {"source": own.data},
         "split": {"ratios": "100/0/0"},
@@ -102,13 +103,12 @@ def describe(name: str, own: Property, features: list[str], run: Run) -> Card:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("properties", nargs="*", help=f"of {', '.join(PROPERTIES)}; default: all")
-    parser.add_argument("--checkpoint", default="moltune/mini")
+    known = [name + which for name in PROPERTIES for which in ("", FAST)]
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--output", type=Path, default=Path("src/moltune/ready/models"))
     arguments = parser.parse_args()
-    for name in arguments.properties or PROPERTIES:
-        for which in (name, name + FAST):
-            make(which, arguments.checkpoint, arguments.output)
+    for name in arguments.names or known:
+        make(name, arguments.output)
 
 
 if __name__ == "__main__":
