@@ -122,9 +122,9 @@ class RidgeBaseline(Baseline):
         linear.fit(self._scaled(features), train[1])
         self.arrays_ |= {"coefficients": linear.coef_, "intercept": np.atleast_1d(linear.intercept_)}
         if self.classes:
-            found = validation is not None and tells(validation[1])
-            scale = fit_answer_scale(self._answer(validation[0]), validation[1]) if validation and found else ()
-            self.arrays_["platt"] = np.array(scale)
+            self.arrays_["platt"] = np.empty(0)
+            if validation is not None and tells(validation[1]):
+                self.arrays_["platt"] = np.array(fit_answer_scale(self._answer(validation[0]), validation[1]))
         return self
 
     def predict(self, smiles: Sequence[str]) -> np.ndarray:

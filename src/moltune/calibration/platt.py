@@ -8,15 +8,12 @@ Scale = tuple[float, float]
 """(a, b): the probability of the positive class is the logistic function of a·score + b."""
 AnswerScale = tuple[float, float, float]
 """(a, c, b): that of a·log-odds of the answer + c·answer + b, for regressions of 0 and 1."""
-LEAST = 20
-"""Molecules without which nothing is fitted."""
-_LIMITS = (1e-3, 1e3)
-_EDGE = 0.02
+_LEAST, _LIMITS, _EDGE = 20, (1e-3, 1e3), 0.02
 
 
 def tells(labels: np.ndarray) -> bool:
     """Whether a scale can be fitted: there are 20 or more molecules, and both classes."""
-    return len(labels) >= LEAST and np.ptp(labels) > 0
+    return len(labels) >= _LEAST and np.ptp(labels) > 0
 
 
 def fit_scale(scores: np.ndarray, labels: np.ndarray, *, shift: bool = True) -> Scale:
