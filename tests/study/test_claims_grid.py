@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from moltune.errors import ConfigError
-from moltune.study.analysis.claims import CONFIRMED, CONTRADICTED, OPEN, REFUTED, claims_table, judge_claim
+from moltune.study.analysis.claims import CONFIRMED, CONTRADICTED, OPEN, REFUTED, judge_claim
 from moltune.study.analysis.verdicts import Comparison, analyse
 from moltune.study.engine.plan import make_plan
 from moltune.study.engine.run import run_study
@@ -21,6 +22,7 @@ from moltune.study.load import make_recipe
 from moltune.study.recipe.recipe import Claim
 from moltune.study.report.gallery import grid_table
 from moltune.study.report.page import write_study
+from moltune.study.report.text import claims_table
 
 GRID = [(C, epsilon) for C in (0.1, 10.0) for epsilon in (0.05, 0.2)]
 CLAIM = {"text": "Ridge is worse than an SVR <that hardly fits>", "source": "nobody", "arm": "ridge", "against": "svr"}
@@ -98,6 +100,18 @@ def test_the_report_puts_our_verdict_beside_the_claim(study: Path) -> None:
     assert "SVR &lt;that hardly fits&gt;" in (study / "report.html").read_text()
     assert json.loads((study / "results.json").read_text())["claims"][0]["verdict"] == CONTRADICTED
     assert CLAIM["text"] in (study / "tables" / "claims.md").read_text()
+    assert table["To decide it"].tolist() == ["–"], "it is decided"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [(7, "about 7 more splits"), (1, "about 1 more split "), (None, "no number of")]
+)
+def test_an_open_claim_says_what_it_would_take(study: Path, more: int | None, told: str) -> None:
+    analysis = analyse(Store(study))
+    undecided = [replace(item, word="cannot tell", more_units=more) for item in analysis.comparisons]
+    table = claims_table(replace(analysis, comparisons=undecided))
+    assert table["Verdict"].tolist() == [OPEN]
+    assert told in table["To decide it"].iloc[0]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from moltune.cli.app import app
 from moltune.errors import ConfigError, DataError
 from moltune.evaluation.classification import calibration_error
-from moltune.study.analysis.claims import claims_table
 from moltune.study.analysis.compare import compare_studies
 from moltune.study.analysis.verdicts import Comparison, analyse, compare, rank
 from moltune.study.engine.plan import for_classes, make_plan, write_splits
@@ -28,7 +27,7 @@ from moltune.study.engine.workers import InlineExecutor
 from moltune.study.load import check_arms, load_recipe, make_recipe
 from moltune.study.report import figures
 from moltune.study.report.page import write_study
-from moltune.study.report.text import arms_table, sentence
+from moltune.study.report.text import arms_table, claims_table, sentence
 
 CLASSES = ("dry", "wet")
 CLAIM = {"text": "They say so", "source": "a paper", "arm": "svr", "against": "probe"}

@@ -12,13 +12,13 @@ import pandas as pd
 from moltune.data.reading.write import write_table
 from moltune.files import write_json, write_text
 from moltune.reports.page import render
-from moltune.study.analysis.claims import claims_table
 from moltune.study.analysis.verdicts import Analysis, analyse
 from moltune.study.engine.store import Store
 from moltune.study.report.gallery import draw
 from moltune.study.report.text import (
     UNDECIDED,
     arms_table,
+    claims_table,
     comparisons_table,
     in_order,
     sentence,

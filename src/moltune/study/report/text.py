@@ -11,6 +11,7 @@ import pandas as pd
 
 from moltune.evaluation.metrics import CLASSIFICATION
 from moltune.reports.summary import format_number
+from moltune.study.analysis.claims import OPEN, judge_claim
 from moltune.study.analysis.verdicts import LABELS, Analysis, Comparison
 
 DECIDED, UNDECIDED = ("better", "worse", "equivalent"), "cannot tell"
@@ -203,6 +204,28 @@ def comparisons_table(analysis: Analysis) -> pd.DataFrame:
                 "Margin": format_number(item.margin, decimals),
                 "Detectable": format_number(item.detectable, decimals),
                 "Splits": str(item.units),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def claims_table(analysis: Analysis) -> pd.DataFrame:
+    """One line per claim; all cells are text. Empty where the recipe has none."""
+    found = {(item.arm, item.reference): item for item in analysis.comparisons}
+    rows = []
+    for claim in analysis.recipe.claims:
+        item = found[claim.arm, claim.against]
+        ours, verdict = "–", judge_claim(claim, item)
+        if item.difference is not None and item.interval is not None:
+            ours = f"Δ {analysis.label} {format_number(item.difference, 3)} ({_ends(item.interval)})"
+        rows.append(
+            {
+                "Claim": claim.text,
+                "By": claim.source,
+                "Their numbers": claim.theirs or "–",
+                "Ours, 95 % interval": ours,
+                "Verdict": verdict,
+                "To decide it": _more(item) if verdict == OPEN and item.margin is not None else "–",
             }
         )
     return pd.DataFrame(rows)
