@@ -153,7 +153,7 @@ def test_run_reports_all_and_weights_come_from_validation_alone(blended: Run) ->
     assert set(metrics["baselines"]) == {"mean", "xgboost", "ridge"}
     report = (blended.path / "report.html").read_text()
     assert "weights from the validation part" in report
-    assert "Blend" in report
+    assert "This model, a blend" in report
 
 
 def test_predictor_gives_the_blend(blended: Run, finished: Run, small_csv: Path) -> None:

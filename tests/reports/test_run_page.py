@@ -127,6 +127,21 @@ def test_metrics_table_orders_parts_and_sources() -> None:
     assert metrics_table({}) == []
 
 
+def test_a_blend_is_what_the_run_predicts_with(tmp_path: Path) -> None:
+    metrics = run(against_xgboost="cannot tell")
+    assert [row.label for row in metrics_table(metrics) if row.own] == ["This model"] * 3
+    comparison = {"model": compared(-0.03, 0.01, "better"), "xgboost": compared(-0.04, 0.01, "better")}
+    metrics["blend"] = {"test": part(0.59), "weights": {"model": 0.5, "xgboost": 0.5}, "comparison": comparison}
+    rows = metrics_table(metrics)
+    assert [(row.label, row.own) for row in rows][:2] == [("This model, a blend", True), ("Tuned model alone", False)]
+    page = write_report(
+        tmp_path / "report.html", title="t", metrics=metrics, figures={}, config={}, notes=[]
+    ).read_text()
+    table = page.partition("Against each other model")[2].partition("</table>")[0]
+    assert "Tuned model alone" in table
+    assert table.count("<td>better</td>") == 2, "the blend's comparisons, not those of the tuned model"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.6, "0.600"), (12.345, "12.3"), (1234.5, "1234"), (-0.05, "−0.0500"), (0.0, "0.00"), (None, "–"),

@@ -106,8 +106,8 @@ def _table(run: Run) -> Table:
     rows = metrics_table(run.metrics)
     probes = {row.source for row in rows if is_probe_name(row.source)}
     for row in rows:
-        if row.source == "model" or row.part == "test":
+        if row.own or row.source == "model" or row.part == "test":
             numbers = (format_number(row.metrics[name]["value"], 2) for name in others)
-            style = "bold" if row.source == "model" and row.part == "test" else ""
+            style = "bold" if row.own and row.part == "test" else ""
             table.add_row(row.part, _short(row, probes), str(row.n), row.text(by.name), *numbers, style=style)
     return table

@@ -25,6 +25,7 @@ from moltune.reports.summary import (
     metric_labels,
     metrics_table,
     primary_of,
+    source_labels,
     verdict,
 )
 
@@ -75,6 +76,7 @@ def write_report(
     Raises:
         RunFolderError: a figure is missing, or is neither SVG nor PNG.
     """
+    names = source_labels(metrics)
     page = render(
         "run.html",
         title=title,
@@ -88,8 +90,8 @@ def write_report(
         percent=f"{100 * (config.get('evaluation') or {}).get('confidence', 0.95):g}",
         unit=unit,
         comparisons=[
-            (baseline_label(name), format_estimate(result["difference"]), result["verdict"])
-            for name, result in (metrics.get("comparison") or {}).items()
+            (names.get(name, name), format_estimate(result["difference"]), result["verdict"])
+            for name, result in ((metrics.get("blend") or metrics).get("comparison") or {}).items()
         ],
         intervals=interval_words(metrics, unit=unit),
         classes=_classes(intervals_shown(metrics), unit),

@@ -29,7 +29,6 @@ BASELINE_LABELS = {
     "ridge": "Ridge",
     "random-forest": "Random forest",
     "xgboost": "XGBoost",
-    "blend": "Blend",
 }
 PROBE_HEADS = {"ridge": "Ridge", "svr": "SVR", "gp": "Gaussian process"}
 PROBE_FEATURES = {
@@ -72,6 +71,7 @@ class MetricsRow:
         part: "test", "cross_validation", "validation" or "train".
         source: "model", or the name of a baseline.
         label: the source in words, such as "This model" or "XGBoost".
+        own: whether the run predicts with it: the blend where there is one, else the tuned model.
         n: number of molecules in the part.
         metrics: metric name -> {"value", "lower", "upper"}, in the order of :func:`metric_labels`.
     """
@@ -79,6 +79,7 @@ class MetricsRow:
     part: str
     source: str
     label: str
+    own: bool
     n: int
     metrics: dict[str, dict[str, float | None]]
 
@@ -87,22 +88,30 @@ class MetricsRow:
         return format_estimate(self.metrics.get(metric))
 
 
+def source_labels(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What predicts, the baselines and probes as a reader knows them: "XGBoost", "SVR on frozen embeddings"."""
+    blended = bool(metrics.get("blend"))
+    named = {"blend": "This model, a blend", MODEL: "Tuned model alone" if blended else "This model"}
+    return named | {name: baseline_label(name) for name in metrics.get("baselines") or {}}
+
+
 def metrics_table(metrics: Mapping[str, Any]) -> list[MetricsRow]:
-    """Rows of a metrics table: test first, then validation and train; in each part the model, then its baselines.
+    """Rows of a metrics table: test first, then validation and train; in each part what predicts, then the baselines.
 
     Args:
         metrics: the content of ``metrics.json``; parts and baselines that were not evaluated get no row.
     """
     sources: dict[str, Mapping[str, Any]] = {MODEL: metrics, **(metrics.get("baselines") or {})}
     if metrics.get("blend"):
-        sources["blend"] = metrics["blend"]
+        sources = {"blend": metrics["blend"], **sources}
+    own, labels = next(iter(sources)), source_labels(metrics)
     rows = []
     for part in ("test", CROSS_VALIDATION, "validation", "train"):
         for source, results in sources.items():
             if values := results.get(part):
-                label = "This model" if source == MODEL else baseline_label(source)
+                label = labels[source]
                 kept = {name: values[name] for name in metric_labels(metrics) if name in values}
-                rows.append(MetricsRow(part, source, label, int(values["n"]), kept))
+                rows.append(MetricsRow(part, source, label, source == own, int(values["n"]), kept))
     return rows
 
 
