@@ -28,7 +28,7 @@ from moltune.models.inference import embed_smiles, predict_smiles
 from moltune.models.molformer.tokenization import build_tokenizer, published_vocabulary
 from moltune.run import Run
 from moltune.tuning.check import default_output
-from moltune.tuning.finetune import finetune
+from moltune.tuning.finetune import _shown, finetune
 from moltune.tuning.loop import planned_epochs, wants_bf16
 
 FILES = {
@@ -671,3 +671,15 @@ def test_default_output() -> None:
 def test_metrics_of_equal_runs_differ_in_seconds_only(finished: Run) -> None:
     assert "seconds" not in metrics_of(finished.path)
     assert "seconds" not in metrics_of(finished.path)["baselines"]["mean"]
+
+
+def test_figures_show_what_the_run_predicts_with() -> None:
+    parts = {name: (["C", "CC"], np.arange(2.0)) for name in ("train", "test")}
+    alone, blended, crossed = ({name: np.full(2, value) for name in parts} for value in (1.0, 2.0, 3.0))
+    columns = {"predicted": alone, "predicted_xgboost": crossed}
+    assert _shown(parts, columns)[1].tolist() == [1.0, 1.0]
+    true, predicted, title = _shown(parts, {**columns, "predicted_blend": blended})
+    assert (true.tolist(), predicted.tolist(), title) == ([0.0, 1.0], [2.0, 2.0], "test part, 2 molecules")
+    everything = {"train": parts["train"]}
+    found = _shown(everything, {"predicted": alone, "predicted_out_of_fold": {"train": crossed["train"]}})
+    assert (found[1].tolist(), found[2]) == ([3.0, 3.0], "cross-validation, 2 molecules")

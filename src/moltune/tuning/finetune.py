@@ -355,6 +355,14 @@ def predictions_table(prepared: Prepared, judged: Judged) -> pd.DataFrame:
     return prepared.mark_added(table)
 
 
+def _shown(parts: Parts, columns: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Measured and predicted values for figures, with their title: the blend's where there is one, of the test part."""
+    part = next(part for part in ("test", "validation", "train") if part in parts)
+    column = next(name for name in ("predicted_out_of_fold", f"predicted_{BLEND}", "predicted") if name in columns)
+    true, title = parts[part][1], "cross-validation" if column == "predicted_out_of_fold" else f"{part} part"
+    return true, columns[column][part], f"{title}, {len(true)} molecules"
+
+
 def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None:
     """Draw the run's figures into ``folder``."""
     chosen = tuned.best_epoch if tuned.history["validation_loss"].notna().any() else None
@@ -362,11 +370,7 @@ def draw(folder: Path, tuned: Tuned, judged: Judged, prepared: Prepared) -> None
         loss = "MSE / training variance" if prepared.classes is None else "Cross-entropy"
         loss = "Mean loss of all properties" if prepared.beside else loss
         loss_curves(tuned.history, chosen, folder / "loss_curves", loss=loss)
-    shown = next(part for part in ("test", "validation", "train") if part in prepared.parts)
-    true, predicted, title = prepared.parts[shown][1], judged.columns["predicted"][shown], f"{shown} part"
-    if "predicted_out_of_fold" in judged.columns:
-        predicted, title = judged.columns["predicted_out_of_fold"]["train"], "cross-validation"
-    title = f"{title}, {len(true)} molecules"
+    true, predicted, title = _shown(prepared.parts, judged.columns)
     if prepared.classes is not None:
         if np.ptp(true) > 0:
             roc_curve(true, predicted, folder / "roc_curve", title)
