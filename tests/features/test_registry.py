@@ -11,7 +11,15 @@ import pytest
 from moltune.config import ModelSettings
 from moltune.errors import ConfigError, DataError
 from moltune.features.embedding import Encoder
-from moltune.features.registry import EMBEDDING, FEATURES, FeatureTable, FeatureUnavailable, find_feature
+from moltune.features.ionisation import IONISATION_NAMES
+from moltune.features.registry import (
+    EMBEDDING,
+    FEATURES,
+    FeatureTable,
+    FeatureUnavailable,
+    column_blocks,
+    find_feature,
+)
 from moltune.models.checkpoints import load_tokenizer, make_regression
 from moltune.models.inference import embed_smiles
 
@@ -85,3 +93,10 @@ def test_a_ph_that_is_none_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match="there are no features"):
         find_feature(name)
     assert find_feature("rdkit-fast+ionisation@6.5").name == "rdkit-fast+ionisation@6.5"
+
+
+def test_the_estimate_of_logd_is_a_block_of_its_own() -> None:
+    assert FEATURES["ionisation"].apart == (IONISATION_NAMES.index("logd"),)
+    values = [np.zeros((2, width)) for width in (2, 17, 3)]
+    found = column_blocks(["embedding", "ionisation@6.5", "rdkit-fast"], values)
+    assert found == [0, 0, *[1] * 12, 2, *[1] * 4, *[3] * 3]

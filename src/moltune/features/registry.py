@@ -41,6 +41,7 @@ class Feature:
         extra: what to install where it is not.
         version: raise it when the values change.
         threaded: whether several threads help a few molecules, too; otherwise processes help many.
+        apart: columns that are another kind of number than the others, each a block of its own for a kernel.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Feature:
     extra: str = ""
     version: int = 1
     threaded: bool = False
+    apart: tuple[int, ...] = ()
 
 
 def _rdkit(smiles: Sequence[str], threads: int, fast: bool = False) -> np.ndarray:
@@ -84,7 +86,9 @@ FEATURES: dict[str, Feature] = {
         Feature("morgan", lambda smiles, threads: morgan_counts(smiles).astype(np.float32)),
         Feature("physchem", lambda smiles, threads: physchem(smiles)),
         # It no longer computes with torch, but the keys of stored studies hold these names.
-        Feature("ionisation", _ionisation, ("rdkit", "torch")),
+        # Its column 12 estimates logD itself: with a length scale of its own, a Gaussian process has 1 to 1.5 % less
+        # validation RMSE on Lipophilicity.
+        Feature("ionisation", _ionisation, ("rdkit", "torch"), apart=(12,)),
         Feature(
             "minimol",
             _minimol,
@@ -134,6 +138,23 @@ def ionisation_ph(columns: str) -> float | None:
         if name == "ionisation":
             return PH if ph is None else ph
     return None
+
+
+def column_blocks(names: Sequence[str], values: Sequence[np.ndarray]) -> list[int]:
+    """For each column of features side by side the number of its block: one for each feature, and those apart.
+
+    Args:
+        names: of the features.
+        values: of each, shape (n, d).
+    """
+    numbers: list[int] = []
+    for name, block in zip(names, values, strict=True):
+        first = 1 + max(numbers, default=-1)
+        own = np.full(block.shape[1], first)
+        apart = find_feature(name).apart
+        own[list(apart)] = first + 1 + np.arange(len(apart))
+        numbers += own.tolist()
+    return numbers
 
 
 class FeatureTable:

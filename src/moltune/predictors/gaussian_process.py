@@ -29,7 +29,7 @@ class GpHead(ProbeHead):
     of the coefficients of both is one kernel machine, and was better than either on the bundled sets.
 
     Args:
-        blocks: widths of the blocks, in the order of the feature columns; unset: all columns are one block.
+        blocks: for each feature column the number of its block, from 0; unset: all columns are one block.
 
     Attributes:
         signal, noise: s, and the variance of the noise, for standardised targets.
@@ -42,7 +42,7 @@ class GpHead(ProbeHead):
     weights: np.ndarray
 
     def __init__(self, blocks: Sequence[int] = ()) -> None:
-        self.blocks = tuple(blocks)
+        self.blocks = np.array(blocks, dtype=np.int64)
 
     def fit(self, features: np.ndarray, target: np.ndarray, seed: int = 0) -> Self:
         """Choose the kernel, then solve for the coefficients.
@@ -61,13 +61,14 @@ class GpHead(ProbeHead):
         target = np.asarray(target, dtype=np.float64)
         offset = float(target.mean())
         centred = target - offset
-        widths = self.blocks or (features.shape[1],)
-        parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+        blocks = self.blocks if len(self.blocks) else np.zeros(features.shape[1], dtype=np.int64)
+        widths = np.bincount(blocks)
+        parts = [features[:, blocks == block] for block in range(len(widths))]
         rows = np.random.default_rng(seed).permutation(len(target))[:_FOR_CHOICE]
         squares = np.stack([squared_distances(part[rows], part[rows]) / part.shape[1] for part in parts])
         self.signal, self.noise, self.weights = _choose(squares, centred[rows])
 
-        scales = np.sqrt(np.repeat(self.weights / widths, widths))
+        scales = np.sqrt(self.weights / widths)[blocks]
         # Half precision keeps saved machines small. New points are not rounded: the last bits of a feature, which
         # differ from one way of computing it to another, would then decide.
         points = (features * scales).astype(np.float16)

@@ -22,7 +22,7 @@ from moltune.calibration.platt import AnswerScale, answer_probability, fit_answe
 from moltune.config import ModelSettings, ProbeSettings, explain
 from moltune.errors import CheckpointError, DataError, NumericsError
 from moltune.features.embedding import Encoder, OnnxEncoder
-from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer
+from moltune.features.registry import EMBEDDING, FeatureTable, Featurizer, column_blocks
 from moltune.models.coverage import Issue
 from moltune.models.names import resolve
 from moltune.predictors.base import PROBE_TYPE, Progress, TunedModel
@@ -35,7 +35,7 @@ _ENOUGH = 1000  # molecules of a validation part that can make probabilities by 
 
 
 def make_probe_head(settings: ProbeSettings, blocks: Sequence[int] = ()) -> ProbeHead:
-    """Build the head that the settings name, for features of these widths side by side."""
+    """Build the head that the settings name, for columns of these blocks."""
     if settings.head == SvrHead.name:
         return SvrHead(settings.C, settings.epsilon, settings.gamma)
     return GpHead(blocks) if settings.head == GpHead.name else RidgeHead()
@@ -93,7 +93,7 @@ class Probe(TunedModel, Baseline):
         blocks = [self.features.get(name, train[0]) for name in self.settings.features]
         values = np.hstack(blocks)
         self.scaler = Scaler().fit(values)
-        self.head = make_probe_head(self.settings, [block.shape[1] for block in blocks])
+        self.head = make_probe_head(self.settings, column_blocks(self.settings.features, blocks))
         self.head.fit(self.scaler.transform(values), (target - mean) / std, seed)
         self.target = {**self.target, "mean": mean, "std": std}
         if self.classes:

@@ -77,6 +77,8 @@ class ProbeKind(ArmKind):
         values: dict[str, Any] = {"probe": options.model_dump(mode="json", exclude={"model"})}
         if EMBEDDING in options.features:
             values["embedding"] = steps.embedding_settings(options.model or recipe.model)
+        if options.head == "gp":
+            values["version"] = 2  # features can hold several blocks
         return values
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
