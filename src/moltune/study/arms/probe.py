@@ -13,7 +13,7 @@ from moltune.config import ModelSettings, ProbeSettings
 from moltune.data.splitting.split import Split, parts_of
 from moltune.errors import ConfigError
 from moltune.evaluation.classification import calibration_error, log_loss
-from moltune.features.registry import EMBEDDING, FeatureTable
+from moltune.features.registry import EMBEDDING, FeatureTable, find_feature
 from moltune.study.arms import steps
 from moltune.study.arms.base import ArmKind, Outcome, Step, Workbench, predict_parts
 from moltune.study.arms.registry import find_kind
@@ -77,8 +77,8 @@ class ProbeKind(ArmKind):
         values: dict[str, Any] = {"probe": options.model_dump(mode="json", exclude={"model"})}
         if EMBEDDING in options.features:
             values["embedding"] = steps.embedding_settings(options.model or recipe.model)
-        if options.head == "gp":
-            values["version"] = 2  # features can hold several blocks
+        if options.head == "gp" and any(find_feature(name).apart for name in options.features):
+            values["version"] = 2  # in version 1 every feature was one block
         return values
 
     def steps(self, arm: ArmSpec, recipe: Recipe, block: Block) -> list[Step]:
