@@ -78,7 +78,7 @@ def _more(comparison: Comparison) -> str:
         return "the reference does not vary, so there is no margin below which differences do not matter"
     margin = format_number(comparison.margin, _decimals(comparison))
     if comparison.more_units is None:
-        return f"no number of further splits of these data would detect a difference of {margin}, since they overlap too much"
+        return f"no number of further splits would detect a difference of {margin}, since they overlap too much"
     splits = "split" if comparison.more_units == 1 else "splits"
     return f"about {comparison.more_units:,} more {splits} would detect a difference of {margin}"
 
