@@ -1,14 +1,19 @@
-"""The code blocks of the tutorial, the guides and the README run as written."""
+"""Code blocks of the documentation run as written; the options of those that are not run exist."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from moltune.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/guides").glob("*.md"))
@@ -39,3 +44,33 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
 
 def test_pages_without_blocks_to_run_have_none() -> None:
     assert all(not blocks(page) for page in WITHOUT)
+
+
+def options(words: list[str]) -> set[str]:
+    """Names of the options that a command of ours or a script of the repository takes."""
+    if words[0] == "moltune":
+        command, rest = typer.main.get_command(app), words[1:]
+        while hasattr(command, "commands"):
+            command = command.commands[rest.pop(0)]
+        return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    calls = (
+        node
+        for node in ast.walk(ast.parse((ROOT / words[1]).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    )
+    added = (call.args for call in calls if getattr(call.func, "attr", "") == "add_argument")
+    return {name.value for arguments in added for name in arguments if isinstance(name, ast.Constant)}
+
+
+def test_commands_that_are_not_run_exist() -> None:
+    found = 0
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("README.md")]:
+        for block in BLOCK.finditer(path.read_text(encoding="utf-8")):
+            lines = block["code"].replace("\\\n", " ").splitlines() if block["comment"] else []
+            for words in (shlex.split(line, comments=True) for line in lines):
+                script = words[:1] == ["python"] and words[1].startswith(("benchmarks/", "recipes/"))
+                if script or words[:1] == ["moltune"]:
+                    given = {word.split("=")[0] for word in words if word.startswith("--")}
+                    assert given <= options(words), f"{path.relative_to(ROOT)}: {' '.join(words)}"
+                    found += 1
+    assert found > 20
