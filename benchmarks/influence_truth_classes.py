@@ -11,6 +11,7 @@ Writes benchmarks/results/influence_truth_classes.json; no molecule is in it.
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -53,6 +54,7 @@ def optimum(
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     molecules = load_molecules("b3db")
     order, parts, start = np.random.default_rng(0).permutation(len(molecules)), {}, 0
     for name, size in SIZES.items():
